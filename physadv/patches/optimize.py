@@ -11,7 +11,7 @@ from torch import Tensor
 
 from physadv.attacks._fused_model import fuse_model
 from physadv.attacks._optimizers import CosineAdam
-from physadv.attacks.patch_loop import descend_patch
+from physadv.attacks.patch_loop import Victim, View, descend_patch
 from physadv.core.random_streams import generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
@@ -33,6 +33,9 @@ from physadv.threat.printability import (
 
 BLOCKS = ("clean", "blank", "patch")
 """Measured blocks: without a patch, with a blank one, with the patch."""
+_CROPS_A_FRAME = 4
+"""Crops that a classifier is shown in a step for each frame that a detector beside it is shown: a
+frame costs many times a crop."""
 BLANK_LEVEL = 0.94
 """sRGB value of the blank control: bare paper of the sticker's shape."""
 
@@ -153,10 +156,6 @@ def optimize_patch(
     mask = task.mask.to(task.device)
     appearance = task.appearance.to(task.device)
 
-    def render(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
-        scenes = sample_scenes(task, task.scene_sources.train, draws, "train", index)
-        return render_scenes(task, appearance.printed(current), scenes, ("train", index))
-
     def regularizer(current: Tensor) -> Tensor:
         smoothness = tv * total_variation(appearance.printed(current), mask)
         printability = nps * non_printability(current, mask, palette)
@@ -164,9 +163,7 @@ def optimize_patch(
 
     loop = descend_patch(
         first,
-        render=render,
-        models=gradient_models(task),
-        objective=[task.goal_of(i).loss for i in range(len(task.models))],
+        views=training_views(task, draws),
         regularizer=regularizer,
         project=project_printable,
         update=CosineAdam(lr, steps),
@@ -194,6 +191,38 @@ def optimize_patch(
             step.state,
             best_rate,
         )
+
+
+def training_views(task: PatchTask, draws: int) -> list[View]:
+    """Return the pictures of each step and the models that are shown them.
+
+    All models are shown the same scenes under the same draws, as far as their sizes allow.
+
+    Args:
+        task: The patch problem.
+        draws: Scenes and EOT draws a step; where there are classifiers and detectors, frames are a
+            quarter of them.
+    """
+    parts = task.by_scene_size()
+    appearance = task.appearance.to(task.device)
+
+    def view_of(part: PatchTask) -> View:
+        count = draws
+        if len(parts) > 1 and part.scene_size.whole_frame:
+            count = max(1, draws // _CROPS_A_FRAME)
+
+        def render(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
+            scenes = sample_scenes(part, part.scene_sources.train, count, "train", index)
+            return render_scenes(part, appearance.printed(current), scenes, ("train", index))
+
+        goals = [part.goal_of(number) for number in range(len(part.models))]
+        victims = [
+            Victim(model, goal.loss, goal.succeeded)
+            for model, goal in zip(gradient_models(part), goals, strict=True)
+        ]
+        return View(render, victims)
+
+    return [view_of(part) for part in parts]
 
 
 @torch.no_grad()
@@ -232,6 +261,13 @@ def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
         Share of objects on which the goal is met, plus 0.001 of the models' mean doubt in the
         truth, which breaks ties.
     """
+    parts = task.by_scene_size()
+    scores = [_validation_score(part, patch, count) * len(part.models) for part in parts]
+    return sum(scores) / len(task.models)
+
+
+def _validation_score(task: PatchTask, patch: Tensor, count: int) -> float:
+    """What :func:`validation_success` returns, for models that are shown the same pictures."""
     successes, doubt, judged = 0.0, 0.0, 0
     batch = _batch_size(task)
     for first in range(0, count, batch):
@@ -338,6 +374,7 @@ def measure_patch(
         >>> measured.clean_recognised.n
         8
     """
+    task = task.only([model])
     textures = {"blank": torch.full_like(patch, _paper_of(task)), "patch": to_8bit(task, patch)}
     source, stream = task.scene_sources.test, name
     if part == "validation":
@@ -348,7 +385,7 @@ def measure_patch(
     for first in range(0, draws, batch):
         size = min(batch, draws - first)
         scenes = sample_scenes(task, source, size, stream, first)
-        rows += _judged_rows(task, model, textures, scenes, (stream, first))
+        rows += _judged_rows(task, textures, scenes, (stream, first))
         if report is not None:
             report(first + size)
     return summarize_rows(rows, by_group=task.scene_sources.kind == "photos")
@@ -361,19 +398,18 @@ def _paper_of(task: PatchTask) -> float:
 
 def _judged_rows(
     task: PatchTask,
-    model: int,
     textures: dict[str, Tensor],
     scenes: SceneBatch,
     name: tuple[str, int],
 ) -> list[Row]:
     """The rows of one batch of scenes: every block under the same draw."""
-    goal = task.goal_of(model)
+    (model,), goal = task.models, task.goal
     verdicts: dict[str, list[Row]] = {}
     scene_tables: dict[str, list[Row]] = {}
     clean: list[DetectedBoxes] | None = None
     for block in BLOCKS:
         images, annotations = _render_block(task, block, textures, scenes, name)
-        prediction = task.models[model](images)
+        prediction = model(images)
         verdicts[block] = _verdict_rows(goal, prediction, annotations)
         if isinstance(prediction, Detections):
             tables, boxes = _scene_tables(goal, prediction, annotations, clean)

@@ -45,12 +45,13 @@ class PatchTask:
         mask: Shape of the patch (1, 1, ph, pw) in [0, 1].
         placement: Size of the patch and its place on the plane of the scenes, in mm.
         sign_width_mm: Width of the sign.
-        scene_size: Size of the scenes.
+        scene_size: Size of the scenes of the first model.
         ranges: Ranges of EOT.
         seed: Seed of every random stream.
         device: Device of the models.
         goals: Goals in the terms of each model, which number their classes differently; empty where
             that of the first serves all.
+        scene_sizes: Size of the scenes of each model; empty where that of the first serves all.
         appearance: Palette or reference image of the patch.
         colors: Measured printer and camera in place of the drawn inks.
         pipeline: What lies between print and model; None for the built-in stages under ``ranges``.
@@ -67,6 +68,7 @@ class PatchTask:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     goals: Sequence[PatchGoal] = ()
+    scene_sizes: Sequence[SceneSize] = ()
     appearance: PatchAppearance = field(default_factory=PatchAppearance)
     colors: ColorMap | None = None
     pipeline: Pipeline | None = None
@@ -112,7 +114,8 @@ class PatchTask:
         models = _load_ensemble(config, model)
         first = models[0]
         goals = [goal_for(config, one) for one in models]
-        size, own_size = scene_size_for(models), scene_size_for(models[:1])
+        sizes, own_size = _scene_sizes(models), scene_size_for(models[:1])
+        size = sizes[0]
         drawn, colors, pipeline = _read_eot(config, ranges, whole_frame=size.whole_frame)
 
         mask = make_mask(
@@ -141,6 +144,7 @@ class PatchTask:
             seed=config.seed,
             device=first.device,
             goals=goals,
+            scene_sizes=sizes,
             appearance=appearance,
             colors=colors,
             pipeline=pipeline,
@@ -161,6 +165,37 @@ class PatchTask:
     def goal_of(self, model: int) -> PatchGoal:
         """Return the goal in the terms of the model with the number ``model``."""
         return self.goals[model] if self.goals else self.goal
+
+    def only(self, numbers: Sequence[int]) -> PatchTask:
+        """Return the same task for some of its models, which share one size of scenes.
+
+        Args:
+            numbers: Numbers of these models, at least one.
+        """
+        goals = [self.goal_of(number) for number in numbers]
+        return replace(
+            self,
+            models=[self.models[number] for number in numbers],
+            goal=goals[0],
+            goals=goals,
+            scene_size=self._scene_size_of(numbers[0]),
+            scene_sizes=(),
+        )
+
+    def by_scene_size(self) -> list[PatchTask]:
+        """Return the task in parts, each of the models that can be shown the same pictures.
+
+        Crops of the sign are one part and whole frames another; mostly one part is all there is.
+        """
+        numbers = range(len(self.models))
+        sizes = dict.fromkeys(self._scene_size_of(number) for number in numbers)
+        return [
+            self.only([number for number in numbers if self._scene_size_of(number) == size])
+            for size in sizes
+        ]
+
+    def _scene_size_of(self, model: int) -> SceneSize:
+        return self.scene_sizes[model] if self.scene_sizes else self.scene_size
 
 
 def sample_scenes(task: PatchTask, source: SceneSource, count: int, *name: str | int) -> SceneBatch:
@@ -253,6 +288,15 @@ def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
     return SceneSize(max(sides + uncropped), models[0].card.task == "detect")
 
 
+def _scene_sizes(models: Sequence[LoadedModel]) -> list[SceneSize]:
+    """The size of scenes of each model: one for all classifiers and one for all detectors."""
+    kinds = {
+        task: scene_size_for([model for model in models if model.card.task == task])
+        for task in {model.card.task for model in models}
+    }
+    return [kinds[model.card.task] for model in models]
+
+
 def configured_ranges(config: PatchConfig) -> EotRanges:
     """Return the EOT ranges named in ``config``: a preset's, with those of its file over them.
 
@@ -288,17 +332,19 @@ def _read_eot(
 
 
 def _load_ensemble(config: PatchConfig, given: LoadedModel | None) -> list[LoadedModel]:
-    """The model under attack, ``given`` or by name, and the further ones, all of one task."""
+    """The model under attack, ``given`` or by name, and the further ones."""
     first = given or load_model(config.model, weights=config.weights, device=config.device)
     models = [first]
     for text in config.ensemble:
         name, _, weights = text.partition("=")
         models.append(load_model(name, weights=weights or None, device=config.device))
 
-    # All are shown the same scenes: frames to detectors, crops to classifiers.
-    if len({model.card.task for model in models}) > 1:
+    # A sign is shown as a crop to the one and in a frame to the other; a photo is what it is.
+    if config.object != "sign" and len({model.card.task for model in models}) > 1:
         names = ", ".join(f"{model.card.name} ({model.card.task})" for model in models)
         raise OptionError(
-            names, "An ensemble is of classifiers or of detectors", "Make a patch for each kind"
+            names,
+            "On photos an ensemble is of classifiers or of detectors",
+            "Make a patch for each kind",
         )
     return models

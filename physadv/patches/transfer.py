@@ -117,7 +117,7 @@ def _measure_cell(
         reason = f"{error.value}: {error.limit}"
         return TransferCell(patch, made_on, name, config.goal, None, reason)
 
-    judged = replace(task, models=(judge,), goals=(), **terms)
+    judged = replace(task, models=(judge,), goals=(), scene_sizes=(), **terms)
     measured = measure_patch(judged, bundle.patch, draws=draws or config.test_draws)
     return TransferCell(patch, made_on, name, judged.goal.kind, measured)
 

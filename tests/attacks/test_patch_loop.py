@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._optimizers import CosineAdam
-from physadv.attacks.patch_loop import descend_patch
+from physadv.attacks.patch_loop import Victim, View, descend_patch
 from physadv.core.errors import ModelError
 from physadv.threat.printability import project_printable
 
@@ -26,6 +26,14 @@ class Linear(torch.nn.Module):
         return (images * self.weight).sum((1, 2, 3))[:, None]
 
 
+def low_logit(logits: Tensor, boxes: Tensor) -> Tensor:
+    return logits[:, 0]
+
+
+def is_negative(logits: Tensor, boxes: Tensor) -> Tensor:
+    return logits[:, 0] < 0
+
+
 def run(
     model: torch.nn.Module,
     steps: int,
@@ -35,9 +43,7 @@ def run(
 ):  # type: ignore[no-untyped-def]
     return descend_patch(
         torch.full((1, 3, 4, 4), 0.5) if patch is None else patch,
-        render=lambda p, i: (p, BOX),
-        models=[model],
-        objective=lambda logits, boxes: logits[:, 0],
+        views=[View(lambda p, i: (p, BOX), [Victim(model, low_logit, is_negative)])],
         regularizer=lambda p: p.sum() * 0,
         project=project_printable,
         update=CosineAdam(0.1, 60),
@@ -91,3 +97,60 @@ def test_models_that_cannot_be_attacked_are_named() -> None:
         next(run(Broken(), 1))
     with pytest.raises(ModelError, match="gradient"):
         next(run(Blocked(), 1))
+
+
+def one_step(*views: View) -> Tensor:
+    """Way of the patch in one step of plain descent."""
+    start = torch.full((1, 3, 4, 4), 0.5)
+    (step,) = descend_patch(
+        start,
+        views=views,
+        regularizer=lambda p: p.sum() * 0,
+        project=lambda p: p,
+        update=Descent(),
+        steps=1,
+    )
+    return start - step.patch
+
+
+class Descent:
+    """The gradient itself as the step."""
+
+    def init(self, x: Tensor) -> None:
+        return None
+
+    def step(self, x: Tensor, grad: Tensor, state: None) -> Tensor:
+        return x - grad
+
+
+def judged(scale: float, row: int, *, reached: float) -> Victim:
+    """A victim whose loss is ``scale`` times the sum of one row of the patch, with a share of
+    ``reached`` among its two objects."""
+    return Victim(
+        model=lambda images: scale * images[..., row, :].sum((1, 2))[:, None].expand(2, 1),
+        objective=lambda prediction, _: prediction[:, 0],
+        criterion=lambda prediction, _: torch.tensor([reached > 0, reached > 0.5]),
+    )
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_steep_victim_does_not_decide_the_step(together: bool) -> None:
+    """Two victims whose losses differ by 1000 move their rows alike, in one view or in two."""
+    victims = [judged(1000, 0, reached=0), judged(1, 1, reached=0)]
+    views = [victims] if together else [[victim] for victim in victims]
+    way = one_step(*(View(lambda p, i: (p, None), each) for each in views))
+    torch.testing.assert_close(way[..., 0, :], way[..., 1, :])
+    assert bool((way[..., :2, :] > 0).all())
+    assert not bool(way[..., 2:, :].any())
+
+
+def test_a_broken_victim_leaves_the_step_to_the_others() -> None:
+    """With half of its objects reached a victim has about half the weight, with all nearly none."""
+    half = one_step(
+        View(lambda p, i: (p, None), [judged(1, 0, reached=0), judged(1, 1, reached=0.5)])
+    )
+    assert float((half[..., 1, :] / half[..., 0, :]).mean()) == pytest.approx(0.55 / 1.05)
+    broken = one_step(
+        View(lambda p, i: (p, None), [judged(1, 0, reached=0), judged(1, 1, reached=1)])
+    )
+    assert float((broken[..., 1, :] / broken[..., 0, :]).mean()) < 0.05
