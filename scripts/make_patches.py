@@ -35,7 +35,7 @@ PATCHES = {
         model="fastestdet",
         weights="weights/fastestdet_coco.pth",
         goal="vanish",
-        signs="stop-photos/stop",
+        signs=("stop-photos/stop",),
         backgrounds="backgrounds",
         boxes=BOXES,
         steps=400,
@@ -133,7 +133,7 @@ def measured_bundle(name: str, settings: PatchConfig, folder: Path, target: Path
     card = make_card(settings, task, model, measured, steps_done=steps_done)
     if name in HISTORY:
         card.optimisation["history"] = HISTORY[name]
-    named = [settings.signs, settings.backgrounds, settings.photos, settings.weights]
+    named = [*settings.signs, settings.backgrounds, settings.photos, settings.weights]
     sources = {str(n).split("/")[0]: HOW[str(n).split("/")[0]] for n in named if n}
     rows = list(measured.rows)
     bundle = write_bundle(

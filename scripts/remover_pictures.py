@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
+from physadv.core.sign_artwork import PLAIN
 from physadv.core.types import Model
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group
@@ -91,7 +92,7 @@ def task_of(number: int, data: Path, model: Model, seed: int) -> tuple[PatchTask
         else PatchGoal("targeted", label, target)
     )
     if drawn:
-        material = load_scene_sources(None, None, width_mm=SIGN_MM, seed=seed + 1)
+        material = load_scene_sources(None, None, width_mm=SIGN_MM, seed=seed + 1, faces=PLAIN)
     else:
         source = PhotoScenes(photo_signs(data, label=label, most=200), SIGN_MM)
         material = SceneSources(source, source, source, "photos")
@@ -154,7 +155,7 @@ def scene_source(data: Path, part: str, seed: int = 1) -> MixedScenes:
         photo_signs(data, part=part, most=2400 if part == "train" else 500), SIGN_MM
     )
     stops = PhotoScenes(photo_signs(data, part=part, label=STOP), SIGN_MM)
-    drawn = load_scene_sources(None, None, width_mm=SIGN_MM, seed=seed)
+    drawn = load_scene_sources(None, None, width_mm=SIGN_MM, seed=seed, faces=PLAIN)
     return MixedScenes([every, every, stops, drawn.train if part == "train" else drawn.validation])
 
 

@@ -146,6 +146,24 @@ SignPhotos = Annotated[
         default="drawn by code",
     ),
 ]
+SignFolders = Annotated[
+    tuple[str, ...],
+    ConfigField(
+        "Photos (with or without box files) or drawings of the sign; may repeat.",
+        "Scene",
+        metavar="PATH",
+        path=True,
+        default="drawn by code",
+    ),
+]
+DrawnFaces = Annotated[
+    str,
+    ConfigField(
+        "Drawn stop signs: varied (many faces, each drawn anew, some held out) or plain (one).",
+        "Scene",
+        completions=("varied", "plain"),
+    ),
+]
 BACKGROUNDS_HELP = "Folder of photos without the sign."
 """Help of ``--backgrounds`` wherever it stands."""
 

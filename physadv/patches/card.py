@@ -14,6 +14,7 @@ from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CardPlacement, ModelInfo, PatchCard, PatchInfo, PatchSize
 from physadv.patches.config import ANYWHERE, PROFILES, PatchConfig
 from physadv.patches.controls import control_findings
+from physadv.patches.face_rates import rates_by_face, worst_face
 from physadv.patches.optimize import PatchMeasurement
 from physadv.patches.photo_sources import object_share, pose_of
 from physadv.patches.task import PatchTask
@@ -75,7 +76,11 @@ def make_card(
         victim=ModelInfo(model.card.name, model.card.task, model.card.sha256),
         eot=task.ranges.as_dict(),
         optimisation={**settings, **copies, **config.profile_checksums(), **outcome},
-        heldout={**heldout_table(task.scene_sources, measured), **doubts},
+        heldout={
+            **heldout_table(task.scene_sources, measured),
+            **face_tables(task.scene_sources, measured),
+            **doubts,
+        },
         versions={name: version(name) for name in _RECORDED_PACKAGES},
     )
 
@@ -108,6 +113,21 @@ def heldout_table(sources: SceneSources, measured: PatchMeasurement) -> dict[str
         "notes": list(sources.notes),
         "meaning": "success: goal met with the patch, in simulated draws whose clean control is "
         "recognised",
+    }
+
+
+def face_tables(sources: SceneSources, measured: PatchMeasurement) -> dict[str, Any]:
+    """Return the card's rates of each held-out face and of real photos, and the worst of them.
+
+    Nothing for ``sources`` of which no face is held out.
+    """
+    if not sources.held_out_faces:
+        return {}
+    rates = rates_by_face(measured.rows, sources.held_out_faces)
+    worst = worst_face(rates)
+    return {
+        "worst_face": worst.name if worst is not None else "",
+        "by_face": [each.as_dict() for each in rates],
     }
 
 

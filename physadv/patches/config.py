@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of
+from physadv.core.sign_artwork import PLAIN, VARIED, check_face_kind
 
 ANYWHERE = "anywhere"
 """Value of ``object`` for a patch that may lie anywhere in a photo."""
 PROFILES = ("profile", "camera_profile")
 """Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
+
+
+def as_folders(signs: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    """Return one folder, several or none as their names.
+
+    Example:
+        >>> as_folders("photos"), as_folders(None)
+        (('photos',), ())
+    """
+    if isinstance(signs, str | Path):
+        return (str(signs),)
+    return tuple(str(folder) for folder in signs or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +96,8 @@ class PatchConfig(Config):
             aliases=("sign-width",),
         ),
     ] = 457.0
-    signs: shared.SignPhotos = None
+    signs: shared.SignFolders = ()
+    faces: shared.DrawnFaces = VARIED
     backgrounds: shared.BackgroundPhotos = None
     boxes: shared.BoxesFile = None
     object: Annotated[
@@ -167,7 +183,9 @@ class PatchConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the values. OptionError for one of the wrong type or outside its limits."""
+        object.__setattr__(self, "signs", as_folders(self.signs))
         super().__post_init__()
+        check_face_kind(self.faces)
         if not all(0 < side < math.inf for side in self.size_mm):
             raise OptionError(
                 f"--size {self.width_mm:g}x{self.height_mm:g}",
@@ -206,10 +224,11 @@ class PatchConfig(Config):
     def from_card_table(cls, table: dict[str, Any]) -> PatchConfig:
         """Return the configuration that ``table``, as a card spells it, records.
 
-        Keys that are no fields are left out; the device is chosen anew.
+        Keys that are no fields are left out; the device is chosen anew. Cards of earlier versions
+        name no ``faces``, since they knew the plain one only.
         """
         known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in table.items() if key in known}
+        values = {"faces": PLAIN} | {key: value for key, value in table.items() if key in known}
         if "victim" in table:
             values["model"] = table["victim"]
         if "width_mm" in table and "height_mm" in table:

@@ -48,7 +48,7 @@ class VerifyConfig(Config):
         bool, ConfigField("Take new draws instead of the card's: a sharper test.", "Measurement")
     ] = False
     test_draws: CardDraws = None
-    signs: shared.SignPhotos = None
+    signs: shared.SignFolders = ()
     backgrounds: shared.BackgroundPhotos = None
     photos: shared.ScenePhotos = None
     boxes: shared.BoxesFile = None
@@ -56,11 +56,11 @@ class VerifyConfig(Config):
     eot: Annotated[str | None, ConfigField(shared.EOT_HELP, "Scene", default="the card's")] = None
 
     @property
-    def replacements(self) -> dict[str, str]:
+    def replacements(self) -> dict[str, str | tuple[str, ...]]:
         """The files, model and pipeline that take the place of those on the card."""
         names = ("model", "weights", "signs", "backgrounds", "photos", "boxes", "eot")
         values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -388,7 +388,7 @@ def measure_patch(
         rows += _judged_rows(task, textures, scenes, (stream, first))
         if report is not None:
             report(first + size)
-    return summarize_rows(rows, by_group=task.scene_sources.kind == "photos")
+    return summarize_rows(rows, by_group=task.scene_sources.clustered)
 
 
 def _paper_of(task: PatchTask) -> float:

@@ -15,10 +15,11 @@ from physadv.core.files import atomic_path
 from physadv.core.findings import Finding
 from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
+from physadv.core.sign_artwork import PLAIN
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, rates_table
-from physadv.patches.config import PROFILES, PatchConfig
+from physadv.patches.config import PROFILES, PatchConfig, as_folders
 from physadv.patches.controls import refuse_invalid
 from physadv.patches.optimize import (
     PatchMeasurement,
@@ -218,6 +219,9 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         for key, value in config.as_card_table().items()
         if value is not None
     }
+    if "victim" in recorded:  # a card of an earlier version names no faces and at most one folder
+        folders = list(as_folders(recorded.get("signs")))
+        recorded = {"faces": PLAIN, **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,17 +111,25 @@ def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = N
     """
     paths: dict[str, Any] = {}
     for field in _FILE_FIELDS:
-        name = getattr(config, field)
-        if name is None:
+        named = getattr(config, field)
+        if not named:
             continue
-        candidates = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
-        if field in PROFILES:
-            candidates.reverse()
-        path = next((file for file in candidates if file.exists()), None)
-        if path is None and field != "weights":
-            raise _missing_file(bundle, field, name)
-        paths[field] = None if path is None else str(path)
+        if isinstance(named, tuple):
+            paths[field] = tuple(_locate(bundle, field, name, data) for name in named)
+        else:
+            paths[field] = _locate(bundle, field, named, data)
     return replace(config, **paths)
+
+
+def _locate(bundle: PatchBundle, field: str, name: str, data: Path | None) -> str | None:
+    """Where the file or folder ``name`` of a field is now; None for weights that are nowhere."""
+    candidates = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
+    if field in PROFILES:
+        candidates.reverse()
+    path = next((file for file in candidates if file.exists()), None)
+    if path is None and field != "weights":
+        raise _missing_file(bundle, field, name)
+    return None if path is None else str(path)
 
 
 def _missing_file(bundle: PatchBundle, field: str, name: str) -> DataError:
@@ -145,7 +153,7 @@ def _recorded_ranges(config: PatchConfig, bundle: PatchBundle) -> EotRanges | No
 def verify_bundle(
     bundle: PatchBundle,
     *,
-    given: Mapping[str, str | None] | None = None,
+    given: Mapping[str, str | Sequence[str] | None] | None = None,
     data: Path | None = None,
     fresh: bool = False,
     draws: int | None = None,

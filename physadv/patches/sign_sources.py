@@ -56,7 +56,7 @@ def load_sign_sources(
     """Load the signs and backgrounds of a configuration, split by photo.
 
     Args:
-        config: Its ``signs``, ``backgrounds`` and ``boxes``; without signs they are drawn by code.
+        config: Its ``signs``, ``backgrounds``, ``boxes`` and ``faces``.
         model: Model that has to recognize a located sign for it to be used.
         goal: Goal in the terms of that model.
         size: Size of the scenes that it takes.
@@ -80,6 +80,7 @@ def load_sign_sources(
         accept=accept,
         boxes=config.boxes,
         class_name=model.card.class_name(goal.true_class),
+        faces=config.faces,
     )
 
 

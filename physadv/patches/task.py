@@ -10,6 +10,7 @@ from torch import Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
+from physadv.core.sign_artwork import STOP_NAMES
 from physadv.core.types import Model
 from physadv.defenses.load_model import load_model
 from physadv.eot.color_map import ColorMap
@@ -29,9 +30,6 @@ from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement
 from physadv.threat.patch_goals import PatchGoal
 from physadv.threat.printability import PatchAppearance
-
-STOP_NAMES = ("stop", "stop sign", "street sign")
-"""Name of the stop sign's class in GTSRB, COCO and ImageNet."""
 
 
 @dataclass(frozen=True)

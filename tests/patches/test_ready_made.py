@@ -88,7 +88,7 @@ def test_nothing_of_a_machine_is_on_it(name: str) -> None:
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
     bundle = read_bundle(folder)
     settings = config_from_bundle(bundle)
-    for value in (settings.signs, settings.backgrounds, settings.photos, settings.weights):
+    for value in (*settings.signs, settings.backgrounds, settings.photos, settings.weights):
         assert value is None or value.split("/")[0] in bundle.card.data
     assert sum(f.stat().st_size for f in folder.iterdir()) < 300_000
     for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():

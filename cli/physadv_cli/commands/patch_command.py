@@ -17,6 +17,7 @@ from physadv_cli.runs import RunOptions, console, default_folder, open_run, prin
 
 if TYPE_CHECKING:
     from physadv.patches.bundle import PatchBundle
+    from physadv.patches.face_rates import FaceRates
     from physadv.patches.optimize import PatchMeasurement
     from physadv.patches.patch_run import PatchRun
 
@@ -113,6 +114,7 @@ def run_patch(
     Returns:
         What ``--json`` prints, and the summary for people.
     """
+    from physadv.patches.face_rates import rates_by_face
     from physadv.patches.patch_run import PatchRun
 
     run = PatchRun(config, folder, overwrite=overwrite, force=force)
@@ -141,6 +143,10 @@ def run_patch(
         "area_share": bundle.card.placement.area_share,
         "stopped": stopped,
     }
+    faces = run.task.scene_sources.held_out_faces
+    by_face = rates_by_face(measured.rows, faces) if faces else []
+    if by_face:
+        result["by_face"] = [each.as_dict() for each in by_face]
     if measured.detection:
         result["detection"] = {
             block: rates.as_dict() for block, rates in measured.detection.items()
@@ -150,6 +156,7 @@ def run_patch(
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
         f"{_detector_lines(measured.detection)}"
+        f"{_face_lines(by_face) if by_face else ''}"
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
@@ -181,6 +188,15 @@ def _measure(run: PatchRun) -> tuple[PatchBundle, PatchMeasurement]:
         total = run.config.test_draws
         work = progress.add_task("measuring on held-out draws", total=total, note="")
         return run.finish(lambda done: progress.update(work, completed=done))
+
+
+def _face_lines(rates: Sequence[FaceRates]) -> str:
+    """The table of rates by face, and the worst of them."""
+    from physadv.patches.face_rates import face_table, worst_face
+
+    worst = worst_face(rates)
+    last = "" if worst is None else f"worst: {worst.name}, {worst.success}\n"
+    return f"{face_table(rates)}\n{last}"
 
 
 def _detector_lines(blocks: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from physadv.core.image_io import (
     read_rgba,
 )
 from physadv.core.random_streams import numpy_generator
-from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.core.sign_artwork import STOP_NAMES, VARIED, SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets import read_dataset
 from physadv.eot.scenes.boxes import (
@@ -31,6 +31,7 @@ from physadv.eot.scenes.boxes import (
     read_boxes,
 )
 from physadv.eot.scenes.find_signs import find_signs
+from physadv.eot.scenes.sign_faces import HELD_OUT_FACES, TRAINING_FACES, FaceDesign
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
 _Item = TypeVar("_Item")
@@ -52,17 +53,24 @@ class SceneSources:
     test: SceneSource
     """Scenes of the reported rates."""
     kind: str
-    """ "drawn" or "photos"."""
+    """ "drawn", or "photos" where there are any."""
     notes: tuple[str, ...] = ()
     """Files skipped and kind of the split, in plain words for the card."""
     faces: tuple[SignFace, ...] = ()
-    """Drawn faces, where there are no photos."""
+    """The user's drawn faces, or the plain one, where there are no photos."""
     signs: tuple[tuple[PhotoSign, ...], ...] = field(default=())
     """Photo signs of the three parts."""
+    held_out_faces: tuple[str, ...] = ()
+    """Names of the drawn faces of the test scenes, where faces are held out whole."""
+
+    @property
+    def clustered(self) -> bool:
+        """Whether test scenes share few photos or faces, which intervals then count as trials."""
+        return self.kind == "photos" or len(self.held_out_faces) > 1
 
 
 def load_scene_sources(
-    signs: str | Path | None,
+    signs: str | Path | Sequence[str | Path] | None,
     backgrounds: str | Path | None,
     *,
     width_mm: float,
@@ -70,20 +78,26 @@ def load_scene_sources(
     accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
     boxes: str | Path | None = None,
     class_name: str | None = None,
+    faces: str = VARIED,
 ) -> SceneSources:
-    """Read signs and backgrounds and split them by photo.
+    """Read signs and backgrounds and split them by photo and by drawing.
 
-    With neither, a drawn stop sign stands before synthetic backgrounds.
+    Varied faces are drawn beside the user's photos and drawings, in equal shares: those of
+    :data:`~physadv.eot.scenes.sign_faces.TRAINING_FACES` in training and validation, those of
+    :data:`~physadv.eot.scenes.sign_faces.HELD_OUT_FACES` in the test. They are stop signs, so other
+    classes do without them. With the plain face, one drawn stop sign stands beside photos in
+    training, and alone where there is nothing else.
 
     Args:
-        signs: Folder or file of photos (corners from ``boxes`` or boxes.csv beside them, else
-            located), of drawings (SVG, or PNG with transparency), or a GTSRB folder or zip.
+        signs: Folders or files of photos (corners from ``boxes`` or boxes.csv beside them, else
+            located), of drawings (SVG, or PNG with transparency), or GTSRB folders or zips.
         backgrounds: Folder of photos without the sign; None: synthetic ones.
         width_mm: Width of the sign.
         seed: Seed of the split and of synthetic backgrounds.
         accept: Function of the located signs that returns whether each is kept.
         boxes: CSV (file, x0, y0, x1, y1), COCO, VOC or YOLO file or folder of the signs' boxes.
         class_name: Class of the signs, for files with boxes of several classes.
+        faces: Kind of the drawn faces: "varied" or "plain".
 
     Returns:
         The three parts, with notes for the card.
@@ -94,29 +108,32 @@ def load_scene_sources(
 
     Example:
         >>> sources = load_scene_sources(None, None, width_mm=457, seed=0)
-        >>> sources.kind, sources.notes
-        ('drawn', ('backgrounds made by code',))
+        >>> sources.kind, len(sources.held_out_faces)
+        ('drawn', 10)
     """
-    photos, faces, notes = ([], [], []) if signs is None else read_signs(signs, boxes, class_name)
+    paths = [signs] if isinstance(signs, str | Path) else list(signs or ())
+    varied = faces == VARIED and (class_name is None or class_name in STOP_NAMES)
+    photos, drawings, notes = _read_all(paths, boxes, class_name, mixes=varied)
     if photos and accept is not None:
-        photos = _accepted(photos, accept, str(signs), notes)
+        photos = _accepted(photos, accept, ", ".join(map(str, paths)), notes)
     pools, note = _background_pools(backgrounds, seed)
     notes.append(note)
+    photo_parts = _photo_parts(photos, notes, seed, varied=varied) if photos else ()
+    photographed = [PhotoScenes(part, width_mm) for part in photo_parts]
+    if varied:
+        return _varied_sources(photographed, photo_parts, drawings, pools, notes, width_mm, seed)
 
     # Drawn signs stand beside photos in training: few photos alone would be overfitted.
-    faces = [sign_face()] if photos or not faces else faces
-    face_parts = split_parts(faces, [face.name for face in faces], seed)
+    drawings = [sign_face()] if photos or not drawings else drawings
+    face_parts = split_parts(drawings, [face.name for face in drawings], seed)
     if not all(face_parts):
-        face_parts = (faces, faces, faces)
-    photo_parts = _photo_parts(photos, notes, seed) if photos else ()
-
+        face_parts = (drawings, drawings, drawings)
     drawn = [
         DrawnScenes(part, pool, width_mm) for part, pool in zip(face_parts, pools, strict=True)
     ]
     if not photos:
         train, validation, test = drawn
-        return SceneSources(train, validation, test, "drawn", tuple(notes), tuple(faces))
-    photographed = [PhotoScenes(part, width_mm) for part in photo_parts]
+        return SceneSources(train, validation, test, "drawn", tuple(notes), tuple(drawings))
     return SceneSources(
         MixedScenes([photographed[0], drawn[0]]),
         photographed[1],
@@ -125,6 +142,106 @@ def load_scene_sources(
         tuple(notes),
         signs=photo_parts,
     )
+
+
+def _varied_sources(
+    photographed: list[PhotoScenes],
+    photo_parts: tuple[tuple[PhotoSign, ...], ...],
+    drawings: list[SignFace],
+    pools: list[list[Array]],
+    notes: list[str],
+    width_mm: float,
+    seed: int,
+) -> SceneSources:
+    """The user's photos and drawings beside varied faces, in equal shares."""
+    drawing_parts = _drawing_parts(drawings, notes, seed)
+    designs: list[Sequence[SignFace | FaceDesign]] = [TRAINING_FACES, TRAINING_FACES]
+    designs.append(HELD_OUT_FACES)
+    notes.append(
+        f"{len(TRAINING_FACES)} designs of drawn stop signs in training, "
+        f"{len(HELD_OUT_FACES)} others in the test"
+    )
+    parts: list[SceneSource] = []
+    for number, pool in enumerate(pools):
+        mixed: list[SceneSource] = [DrawnScenes(designs[number], pool, width_mm)]
+        if drawings:
+            mixed.insert(0, DrawnScenes(drawing_parts[number], pool, width_mm))
+        if photographed:
+            mixed.insert(0, photographed[number])
+        parts.append(mixed[0] if len(mixed) == 1 else MixedScenes(mixed))
+
+    held_out = [face.name for face in (*drawing_parts[2], *HELD_OUT_FACES)]
+    train, validation, test = parts
+    return SceneSources(
+        train,
+        validation,
+        test,
+        kind="photos" if photographed else "drawn",
+        notes=tuple(notes),
+        faces=() if photographed else tuple(drawings),
+        signs=photo_parts,
+        held_out_faces=tuple(dict.fromkeys(held_out)),
+    )
+
+
+def _drawing_parts(
+    drawings: list[SignFace], notes: list[str], seed: int
+) -> tuple[list[SignFace], list[SignFace], list[SignFace]]:
+    """The user's drawings of training, validation and test; ``notes`` says how they are split."""
+    train, validation, test = split_parts(drawings, [face.name for face in drawings], seed)
+    if len({face.name for face in drawings}) == 1:
+        test = train
+        notes.append("one drawing only: judged on the drawing it was optimized on, drawn anew")
+    elif drawings:
+        notes.append(f"{len(drawings)} drawings: {len(train)} train, {len(test)} test")
+    return train, validation or train, test
+
+
+def _read_all(
+    paths: Sequence[str | Path],
+    boxes: str | Path | None,
+    class_name: str | None,
+    *,
+    mixes: bool,
+) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
+    """Photos, drawings and notes of several folders; ``mixes`` as in :func:`read_signs`.
+
+    The file of ``boxes`` counts for every folder that it names photos of, at least one.
+    """
+    photos: list[PhotoSign] = []
+    drawings: list[SignFace] = []
+    notes: list[str] = []
+    unmatched: DataError | None = None
+    matched = boxes is None or not paths
+    for path in paths:
+        try:
+            more = read_signs(path, boxes, class_name, mixes=mixes)
+            matched = True
+        except DataError as error:
+            if boxes is None or len(paths) == 1:
+                raise
+            unmatched = unmatched or error
+            more = read_signs(path, None, class_name, mixes=mixes)
+        if len(paths) > 1:
+            more = _named_by_folder(more, Path(path))
+        photos += more[0]
+        drawings += more[1]
+        notes += more[2]
+    if not matched and unmatched is not None:
+        raise unmatched
+    if len(paths) > 1 and photos and drawings and not mixes:
+        notes.append(f"{len(drawings)} drawings left out beside photos")
+    return photos, drawings, notes
+
+
+def _named_by_folder(
+    found: tuple[list[PhotoSign], list[SignFace], list[str]], path: Path
+) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
+    """What one of several folders holds, its names led by the folder's."""
+    photos, drawings, notes = found
+    photos = [replace(photo, group=f"{path.name}/{photo.group}") for photo in photos]
+    drawings = [replace(face, name=f"{path.name}/{face.name}") for face in drawings]
+    return photos, drawings, [f"{path.name}: {note}" for note in notes]
 
 
 def _accepted(
@@ -151,7 +268,7 @@ def _accepted(
 
 
 def _photo_parts(
-    photos: list[PhotoSign], notes: list[str], seed: int
+    photos: list[PhotoSign], notes: list[str], seed: int, *, varied: bool
 ) -> tuple[tuple[PhotoSign, ...], ...]:
     """The signs of training, validation and test, split by photo; ``notes`` says how."""
     groups = [sign.group for sign in photos]
@@ -164,7 +281,7 @@ def _photo_parts(
     else:
         notes.append(
             f"{names} photos split by photo: {_photo_count(train)} train (drawn signs beside "
-            f"them), {_photo_count(test)} test"
+            f"them), {_photo_count(test)} test{' (drawn signs beside them)' if varied else ''}"
         )
 
     if not validation:
@@ -178,7 +295,11 @@ def _photo_count(signs: Sequence[PhotoSign]) -> int:
 
 
 def read_signs(
-    path: str | Path, boxes: str | Path | None = None, class_name: str | None = None
+    path: str | Path,
+    boxes: str | Path | None = None,
+    class_name: str | None = None,
+    *,
+    mixes: bool = False,
 ) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
     """Read photos and drawings of signs.
 
@@ -187,6 +308,7 @@ def read_signs(
         boxes: File or folder of the signs' boxes; None: one beside the photos, where there is one.
             Signs of photos without a box are located by :func:`find_signs`.
         class_name: Class of the signs, for files with boxes of several classes.
+        mixes: Whether drawings are used beside photos, which they are not by default.
 
     Returns:
         Photo signs with their corners, drawn faces (1 mm wide), and notes on what was skipped.
@@ -220,7 +342,7 @@ def read_signs(
 
     if searched and any(picture.corners for picture in pictures):
         notes.append(f"{searched} photos without a box: red octagons were searched in them")
-    if photos and faces:
+    if photos and faces and not mixes:
         notes.append(f"{len(faces)} drawings left out beside photos")
     if not photos and not faces:
         skipped = next((note for note in notes if note.startswith("skipped: ")), "")

@@ -18,6 +18,7 @@ from physadv.core.image_io import Array
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.eot.scenes.sign_faces import FaceDesign
 from physadv.eot.scenes.sign_framing import (
     Float,
     Matrix,
@@ -31,6 +32,8 @@ from physadv.eot.scenes.sign_framing import (
     to_pixels,
 )
 
+_FACE_PX = (64, 128, 256, 512)
+"""Sides at which a design is drawn: few, since what they share is kept."""
 _SUPERSAMPLING = 2
 """Samples a pixel and axis at which a sign is laid over its background."""
 
@@ -71,7 +74,7 @@ class DrawnScenes:
     """Sign faces, drawn or given as pictures with alpha, in perspective before backgrounds.
 
     Args:
-        faces: Faces to choose from.
+        faces: Faces to choose from; a design is drawn anew in every scene.
         backgrounds: (h, w, 3) uint8 pictures to choose from.
         width_mm: Width of the sign.
 
@@ -86,7 +89,10 @@ class DrawnScenes:
     """
 
     def __init__(
-        self, faces: Sequence[SignFace], backgrounds: Sequence[Array], width_mm: float
+        self,
+        faces: Sequence[SignFace | FaceDesign],
+        backgrounds: Sequence[Array],
+        width_mm: float,
     ) -> None:
         self.faces, self.backgrounds, self.width_mm = tuple(faces), tuple(backgrounds), width_mm
 
@@ -106,7 +112,8 @@ class DrawnScenes:
 
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             canvas = _random_crop(background, view, rng)
-            images.append(_composite(canvas, face, matrix, self.width_mm, rng))
+            drawn = _drawn_once(face, to_pixels(matrix, square_corners(self.width_mm)), rng)
+            images.append(_composite(canvas, drawn, matrix, self.width_mm, rng))
             matrices.append(matrix)
             enlargements.append(enlargement)
             groups.append(face.name)
@@ -296,7 +303,8 @@ def _fit(
 
 
 def _linear(values: Array) -> Float:
-    return _decode(np.asarray(values, np.float32) / np.float32(255))
+    """Linear light of sRGB-encoded uint8 values, looked up: all 256 are decoded once."""
+    return _LINEAR_OF_BYTE[values]
 
 
 def _decode(encoded: Float) -> Float:
@@ -304,6 +312,9 @@ def _decode(encoded: Float) -> Float:
         np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4),
         np.float32,
     )
+
+
+_LINEAR_OF_BYTE = _decode(np.arange(256, dtype=np.float32) / np.float32(255))
 
 
 def _encode(linear: Float) -> Float:
@@ -374,6 +385,18 @@ def _composite(
     result = canvas.copy()
     result[y0:y1, x0:x1] = _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
     return result
+
+
+def _drawn_once(face: SignFace | FaceDesign, corners: Matrix, rng: np.random.Generator) -> SignFace:
+    """A design drawn as finely as its ``corners`` in the view need; a face as it is.
+
+    A design's draws come from a stream spawned from ``rng``, so that they shift no other draw.
+    """
+    if isinstance(face, SignFace):
+        return face
+    needed = _SUPERSAMPLING * float(np.ptp(corners, axis=0).max())
+    px = next((size for size in _FACE_PX if size >= needed), _FACE_PX[-1])
+    return face.draw(rng.spawn(1)[0], px)
 
 
 def _no_finer_than(picture: Array, width_px: float) -> Array:
