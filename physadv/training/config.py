@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
+from physadv.core.sign_artwork import check_face_kind
 
 DEFENSE_NAMES = (
     "standard",
@@ -206,6 +207,14 @@ class TrainSignsConfig(Config):
             "Strength of poses, occlusion and camera effects: 1 full, 0.5 half.", "Training"
         ),
     ] = 1.0
+    faces: Annotated[
+        str,
+        ConfigField(
+            "Drawn stop signs: varied (many faces, with decoys) or plain (one face).",
+            "Training",
+            completions=("varied", "plain"),
+        ),
+    ] = "varied"
     plain: _Plain = None
     kept: _Kept = None
     covers: _Covers = None
@@ -254,6 +263,7 @@ class TrainSignsConfig(Config):
     def __post_init__(self) -> None:
         """Check options that depend on each other, beside types and limits."""
         super().__post_init__()
+        check_face_kind(self.faces)
         if (self.judge_stop is None) != (self.judge_boxes is None):
             raise OptionError(
                 "--judge-stop and --judge-boxes", "belong together", "Give both or neither"

@@ -3,7 +3,8 @@
 A batch is drawn class by class (balanced). Each sign is laid on its own surroundings, or cut out
 and laid on a photo, viewed from a random pose, partly covered by blank stickers, and then passed
 through the camera effects of :mod:`physadv.training.sign_classifier.augmentation`. Some stop
-samples are the face drawn by code, so that the model classifies the drawn sign of the demo too.
+samples are drawn by code: the one face of the demo, or the varied faces that patches are optimized
+on, beside which some samples without a sign are decoys, signs with letters that are no stop signs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Generator, Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
+from physadv.core.sign_artwork import PLAIN
 from physadv.eot.sampling import draw_uniform
+from physadv.eot.scenes.sign_faces import DECOYS, TRAINING_FACES, UNREAD_FACES, FaceDesign
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
 from physadv.training.loop import Batch
 from physadv.training.sign_classifier import augmentation
@@ -25,10 +28,14 @@ from physadv.training.sign_classifier.canvases import (
     CANVAS_PX,
     BackgroundPhotos,
     SignCanvases,
+    draw_design,
     draw_stop_sign,
     sign_outline,
     sign_outline_mask,
 )
+
+_STOP_FACES = (*TRAINING_FACES, *TRAINING_FACES, *UNREAD_FACES)
+"""Designs of the drawn stop samples, in equal shares."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class BatchMix:
         ease: Strength at the first step.
         easing: Steps after which the strength is full.
         hardest: Strength at which growth stops, above 0 and at most 1.
+        faces: Drawn stop faces: "varied" (:mod:`physadv.eot.scenes.sign_faces`) or "plain".
+        decoys: Share of the samples without a sign that are decoys.
     """
 
     background: float = 0.2
@@ -59,6 +68,19 @@ class BatchMix:
     ease: float = 0.2
     easing: int = 1000
     hardest: float = 1.0
+    faces: str = PLAIN
+    decoys: float = 0.0
+
+    @classmethod
+    def of_faces(cls, faces: str, hardest: float = 1.0) -> BatchMix:
+        """Return the shares for drawn stop faces of the kind ``faces``.
+
+        Varied faces take half of half as many stop samples again, so that the photographed ones
+        stay as many as with the plain face.
+        """
+        if faces == PLAIN:
+            return cls(hardest=hardest)
+        return cls(hardest=hardest, stop=0.12, drawn=0.5, faces=faces, decoys=0.12)
 
     def __post_init__(self) -> None:
         if not 0 < self.hardest <= 1:
@@ -99,16 +121,17 @@ class SignBatches:
         weights = weights / weights.sum().clamp(min=1) * others
         weights[STOP] = mix.stop if len(self._members[STOP]) else 0.0
         self._odds = torch.cat([weights, torch.tensor([mix.background])])
-        self._drawn = draw_stop_sign()
+        self._plain = draw_stop_sign()
 
     def __call__(self, step: int) -> Batch:
         """Return batch number ``step``: images (size, 3, 64, 64) in [0, 1] and labels (size,)."""
         draws = generator(self.seed, "batch", step)
         rng = numpy_generator(self.seed, "photos", step)
+        faces_rng = numpy_generator(self.seed, "faces", step)
         labels = torch.multinomial(self._odds, self.size, replacement=True, generator=draws)
 
         hard = self._hardness(step)
-        canvas, boxes, alpha = self._objects(labels, hard, draws, rng)
+        canvas, boxes, alpha = self._objects(labels, hard, draws, rng, faces_rng)
         canvas = augmentation.cover_with_stickers(
             canvas, boxes, draws, share=self.mix.covered * hard
         )
@@ -139,7 +162,12 @@ class SignBatches:
         )
 
     def _objects(
-        self, labels: Tensor, hard: float, draws: Generator, rng: np.random.Generator
+        self,
+        labels: Tensor,
+        hard: float,
+        draws: Generator,
+        rng: np.random.Generator,
+        faces_rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return canvases (b, 3, px, px), boxes (b, 4) and alpha (b, 1, px, px) for drawn
         labels."""
@@ -159,15 +187,17 @@ class SignBatches:
 
         for i, label in enumerate(labels.tolist()):
             shape = label
+            is_decoy = label == BACKGROUND and drawn[i] < self.mix.decoys
+            if is_decoy or (label == STOP and drawn[i] < self.mix.drawn):
+                face, outline = self._draw_face(DECOYS if is_decoy else _STOP_FACES, faces_rng)
+                canvas[i], boxes[i] = face / 255 * tint[i], torch.tensor([-1.0, -1, 1, 1])
+                alpha[i, 0] = outline / 255
+                continue
             if label == BACKGROUND:
                 canvas[i] = _floats([self.photos.crop(rng, CANVAS_PX)])[0]
                 half = 0.6 + 0.4 * float(pick[i])
                 boxes[i] = torch.tensor([-half, -half, half, half])
                 shape = int(rng.choice([0, 0, 11, 12, 13, 14]))
-            elif label == STOP and drawn[i] < self.mix.drawn:
-                canvas[i], boxes[i] = self._drawn[0] / 255 * tint[i], torch.tensor([-1.0, -1, 1, 1])
-                alpha[i, 0] = self._drawn[1] / 255
-                continue
             else:
                 index = int(self._members[label][int(pick[i] * len(self._members[label]))])
                 canvas[i], boxes[i] = self.signs.images[index] / 255, self.signs.boxes[index]
@@ -178,6 +208,15 @@ class SignBatches:
                     / 255
                 )
         return canvas.clamp_(0, 1), boxes, alpha
+
+    def _draw_face(
+        self, designs: Sequence[FaceDesign], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return a face (3, px, px) uint8 and its outline (px, px) uint8: one of ``designs`` drawn
+        anew, or always the plain one."""
+        if self.mix.faces == PLAIN:
+            return self._plain
+        return draw_design(designs[int(rng.integers(len(designs)))], rng)
 
 
 def _floats(pictures: Sequence[np.ndarray]) -> Tensor:

@@ -17,6 +17,7 @@ from physadv.core.image_io import Array, list_images, read_rgb
 from physadv.core.sign_artwork import octagon_mm, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets.base import ImageDataset
+from physadv.eot.scenes.sign_faces import FaceDesign
 
 CANVAS_PX = 80
 PHOTO_PX = 512
@@ -103,7 +104,18 @@ def sign_outline_mask(points: _Outline, box: Sequence[float], px: int = CANVAS_P
 def draw_stop_sign(px: int = CANVAS_PX) -> tuple[Tensor, Tensor]:
     """Return the drawn stop face of ``px`` pixels: (3, px, px) uint8, and its outline (px, px)
     uint8."""
-    rgba = _resize_canvas(sign_face("stop", 4 * px).rgba, px)
+    return _as_tensors(_resize_canvas(sign_face("stop", 4 * px).rgba, px))
+
+
+def draw_design(
+    design: FaceDesign, rng: np.random.Generator, px: int = CANVAS_PX
+) -> tuple[Tensor, Tensor]:
+    """Return ``design`` drawn anew from ``rng`` in ``px`` pixels: (3, px, px) uint8, and its
+    outline (px, px) uint8."""
+    return _as_tensors(_resize_canvas(design.draw(rng, 2 * px).rgba, px))
+
+
+def _as_tensors(rgba: Array) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), torch.from_numpy(
         rgba[..., 3].copy()
     )

@@ -18,12 +18,15 @@ from physadv.core.image_io import Array
 from physadv.core.lights import worst_light
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
+from physadv.core.sign_artwork import PLAIN
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.tensor_files import write_tensors
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import match_classes
 from physadv.datasets.gtsrb import HELD_OUT, SPLIT_SEED
 from physadv.datasets.summary import sizes_in_words
 from physadv.defenses.load_model import load_model
+from physadv.eot.scenes.sign_faces import HELD_OUT_FACES, TRAINING_FACES, UNREAD_FACES
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.architectures.signnet import (
     BACKGROUND,
@@ -47,13 +50,16 @@ from physadv.training.methods.by_name import method_by_name
 from physadv.training.sign_classifier.batches import BatchMix, SignBatches
 from physadv.training.sign_classifier.canvases import BackgroundPhotos, load_photos, sign_canvases
 from physadv.training.sign_classifier.validation import (
+    DRAWN_SETS,
     accuracy_findings,
     accuracy_rates,
     judge_crops,
+    judge_drawn_faces,
     judge_stop_photos,
     judge_tracks,
     named_photos,
     read_sign_boxes,
+    stop_rate_by_face,
     stop_share_by_sign,
 )
 
@@ -122,7 +128,7 @@ class SignRecipe:
             config.lr,
             config.precision,
             config.seed,
-            BatchMix(hardest=config.hardest),
+            BatchMix.of_faces(config.faces, config.hardest),
             defense=method,
             start=config.start,
         )
@@ -297,17 +303,19 @@ def judge_held_out(
     street: StreetPhotos,
     *,
     each: int = 40,
+    drawn_each: int = 200,
     seed: int = 0,
 ) -> list[Row]:
-    """Evaluate a network on everything held out: tracks, background photos and, where given, street
-    photos.
+    """Evaluate a network on everything held out: tracks, background photos, drawn stop faces and,
+    where given, street photos.
 
     Args:
         net: Network to evaluate.
         training_data: Data with the held-out parts.
         street: Photos for evaluation alone.
         each: Number of crops of each photo.
-        seed: Seed of the crops.
+        drawn_each: Number of draws of each drawn face.
+        seed: Seed of the crops and draws.
 
     Returns:
         Raw rows, one a prediction.
@@ -317,6 +325,9 @@ def judge_held_out(
     rows = judge_tracks(net, training_data.validation_signs) + judge_crops(
         net, "held-out photos", held, each, seed
     )
+    backgrounds = training_data.validation_photos or [synthetic_background(seed, "judge")]
+    for name, faces in zip(DRAWN_SETS, (HELD_OUT_FACES, TRAINING_FACES), strict=True):
+        rows += judge_drawn_faces(net, name, faces, backgrounds, drawn_each, seed)
     if street.stop_photos is not None and street.boxes is not None:
         rows += judge_stop_photos(
             net, street.stop_photos, read_sign_boxes(street.boxes), each, seed
@@ -399,6 +410,9 @@ def _card_table(
         "doubts": [finding.as_dict() for finding in findings],
         "light": worst_light(finding.light for finding in findings),
         "stop_photos_by_sign": stop_share_by_sign(rows),
+        "stop_by_face": {
+            name: _rounded(rate.as_dict()) for name, rate in stop_rate_by_face(rows).items()
+        },
         "recipe": {
             **{
                 k: v
@@ -415,12 +429,23 @@ def _card_table(
             "distance, blur, sharpening, noise, JPEG-like loss, growing over the first steps; "
             "blank and noise stickers "
             f"over 3-25 % of the sign on {recipe.mix.covered:.0%} of the samples; never mirrored",
-            "drawn": f"{recipe.mix.drawn:.0%} of the stop samples are the stop face drawn by "
-            "physadv.core.sign_artwork, "
-            "laid on backgrounds",
+            "drawn": _drawn_in_words(recipe.mix),
             "weights": "exponential moving average",
         },
     }
+
+
+def _drawn_in_words(mix: BatchMix) -> str:
+    """What of the samples is drawn, for the card."""
+    share = f"{mix.drawn:.0%} of the stop samples are"
+    if mix.faces == PLAIN:
+        return f"{share} the stop face drawn by physadv.core.sign_artwork, laid on backgrounds"
+    return (
+        f"{share} drawn anew and laid on backgrounds, from the {len(TRAINING_FACES)} training "
+        f"designs of physadv.eot.scenes.sign_faces and, less often, its {len(UNREAD_FACES)} with "
+        "letters that mean nothing or none; "
+        f"{mix.decoys:.0%} of the samples without a sign are its decoys"
+    )
 
 
 def _defended(recipe: SignRecipe) -> dict[str, Any]:
@@ -457,12 +482,12 @@ def _interval_text(rate: Any) -> str:
 
 def _plain(measured: Mapping[str, RateInterval | int]) -> dict[str, Any]:
     digits = {k: v.as_dict() if isinstance(v, RateInterval) else v for k, v in measured.items()}
-    return {
-        k: {n: round(x, 4) if isinstance(x, float) else x for n, x in v.items()}
-        if isinstance(v, dict)
-        else v
-        for k, v in digits.items()
-    }
+    return {k: _rounded(v) if isinstance(v, dict) else v for k, v in digits.items()}
+
+
+def _rounded(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with its floats to four places."""
+    return {key: round(x, 4) if isinstance(x, float) else x for key, x in table.items()}
 
 
 __all__ = [

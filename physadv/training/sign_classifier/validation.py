@@ -18,14 +18,22 @@ from torch import Tensor, nn
 from physadv.core.csv_tables import parse_number, read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
-from physadv.core.random_streams import numpy_generator
+from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
+from physadv.core.sign_artwork import STOP_WIDTH_MM, SignFace
 from physadv.datasets.base import ImageDataset
+from physadv.eot.pipeline import Pipeline
+from physadv.eot.presets import eot_preset
+from physadv.eot.scenes.sign_faces import FaceDesign
+from physadv.eot.scenes.signs import DrawnScenes, SceneSize
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP
 
+DRAWN_SETS = ("drawn faces, held out", "drawn faces, of training")
+"""Sets of rows of :func:`judge_drawn_faces`: faces never trained on, and new draws of the others.
+"""
 FILLS = (0.6, 1.0)
 """Share of the crop's side that a sign spans in the jittered crops."""
 
@@ -159,6 +167,44 @@ def judge_stop_photos(
     return rows
 
 
+@torch.no_grad()
+def judge_drawn_faces(
+    net: nn.Module,
+    name: str,
+    faces: Sequence[SignFace | FaceDesign],
+    backgrounds: Sequence[Array],
+    each: int,
+    seed: int,
+) -> list[Row]:
+    """Evaluate a network on drawn stop faces, as the clean control of a patch shows them to it.
+
+    Args:
+        net: Classifier.
+        name: Name of the set in the rows.
+        faces: Faces; each is a group in the rows.
+        backgrounds: Photos (h, w, 3) uint8 that they stand before.
+        each: Number of draws of each face, under the default ranges of EOT.
+        seed: Seed of the draws.
+    """
+    ranges = eot_preset("default")
+    pipeline = Pipeline.from_ranges(ranges)
+    rows = []
+    for face in faces:
+        scenes = DrawnScenes([face], backgrounds, STOP_WIDTH_MM).sample(
+            each,
+            SceneSize(INPUT_PX, whole_frame=False),
+            ranges,
+            numpy_generator(seed, "judge", name, face.name),
+        )
+        draw = pipeline.sample(scenes, generator(seed, "judge", name, face.name))
+        confidence, label = net(pipeline.without_patch(scenes, draw)).softmax(1).max(1)
+        rows += [
+            _row(name, f"{face.name}#{i}", face.name, STOP, int(label[i]), float(confidence[i]))
+            for i in range(each)
+        ]
+    return rows
+
+
 def sign_crop(picture: Array, box: Sequence[float], rng: np.random.Generator) -> Array:
     """Return a square crop about a box, with the photo's border repeated beyond its edge.
 
@@ -232,6 +278,15 @@ def stop_share_by_sign(rows: Sequence[Row]) -> dict[str, float]:
         if row["set"] == "stop photos":
             hits_by_sign.setdefault(str(row["group"]), []).append(row["predicted"] == STOP)
     return {sign: round(sum(hits) / len(hits), 4) for sign, hits in hits_by_sign.items()}
+
+
+def stop_rate_by_face(rows: Sequence[Row]) -> dict[str, RateInterval]:
+    """Return the share of draws predicted as stop for each drawn face in ``rows``, by its name."""
+    hits_of: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["set"] in DRAWN_SETS:
+            hits_of.setdefault(str(row["group"]), []).append(row["predicted"] == STOP)
+    return {name: wilson_interval(sum(hits), len(hits)) for name, hits in hits_of.items()}
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, RateInterval | int]:
