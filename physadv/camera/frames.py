@@ -36,6 +36,8 @@ class CameraFrame:
         index: Number of the frame in its source.
         truth: The twin's row for this frame (corners, distance_m, yaw_deg ...); None for filmed
             frames.
+        likely_block: Block that the frame shows where nothing tells another; a locator may look for
+            it first.
     """
 
     image: npt.NDArray[np.uint8]
@@ -44,6 +46,7 @@ class CameraFrame:
     block: str | None
     index: int
     truth: Mapping[str, Any] | None = None
+    likely_block: str | None = None
 
 
 class FrameSource(ABC):

@@ -295,9 +295,9 @@ def _locator_of(config: CheckConfig, goal: CheckGoal, model: LoadedModel) -> Loc
             if required:
                 raise
 
-    references = []
+    references = None
     if strategy in {"auto", "features"} and not twins_only and config.box is None:
-        references = reference_images(goal.bundle) if goal.bundle else []
+        references = reference_images(goal.bundle) if goal.bundle else None
     return locator_for(
         strategy,
         box=config.box,

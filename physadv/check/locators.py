@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from physadv.camera.frames import CameraFrame
 from physadv.camera.localization.boxes import Box, Pixels, corners_of, overlaps_image
-from physadv.camera.localization.by_features import by_features
+from physadv.camera.localization.by_features import FeatureLocator, by_features
 from physadv.camera.localization.by_markers import by_fiducials
 from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.frame_verdict import CardedModel
@@ -28,6 +28,9 @@ from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections
 
 _ANGLES = ("distance_m", "yaw_deg", "pitch_deg", "roll_deg")
+_FRAMES_WITHOUT_MARKERS, _FRAMES_BETWEEN_LOOKS = 30, 10
+"""Frames of a clip without a marker after which markers are looked for in every tenth frame only,
+while the sign is followed by its features."""
 STRATEGIES = ("auto", "truth", "fiducials", "box", "features", "detector", "frame")
 __all__ = [
     "STRATEGIES",
@@ -109,6 +112,32 @@ def by_frame(frame: CameraFrame) -> SignLocation:
     return SignLocation(None, "frame", frame.block)
 
 
+class _MarkersWhenNeeded:
+    """Locator by markers that looks less often where a clip shows none and the sign is followed by
+    its features anyway.
+
+    Args:
+        markers: Locator by markers.
+        features: Locator by features, which is asked after this one.
+    """
+
+    def __init__(self, markers: Locator, features: FeatureLocator) -> None:
+        self._markers, self._features = markers, features
+        self._clip, self._frames_without = "", 0
+
+    def __call__(self, frame: CameraFrame) -> SignLocation | None:
+        """Locate the sign by its markers in ``frame``; None where there are none to be expected."""
+        if frame.clip != self._clip:
+            self._clip, self._frames_without = frame.clip, 0
+        number = self._frames_without
+        rests = number >= _FRAMES_WITHOUT_MARKERS and number % _FRAMES_BETWEEN_LOOKS
+        location = None
+        if not (rests and self._features.follows(frame.clip)):
+            location = self._markers(frame)
+        self._frames_without = 0 if location is not None else number + 1
+        return location
+
+
 def _first_of(locators: Sequence[Locator], by_hand: Sequence[Locator] = ()) -> Locator:
     """Build a locator that tries ``locators`` in order; a refusal ends the search, except for
     locators in ``by_hand``."""
@@ -132,7 +161,7 @@ def locator_for(
     box: Box | None = None,
     detector: CardedModel | None = None,
     detector_class: str = "stop sign",
-    references: Sequence[Pixels] = (),
+    references: Mapping[str, Pixels] | None = None,
     whole_frame: bool = False,
 ) -> Locator:
     """Build the locator of a strategy.
@@ -143,7 +172,7 @@ def locator_for(
         box: Box (x0, y0, x1, y1) of the sign in pixels.
         detector: Detector with a card.
         detector_class: Class of the sign in the detector's card.
-        references: Square pictures of the sign for feature matching.
+        references: Square pictures of the sign by block, for feature matching.
         whole_frame: Whether "auto" may end with the whole frame, which only detectors can use well.
 
     Returns:
@@ -172,8 +201,11 @@ def locator_for(
     }
     if box is not None:
         available["box"] = by_box(box)
-    if len(references):
-        available["features"] = by_features(references)
+    if references:
+        features = by_features(references)
+        available["features"] = features
+        if strategy == "auto":
+            available["fiducials"] = _MarkersWhenNeeded(available["fiducials"], features)
     if detector is not None:
         available["detector"] = by_detector(detector, detector_class)
 

@@ -185,7 +185,8 @@ class CheckSession:
             The prepared frame, or None for a frame that is left out (and counted) or already
             classified.
         """
-        frame = frame if feed.block is None else replace(frame, block=feed.block)
+        likely = self.remote.block or feed.fallback
+        frame = replace(frame, block=feed.block or frame.block, likely_block=likely)
         if frame.block is not None and (frame.block, frame.clip, frame.index) in self.known:
             return None
 
@@ -299,6 +300,8 @@ class CheckSession:
             "located_by": location.by,
         }
 
+        if location.tracked:
+            row["tracked"] = True
         if location.marker_px is not None:
             row["marker_px"] = round(location.marker_px, 1)
         if location.poses:

@@ -78,15 +78,15 @@ def street(
 
 @pytest.mark.parametrize(("distance", "yaw"), [(3.0, 0.0), (3.5, 30.0)])
 def test_the_drawn_sign_is_found(bundle: PatchBundle, distance: float, yaw: float) -> None:
-    """Clean, blank and patched signs of about 200 px: corners within 8 px, distance within 5 %."""
+    """Clean, blank and patched signs of about 200 px: corners within 3 px, distance within 5 %."""
     pictures = reference_images(bundle)
     locate = with_pose(by_features(pictures), sign_width_mm=SIGN_MM, lens=lens_for(focal_px=FOCAL))
-    for seed, picture in enumerate(pictures):
+    for seed, picture in enumerate(pictures.values()):
         image, corners = street(picture, distance, yaw, seed)
         place = locate(CameraFrame(image, 0.0, "a", None, 0))
         assert place is not None
         assert (place.by, place.block, place.pose_by) == ("features", None, "features")
-        assert place.corners == pytest.approx(corners, abs=8)
+        assert place.corners == pytest.approx(corners, abs=3)
         assert place.distance_m == pytest.approx(distance, rel=0.05)
 
 
@@ -100,7 +100,7 @@ def test_walls_hold_no_sign(bundle: PatchBundle) -> None:
 def test_references_wear_their_stickers(bundle: PatchBundle) -> None:
     """The sticker is at the card's position, white in the second picture, the patch in the
     third."""
-    clean, blank, patched = reference_images(bundle)
+    clean, blank, patched = reference_images(bundle).values()
     y, x = round(SIDE / 2 + 100 * SIDE / SIGN_MM), SIDE // 2
     half = round(100 * SIDE / SIGN_MM)
     assert (blank[y, x] == 244).all()

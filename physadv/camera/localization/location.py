@@ -48,6 +48,7 @@ class SignLocation:
         pose_by: Origin of distance and angles.
         note: Warning about this frame.
         run_markers: Markers of the page's run: place (0 to 3) -> marker id, where read.
+        tracked: Whether it was followed from the frame before instead of searched for.
     """
 
     corners: Corners | None
@@ -64,6 +65,7 @@ class SignLocation:
     pose_by: str | None = None
     note: str | None = None
     run_markers: Mapping[int, int] = field(default_factory=dict)
+    tracked: bool = False
 
     @property
     def box(self) -> Box | None:

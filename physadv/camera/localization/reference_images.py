@@ -15,19 +15,23 @@ SIDE = 480
 _AROUND = 128
 
 
-def reference_images(bundle: PatchBundle) -> list[Pixels]:
-    """Render the sign of ``bundle`` as three (h, w, 3) uint8 squares on gray; none for a sign that
-    is not drawn by code."""
+def reference_images(bundle: PatchBundle) -> dict[str, Pixels]:
+    """Render the sign of ``bundle`` as (h, w, 3) uint8 squares on gray, by block; none for a sign
+    that is not drawn by code."""
     placement = bundle.card.placement
     try:
         face = sign_face(placement.sign, SIDE).rgba.astype(np.float64)
     except OptionError:
-        return []
+        return {}
 
     opaque = face[..., 3:] / 255
     clean = (face[..., :3] * opaque + _AROUND * (1 - opaque)).round().astype(np.uint8)
     white = np.full((*bundle.patch.shape[-2:], 3), 244, np.uint8)
-    return [clean, _worn(clean, white, bundle), _worn(clean, to_uint8(bundle.patch), bundle)]
+    return {
+        "clean": clean,
+        "blank": _worn(clean, white, bundle),
+        "patch": _worn(clean, to_uint8(bundle.patch), bundle),
+    }
 
 
 def _worn(sign: Pixels, sticker: Pixels, bundle: PatchBundle) -> Pixels:
