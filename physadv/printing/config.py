@@ -55,7 +55,7 @@ class PrintConfig(Config):
     icc: Annotated[
         str | None,
         ConfigField(
-            "CMYK profile of your print shop, with which a soft proof is written.",
+            "Output profile of your print shop: makes the PDF PDF/X-4 and writes a soft proof.",
             "Color",
             metavar="FILE",
             path=True,

@@ -1,5 +1,5 @@
-"""Color management of prints: sRGB as default output intent, or a print shop's CMYK profile with a
-soft proof.
+"""Color management of prints: sRGB pictures, or those in the space of a print shop's output profile
+with a soft proof.
 
 A proof is the profile's prediction, not a measurement of a print.
 """
@@ -29,6 +29,16 @@ INTENTS = {
 FAR = 5.0
 """Color difference (CIEDE2000) above which a color counts as clearly missed."""
 _DATE = slice(24, 36)  # of an ICC header
+_MODES = {"CMYK": "CMYK", "RGB": "RGB", "GRAY": "L"}
+"""Pillow's mode of a profile's color space."""
+_CLASSES = {
+    "scnr": "scanners and cameras",
+    "mntr": "displays",
+    "link": "a pair of devices (device link)",
+    "spac": "conversion of color spaces",
+    "abst": "an effect (abstract)",
+    "nmcl": "named colors",
+}
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,15 @@ class SoftProof:
         p95: Its 95th percentile.
         worst: Its maximum.
         share_far: Share of pixels that differ by more than ``FAR``.
-        most_ink_percent: Largest sum of the four inks, in percent.
+        most_ink_percent: Largest sum of the inks, in percent; None for an RGB profile, which does
+            not tell its inks.
     """
 
     mean: float
     p95: float
     worst: float
     share_far: float
-    most_ink_percent: float
+    most_ink_percent: float | None
 
 
 def srgb_profile() -> bytes:
@@ -59,7 +70,13 @@ def srgb_profile() -> bytes:
 
 
 class PressProfile:
-    """A print shop's CMYK profile, which converts pictures and predicts their appearance.
+    """A print shop's output profile, which converts pictures and predicts their appearance.
+
+    Attributes:
+        path: The ICC file.
+        data: Its bytes.
+        name: Its description.
+        space: Color space of the printer: "CMYK", "RGB" or "GRAY".
 
     Args:
         profile: ICC file.
@@ -67,7 +84,8 @@ class PressProfile:
             "absolute".
 
     Raises:
-        OptionError: The intent is unknown, or the file is not a CMYK output profile.
+        OptionError: The intent is unknown, or the file is not an output profile for CMYK, RGB or
+            gray.
     """
 
     def __init__(self, profile: str | Path, *, intent: str = "relative") -> None:
@@ -82,22 +100,35 @@ class PressProfile:
 
         self.data = self.path.read_bytes()
         self._profile = self._read()
+        self.space: str = self._profile.profile.xcolor_space.strip()
         self.name = ImageCms.getProfileDescription(self._profile).strip() or self.path.stem
 
     def _read(self) -> Any:
-        remedy = "Give the CMYK output profile of your print shop, e.g. one of ISO Coated or GRACoL"
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(self.data))
         except (ImageCms.PyCMSError, OSError) as error:
-            raise OptionError(f"ICC profile {self.path}", "not an ICC profile", remedy) from error
+            raise self._refusal("not an ICC profile") from error
 
-        space = profile.profile.xcolor_space.strip()
-        if space != "CMYK" or not profile.profile.is_intent_supported(INTENTS[self.intent], 1):
-            kind = f"color space {space}" if space != "CMYK" else "no output profile"
-            raise OptionError(
-                f"ICC profile {self.path}", f"{kind}; a CMYK output profile is needed", remedy
+        facts = profile.profile
+        space, kind = facts.xcolor_space.strip(), facts.device_class.strip()
+        if kind != "prtr":
+            raise self._refusal(
+                f"a profile for {_CLASSES.get(kind, kind)}; an output profile (prtr) is needed"
             )
+        if space not in _MODES:
+            raise self._refusal(f"color space {space}; CMYK, RGB or GRAY is needed")
+        if not facts.is_intent_supported(INTENTS[self.intent], 1):
+            raise self._refusal(f"it has no table for the intent {self.intent!r}")
         return profile
+
+    def _refusal(self, what: str) -> OptionError:
+        remedy = "Give the output profile of your print shop, e.g. one of ISO Coated or GRACoL"
+        return OptionError(f"ICC profile {self.path}", what, remedy)
+
+    @property
+    def channels(self) -> int:
+        """Number of the printer's channels."""
+        return {"CMYK": 4, "RGB": 3, "GRAY": 1}[self.space]
 
     @cached_property
     def _to_press(self) -> Any:
@@ -109,13 +140,15 @@ class PressProfile:
 
         srgb = ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(
-            srgb, self._profile, "RGB", "CMYK", INTENTS[self.intent], flags
+            srgb, self._profile, "RGB", _MODES[self.space], INTENTS[self.intent], flags
         )
 
     def convert(self, rgb: Array) -> Array:
-        """Return the inks (h, w, 4) of ``rgb`` (h, w, 3) in sRGB, 255 being solid; alpha is not
-        handled."""
-        return np.asarray(self._inked(rgb), np.uint8)
+        """Return the printer's values (h, w, channels) for ``rgb`` (h, w, 3) in sRGB.
+
+        255 is solid ink in CMYK, and paper white in RGB and gray. Alpha is not handled.
+        """
+        return np.asarray(self._inked(rgb), np.uint8).reshape(*rgb.shape[:2], self.channels)
 
     def proof(self, rgb: Array) -> Array:
         """Return the print of ``rgb`` (h, w, 3) as the profile predicts it, in sRGB with the paper
@@ -142,22 +175,30 @@ class PressProfile:
 
         off = de00(_lab(target), _lab(self._predicted(rgb, lab, "LAB")))
         inside_off = off[inside]
-        ink = self.convert(rgb).astype(np.float64).sum(-1)[inside].max() / 255 * 100
-
-        figures = (
-            inside_off.mean(),
-            np.quantile(inside_off, 0.95),
-            inside_off.max(),
-            (inside_off > FAR).mean(),
-            ink,
+        figures = SoftProof(
+            mean=float(inside_off.mean()),
+            p95=float(np.quantile(inside_off, 0.95)),
+            worst=float(inside_off.max()),
+            share_far=float((inside_off > FAR).mean()),
+            most_ink_percent=self._most_ink(rgb[inside][None]),
         )
-        return SoftProof(*map(float, figures)), off
+        return figures, off
+
+    def _most_ink(self, rgb: Array) -> float | None:
+        """Return the largest sum of inks in percent; None where the profile does not tell it."""
+        if self.space == "RGB":
+            return None
+        values = self.convert(rgb).astype(np.float64)
+        inks = 255 - values if self.space == "GRAY" else values
+        return float(inks.sum(-1).max() / 255 * 100)
 
     def _inked(self, rgb: Array) -> Any:
         return ImageCms.applyTransform(Image.fromarray(rgb), self._to_press)
 
     def _predicted(self, rgb: Array, space: Any, mode: str) -> Array:
-        to_space = ImageCms.buildTransform(self._profile, space, "CMYK", mode, INTENTS["relative"])
+        to_space = ImageCms.buildTransform(
+            self._profile, space, _MODES[self.space], mode, INTENTS["relative"]
+        )
         return np.asarray(ImageCms.applyTransform(self._inked(rgb), to_space), np.uint8)
 
 

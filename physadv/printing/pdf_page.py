@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,12 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from physadv.core.image_io import Array
 from physadv.printing.aruco_markers import marker_modules, square_points
-from physadv.printing.fonts import font_for
+from physadv.printing.fonts import base_font, clusters, writes_plainly
+from physadv.printing.glyph_fonts import EM
 from physadv.printing.layout import PageRect
+
+if TYPE_CHECKING:
+    from physadv.printing.lettering import ShapedLine
 
 
 class PdfPage:
@@ -39,7 +44,7 @@ class PdfPage:
     def text(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float = 1e9
     ) -> None:
-        """Write one line, in a font that has its characters.
+        """Write one line in any script.
 
         Args:
             x: Left end in mm.
@@ -48,19 +53,31 @@ class PdfPage:
             size: Font size in points.
             bold: Whether the font is bold.
             room: Width in mm to which the line is shrunk, then cut.
-
-        Raises:
-            OptionError: No font of this machine has a character of ``text``.
         """
-        font = font_for(text, bold=bold)
+        text, size = self._fitted(text, size, bold, room)
+        self._write(x, y, text, size, bold)
 
-        while stringWidth(text, font, size) > room * mm and size > 6:
-            size -= 0.25
-        while stringWidth(text, font, size) > room * mm and len(text) > 4:
-            text = text[:-4] + "..."
+    def text_wrapped(
+        self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float
+    ) -> None:
+        """Write a heading: one line where it fits at two thirds of the size or more, else two
+        smaller ones in the same height.
 
-        self.canvas.setFont(font, size)
-        self.canvas.drawString(*self.point(x, y), text)
+        Args:
+            x: Left end in mm.
+            y: Baseline in mm of a single line.
+            text: The heading.
+            size: Font size in points of a single line.
+            bold: Whether the font is bold.
+            room: Width in mm.
+        """
+        small = size * 0.56
+        if self.width_of(text, size * 2 / 3, bold=bold) <= room:
+            self.text(x, y, text, size, bold=bold, room=room)
+            return
+        first = self._first_line(text, small, bold, room)
+        self.text(x, y - size * 0.24, text[:first].strip(), small, bold=bold)
+        self.text(x, y - size * 0.01, text[first:].strip(), small, bold=bold, room=room)
 
     def text_centered(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False
@@ -74,8 +91,7 @@ class PdfPage:
             size: Font size in points.
             bold: Whether the font is bold.
         """
-        self.canvas.setFont(font_for(text, bold=bold), size)
-        self.canvas.drawCentredString(*self.point(x, y), text)
+        self._write(x - self.width_of(text, size, bold=bold) / 2, y, text, size, bold)
 
     def text_right(self, x: float, y: float, text: str, size: float) -> None:
         """Write one line that ends at ``x``.
@@ -86,8 +102,58 @@ class PdfPage:
             text: The line.
             size: Font size in points.
         """
-        self.canvas.setFont(font_for(text), size)
-        self.canvas.drawRightString(*self.point(x, y), text)
+        self._write(x - self.width_of(text, size), y, text, size, bold=False)
+
+    def width_of(self, text: str, size: float, *, bold: bool = False) -> float:
+        """Return the width in mm of one line.
+
+        Args:
+            text: The line.
+            size: Font size in points.
+            bold: Whether the font is bold.
+        """
+        text = _printable(text)
+        if writes_plainly(text):
+            return float(stringWidth(text, base_font(bold=bold), size) / mm)
+        return float(_shaped(text, bold).width / EM * size / mm)
+
+    def _fitted(self, text: str, size: float, bold: bool, room: float) -> tuple[str, float]:
+        """Shrink a line to ``room`` mm, down to 6 pt, then cut it."""
+        while self.width_of(text, size, bold=bold) > room and size > 6:
+            size -= 0.25
+        if self.width_of(text, size, bold=bold) <= room:
+            return text, size
+
+        parts = clusters(text)
+        while len(parts) > 1 and self.width_of("".join(parts) + "\u2026", size, bold=bold) > room:
+            parts.pop()
+        return "".join(parts) + "\u2026", size
+
+    def _first_line(self, text: str, size: float, bold: bool, room: float) -> int:
+        """Return how many characters go on the first of two lines: whole words if possible."""
+        parts = clusters(text)
+        while len(parts) > 1 and self.width_of("".join(parts), size, bold=bold) > room:
+            parts.pop()
+        most = len("".join(parts))
+        ends = [i + 1 for i, c in enumerate(text[:most]) if c in " -_/"]
+        return ends[-1] if ends and ends[-1] > most / 2 else most
+
+    def _write(self, x: float, y: float, text: str, size: float, bold: bool) -> None:
+        text = _printable(text)
+        if writes_plainly(text):
+            self.canvas.setFont(base_font(bold=bold), size)
+            self.canvas.drawString(*self.point(x, y), text)
+            return
+
+        line, (left, base) = _shaped(text, bold), self.point(x, y)
+        self.canvas.glyphs.lacking.update(line.lacking)
+        steps, last = ["BT"], ""
+        for glyph in line.glyphs:
+            font, code = self.canvas.glyphs.code(glyph)
+            steps += [f"{font} {size:g} Tf"] if font != last else []
+            steps.append(f"1 0 0 1 {left:.3f} {base:.3f} Tm <{code:02X}> Tj")
+            left, last = left + glyph.advance / EM * size, font
+        self.canvas.addLiteral("\n".join([*steps, "ET"]))
 
     def ring(self, x: float, y: float, radius: float) -> None:
         """Stroke a circle.
@@ -164,6 +230,19 @@ class PdfPage:
         self.canvas.clipPath(path, stroke=0, fill=0)
         yield
         self.canvas.restoreState()
+
+
+def _shaped(text: str, bold: bool) -> ShapedLine:
+    # HarfBuzz and the machine's fonts are loaded only for what the plain font lacks.
+    from physadv.printing.lettering import shaped_line
+
+    return shaped_line(text, bold=bold)
+
+
+def _printable(text: str) -> str:
+    """Compose accents, and make line breaks and other controls blanks."""
+    text = unicodedata.normalize("NFC", text)
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
 
 
 def pdf_image(rgba: Array) -> ImageReader:

@@ -3,12 +3,8 @@ tiles."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
-
-from reportlab.lib.units import mm
-from reportlab.pdfgen.canvas import Canvas
 
 from physadv.core.files import write_text
 from physadv.core.sign_artwork import SignFace
@@ -16,12 +12,12 @@ from physadv.patches.bundle import PatchBundle
 from physadv.printing.cut_line import CutOptions, cut_svg, safe_contour, safe_mask
 from physadv.printing.icc import PressProfile, SoftProof
 from physadv.printing.layout import PageRect, Paper, SheetLayout, fits_paper, sheet_layout
+from physadv.printing.pdf_document import PDFX, DocumentInfo, PdfCanvas, finish_document
+from physadv.printing.pdf_document import VISIBLE_LINE as VISIBLE_LINE
 from physadv.printing.pdf_page import PdfPage
-from physadv.printing.pdf_postprocess import finish_pdf
 from physadv.printing.scale_check import measure_bar
 from physadv.printing.sheet_parts import BAR_LABEL as BAR_LABEL
 from physadv.printing.sheet_parts import SCALE_LINE as SCALE_LINE
-from physadv.printing.sheet_parts import VISIBLE_LINE as VISIBLE_LINE
 from physadv.printing.sheet_parts import PrintedSticker, draw_cut_marks, draw_footer, draw_header
 from physadv.printing.soft_proof import write_proof
 from physadv.printing.tile_pages import draw_tiles
@@ -44,6 +40,9 @@ class PrintedSheet:
         tiled: Layout of a sticker on tiles.
         proof_png: Soft proof, for a press profile.
         proof: Figures of the soft proof.
+        lacking: Characters that no font on this machine has; a frame with its code stands for each.
+        picture_dpi: Resolution of the sticker's picture, across and down, in dots per inch.
+        standard: Standard that the PDF conforms to: "PDF/X-4" with a press profile, else none.
     """
 
     pdf: Path
@@ -56,6 +55,9 @@ class PrintedSheet:
     tiled: TileLayout | None = None
     proof_png: Path | None = None
     proof: SoftProof | None = None
+    lacking: str = ""
+    picture_dpi: tuple[float, float] = (0.0, 0.0)
+    standard: str | None = None
 
     @property
     def layout(self) -> SheetLayout:
@@ -85,8 +87,8 @@ def write_sheet(
     """Write the sheet as PDF, the cut line as SVG beside it and, with ``press``, a soft proof.
 
     The TrimBox of a single sheet is the cut rectangle, its BleedBox adds the bleed. On a tile both
-    are the tile's window, overlap included; other pages have neither. Equal input gives equal
-    bytes.
+    are the tile's window, overlap included; on other pages, the whole page. With ``press`` the PDF
+    is PDF/X-4. Equal input gives equal bytes.
 
     Args:
         bundle: Patch to print.
@@ -96,7 +98,7 @@ def write_sheet(
             to assemble them.
         overlap: Common strip of neighboring tiles in mm.
         cut: Options of the cut.
-        press: CMYK profile of the print shop.
+        press: Output profile of the print shop.
         test_signs: Whether three small paper signs are added, one per page, with markers by which
             ``check`` tells the blocks apart.
         sign: Picture of the sign for them; None draws it by code.
@@ -132,8 +134,7 @@ def write_sheet(
         single = sheet_layout(size.width_mm, size.height_mm, paper, cut.bleed, instead=instead)
     page_mm = single.page if single else tiled.page if tiled else (0.0, 0.0)
 
-    buffer = io.BytesIO()
-    canvas = _canvas(buffer, sticker, page_mm)
+    canvas = PdfCanvas(page_mm)
     boxes: dict[int, tuple[PageRect, PageRect]] = {}
     if tiled:
         draw_tiles(canvas, sticker, tiled)
@@ -145,28 +146,33 @@ def write_sheet(
     if test_signs:
         draw_test_signs(canvas, sticker, paper, sign, sign_dpi)
     pages = canvas.getPageNumber() - 1
-    canvas.save()
-    finish_pdf(buffer.getvalue(), pdf, boxes=boxes, cut_name=cut.name, press=press)
+    finish_document(canvas, pdf, _info(sticker), boxes=boxes, cut_name=cut.name, press=press)
 
     bar = single.bar if single else tiled.bar if tiled else PageRect(0, 0, 0, 0)
     proof_png, proof = write_proof(bundle, press, pdf) if press else (None, None)
     safe_share = float(safe_mask(bundle, cut.safe).sum()) / float((bundle.mask >= 0.5).sum())
     svg = _write_svg(sticker, pdf.with_name(f"{pdf.stem}-cut.svg"), single)
     return PrintedSheet(
-        pdf, svg, pages, page_mm, measure_bar(pdf, bar), safe_share, single, tiled, proof_png, proof
+        pdf,
+        svg,
+        pages,
+        page_mm,
+        measure_bar(pdf, bar),
+        safe_share,
+        single,
+        tiled,
+        proof_png,
+        proof,
+        "".join(sorted(canvas.glyphs.lacking)),
+        sticker.picture_dpi,
+        PDFX if press else None,
     )
 
 
-def _canvas(buffer: io.BytesIO, sticker: PrintedSticker, page: tuple[float, float]) -> Canvas:
+def _info(sticker: PrintedSticker) -> DocumentInfo:
     card = sticker.bundle.card
-    canvas = Canvas(buffer, pagesize=(page[0] * mm, page[1] * mm), invariant=1, pageCompression=1)
-
-    canvas.setTitle(f"{card.patch.name} - {sticker.size}")
-    canvas.setSubject(VISIBLE_LINE)
-    canvas.setAuthor("physadv")
-    canvas.setCreator("physadv")
-    canvas.setKeywords([f"run {card.patch.run_id}", f"sign {card.placement.sign}"])
-    return canvas
+    keywords = (f"run {card.patch.run_id}", f"sign {card.placement.sign}")
+    return DocumentInfo(f"{card.patch.name} - {sticker.size}", keywords, card.patch.created)
 
 
 def _sticker_page(page: PdfPage, sticker: PrintedSticker, layout: SheetLayout) -> None:

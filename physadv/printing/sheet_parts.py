@@ -16,15 +16,12 @@ from physadv.patches.bundle import PatchBundle
 from physadv.printing.artwork import StickerArtwork, bleed_art, sticker_art
 from physadv.printing.cut_line import CutOptions, Polygon, cut_contour
 from physadv.printing.layout import CUT_GAP, CUT_LENGTH, MARGIN, PageRect
+from physadv.printing.pdf_document import CUT_LAYER, VISIBLE_LINE
 from physadv.printing.pdf_page import PdfPage, pdf_image
 from physadv.printing.qr_code import QUIET, qr_modules
 
-VISIBLE_LINE = "Robustness test print - for your own signs in a lab, never for public roads"
 BAR_LABEL = "100 mm - measure me"
 SCALE_LINE = "print at 100 % (no fit to page)"
-CUT_LAYER = "/CutLine"
-"""Resource name of the cut line's layer and spot color, which :func:`finish_pdf` names as the cut
-is named."""
 _ICON, _QR = 21.0, 17.0
 _HAIR = 0.002  # mm; an edge that rounding puts just outside its dot would be a dot wider
 
@@ -43,7 +40,7 @@ class PrintedSticker:
 
     @cached_property
     def plain(self) -> ImageReader:
-        """The sticker without bleed, for icons and test signs."""
+        """The sticker without bleed, for test signs."""
         return pdf_image(sticker_art(self.bundle).rgba)
 
     @cached_property
@@ -69,6 +66,31 @@ class PrintedSticker:
     def contour(self, rect: PageRect) -> list[Polygon]:
         """Return the polygons of the cut line when the cut rectangle is ``rect``."""
         return cut_contour(self.bundle, rect, self.cut.corner_radius)
+
+    def shape(self, page: PdfPage, x: float, y: float, scale: float) -> None:
+        """Fill the sticker's shape in gray, for drawings that show where it lies.
+
+        Drawings are not to scale: the picture itself is on the sheet once, at its resolution.
+
+        Args:
+            page: Page to draw on.
+            x: Left edge in mm.
+            y: Top edge in mm.
+            scale: Size of the drawing per size of the sticker.
+        """
+        size = self.bundle.card.size
+        outline = self.contour(PageRect(0, 0, size.width_mm, size.height_mm))
+        page.canvas.setFillGray(0.45)
+        page.polygons([p * scale + np.array([x, y]) for p in outline], stroke=0, fill=1)
+        page.canvas.setFillGray(0)
+
+    @cached_property
+    def picture_dpi(self) -> tuple[float, float]:
+        """Resolution of the picture on the sheet, across and down, in dots per inch."""
+        art, size = self._art[0], self.bundle.card.size
+        extent = art.around(PageRect(0, 0, size.width_mm, size.height_mm))
+        h, w = art.rgba.shape[:2]
+        return w / extent.w * 25.4, h / extent.h * 25.4
 
     def cut_line(self, page: PdfPage, contour: list[Polygon]) -> None:
         """Stroke ``contour`` on ``page`` in the spot color, overprinting, in a layer of its own."""
@@ -114,7 +136,7 @@ def draw_header(page: PdfPage, sticker: PrintedSticker) -> None:
     (cx, cy), sign = card.placement.center_mm, card.placement
     goal = card.patch.target_class or card.patch.goal
 
-    page.text(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
+    page.text_wrapped(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
     page.text(x, MARGIN + 11.2, f"Sticker {sticker.size}, run {card.patch.run_id}", 8.5, room=space)
     page.text(
         x,
@@ -150,9 +172,10 @@ def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: PageRect) -> None
     page.canvas.setLineWidth(0.5)
     page.polygons([np.array(outline) + np.array([r.x, r.y])], stroke=1, fill=1)
 
+    scale = r.w / placement.sign_width_mm
+    place = sticker.on_sign(r, scale)
     with page.clipped(r):
-        page.image(sticker.plain, sticker.on_sign(r, r.w / placement.sign_width_mm))
-    page.canvas.setFillGray(0)
+        sticker.shape(page, place.x, place.y, scale)
 
 
 def draw_cut_marks(page: PdfPage, r: PageRect, bleed: float = 0.0) -> None:

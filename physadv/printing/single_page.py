@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
-import pikepdf
-from reportlab.lib.units import mm
-from reportlab.pdfgen.canvas import Canvas
-
-from physadv.core.files import atomic_path
 from physadv.printing.layout import BAR, MARGIN, PageRect, snap_to_dots
+from physadv.printing.pdf_document import DocumentInfo, PdfCanvas, finish_document
 from physadv.printing.pdf_page import PdfPage
-from physadv.printing.pdf_postprocess import print_as_is, rewrite_images
-from physadv.printing.sheet_parts import VISIBLE_LINE, draw_footer
+from physadv.printing.sheet_parts import draw_footer
 
 HEAD, FOOT = 20.0, 22.0
 """Height in mm of the lines above, and of the bar and the line below."""
@@ -31,22 +25,10 @@ def write_one_page(
         title: Title of the document.
         draw: Function that draws on the page.
     """
-    buffer = io.BytesIO()
-    canvas = Canvas(buffer, pagesize=(size[0] * mm, size[1] * mm), invariant=1, pageCompression=1)
-    canvas.setTitle(title)
-    canvas.setSubject(VISIBLE_LINE)
-    canvas.setAuthor("physadv")
-    canvas.setCreator("physadv")
-
-    page = PdfPage(canvas, size)
-    draw(page)
+    canvas = PdfCanvas(size)
+    draw(PdfPage(canvas, size))
     canvas.showPage()
-    canvas.save()
-
-    with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(buffer.getvalue())) as pdf:
-        print_as_is(pdf)
-        rewrite_images(pdf)
-        pdf.save(temporary, deterministic_id=True, compress_streams=True)
+    finish_document(canvas, path, DocumentInfo(title))
 
 
 def draw_head_and_foot(page: PdfPage, title: str, lines: tuple[str, str]) -> PageRect:

@@ -20,7 +20,7 @@ def write_proof(bundle: PatchBundle, press: PressProfile, pdf: Path) -> tuple[Pa
 
     Args:
         bundle: Patch to print.
-        press: CMYK profile of the print shop.
+        press: Output profile of the print shop.
         pdf: File of the sheet.
 
     Returns:
@@ -41,12 +41,12 @@ def write_proof(bundle: PatchBundle, press: PressProfile, pdf: Path) -> tuple[Pa
         f"difference: black 0, yellow dE00 {4 * FAR:.0f} and more",
     )
 
+    ink = "" if proof.most_ink_percent is None else f"; most ink {proof.most_ink_percent:.0f} %"
     notes = (
         f"{press.name}, intent {press.intent}. Soft proof: what the profile predicts, not a "
         "measured print.",
         f"dE00 mean {proof.mean:.1f}, 95 % under {proof.p95:.1f}, worst {proof.worst:.1f}; "
-        f"over {FAR:.0f} on {100 * proof.share_far:.0f} % of the area; most ink "
-        f"{proof.most_ink_percent:.0f} %",
+        f"over {FAR:.0f} on {100 * proof.share_far:.0f} % of the area{ink}",
     )
 
     path = pdf.with_name(f"{pdf.stem}-proof.png")

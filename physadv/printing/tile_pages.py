@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from physadv.printing.layout import HEADER, MARGIN, PageRect
+from physadv.printing.pdf_document import PdfCanvas
 from physadv.printing.pdf_page import PdfPage
 from physadv.printing.sheet_parts import PrintedSticker, draw_footer, draw_header
 from physadv.printing.tiling import StickerTile, TileLayout
@@ -25,11 +24,11 @@ _TICK = (1.0, 5.0)
 _RING = 1.8
 
 
-def draw_tiles(canvas: Any, sticker: PrintedSticker, layout: TileLayout) -> None:
+def draw_tiles(canvas: PdfCanvas, sticker: PrintedSticker, layout: TileLayout) -> None:
     """Draw the assembly page, then the tiles, row by row.
 
     Args:
-        canvas: reportlab canvas.
+        canvas: The document.
         sticker: Sticker to print.
         layout: Layout of the tiles.
     """
@@ -69,8 +68,7 @@ def _drawing(page: PdfPage, sticker: PrintedSticker, layout: TileLayout, space: 
     x0 = space.x + (space.w - whole.w * scale) / 2 - whole.x * scale
     y0 = space.y + (space.h - whole.h * scale) / 2 - whole.y * scale
 
-    size = sticker.bundle.card.size
-    page.image(sticker.plain, PageRect(x0, y0, size.width_mm * scale, size.height_mm * scale))
+    sticker.shape(page, x0, y0, scale)
     page.canvas.setStrokeGray(0)
 
     tile_rects = [

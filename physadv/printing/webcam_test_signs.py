@@ -3,14 +3,13 @@ patch."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from reportlab.lib.utils import ImageReader
 
 from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
 from physadv.printing.aruco_markers import FIDUCIALS
 from physadv.printing.layout import MARGIN, PageRect, Paper, SignPageLayout, sign_page_layout
+from physadv.printing.pdf_document import PdfCanvas
 from physadv.printing.pdf_page import PdfPage, pdf_image
 from physadv.printing.run_markers import RUN_MARKER, code_in_words, run_code, run_marker_layout
 from physadv.printing.sheet_parts import PrintedSticker, draw_label
@@ -23,12 +22,12 @@ _PIECES = {
 
 
 def draw_test_signs(
-    canvas: Any, sticker: PrintedSticker, paper: Paper, sign: SignFace | None, dpi: int
+    canvas: PdfCanvas, sticker: PrintedSticker, paper: Paper, sign: SignFace | None, dpi: int
 ) -> None:
     """Draw the three pages.
 
     Args:
-        canvas: reportlab canvas.
+        canvas: The document.
         sticker: Sticker to print.
         paper: Name or size, as for :func:`~physadv.printing.layout.paper_size`.
         sign: Picture of the sign; None draws it by code.

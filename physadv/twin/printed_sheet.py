@@ -181,9 +181,11 @@ def _cut(
         _refuse_foreign_sheet(document, pdf, run_id)
         page = document[0]
         box = page.get_trimbox(fallback_ok=False)
-        if box is None:
+        if box is None or np.allclose(box, page.get_mediabox(), rtol=0, atol=0.01):
             raise GeometryError(
-                f"{pdf}", "page 1 has no TrimBox to cut along", "Make it with `physadv print`"
+                f"{pdf}",
+                "page 1 has no TrimBox around a sticker to cut along",
+                "Make it with `physadv print`, on one page",
             )
 
         x0_points, y0_points, x1_points, y1_points = box

@@ -89,32 +89,51 @@ def cmyk_profile(path: Path) -> Path:
     ink = np.clip((1 - rgb) / (1 - np.array([0.10, 0.12, 0.10])), 0, 1)
     ink = np.concatenate([ink, np.clip(ink.min(-1, keepdims=True) * 2 - 1, 0, 1)], -1)
     from_lab = _lut(b"mft2", 3, 4, 17, ink)
+    tags = {b"A2B0": to_lab, b"B2A0": from_lab, b"A2B1": to_lab, b"B2A1": from_lab}
+    return _written_profile(path, b"CMYK", tags)
+
+
+def rgb_profile(path: Path) -> Path:
+    """Write an output profile of a photo printer with three channels and sRGB's gamut."""
+    grid = np.array(list(product((0, 1), repeat=3)), float)
+    steps = np.linspace(0, 1, 17)
+    lab = np.stack(
+        np.meshgrid(steps * 100, steps * 255 - 128, steps * 255 - 128, indexing="ij"), -1
+    ).reshape(-1, 3)
+    to_lab = _lut(b"mft2", 3, 3, 2, _lab16(grid))
+    from_lab = _lut(b"mft2", 3, 3, 17, np.clip(_rgb(lab), 0, 1))
+    tags = {b"A2B0": to_lab, b"B2A0": from_lab, b"A2B1": to_lab, b"B2A1": from_lab}
+    return _written_profile(path, b"RGB ", tags)
+
+
+def gray_profile(path: Path) -> Path:
+    """Write an output profile of a press with black ink alone."""
+    return _written_profile(path, b"GRAY", {b"kTRC": b"curv\0\0\0\0" + struct.pack(">I", 0)})
+
+
+def _written_profile(path: Path, space: bytes, tables: dict[bytes, bytes]) -> Path:
+    """Write an ICC 2.1 output profile for ``space`` with ``tables``."""
     text = b"desc\0\0\0\0" + struct.pack(">I", 11) + b"test press\0" + bytes(78)
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
     rights = b"text\0\0\0\0none\0"
-    tags = {b"desc": text, b"cprt": rights, b"wtpt": white, b"A2B0": to_lab, b"B2A0": from_lab}
-    table, body, at = b"", b"", 128 + 4 + 12 * (len(tags) + 2)
-    places = {}
+    tags = {b"desc": text, b"cprt": rights, b"wtpt": white, **tables}
+    table, body, at = b"", b"", 128 + 4 + 12 * len(tags)
     for name, data in tags.items():
-        data += bytes(-len(data) % 4)
-        places[name] = (at + len(body), len(data))
-        body += data
-    places |= {b"A2B1": places[b"A2B0"], b"B2A1": places[b"B2A0"]}
-    for name, (offset, size) in places.items():
-        table += name + struct.pack(">II", offset, size)
+        table += name + struct.pack(">II", at + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
     head = struct.pack(
         ">I4sI4s4s4s12s4s",
         at + len(body),
         b"test",
         0x02100000,
         b"prtr",
-        b"CMYK",
-        b"Lab ",
+        space,
+        b"XYZ " if space == b"GRAY" else b"Lab ",
         bytes(12),
         b"acsp",
     )
     head += bytes(24) + struct.pack(">I3i", 0, 63190, 65536, 54061)
-    path.write_bytes(head + bytes(128 - len(head)) + struct.pack(">I", len(places)) + table + body)
+    path.write_bytes(head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body)
     return path
 
 

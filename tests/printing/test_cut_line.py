@@ -62,7 +62,7 @@ def test_spot_color_is_a_separation_and_overprints(tmp_path: Path, cut_name: str
         resources = page.obj.Resources
         (space,) = resources.ColorSpace.keys()
         kind, name, alternate, _ = resources.ColorSpace[space]
-        assert (kind, name, alternate) == ("/Separation", f"/{cut_name}", "/DeviceCMYK")
+        assert (kind, name, alternate[0]) == ("/Separation", f"/{cut_name}", "/ICCBased")
         assert [str(g.Name) for g in pdf.Root.OCProperties.OCGs] == [cut_name]
         steps = [(str(i.operator), list(i.operands)) for i in pikepdf.parse_content_stream(page)]
         start = next(i for i, (op, _) in enumerate(steps) if op == "BDC")

@@ -4,6 +4,7 @@ misses."""
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pikepdf
 import pytest
 import torch
 from PIL import Image, ImageCms
-from printed import cmyk_profile, noise, sticker
+from printed import cmyk_profile, gray_profile, noise, rgb_profile, sticker
 
 from physadv.core.errors import OptionError
 from physadv.core.image_io import read_rgba
@@ -27,17 +28,40 @@ def images(pdf: pikepdf.Pdf) -> list[pikepdf.Stream]:
     return [s for s in streams if s.get("/ColorSpace") != "/DeviceGray"]
 
 
-def test_srgb_is_the_default_intent(tmp_path: Path) -> None:
-    """The output intent carries an sRGB profile that LittleCMS reads, the same bytes each time."""
+def test_pictures_carry_srgb_by_default(tmp_path: Path) -> None:
+    """Without a profile, pictures have an sRGB profile that LittleCMS reads, the same bytes each
+    time."""
     sheet = write_sheet(sticker(tmp_path / "b", 60, 40, noise(8, 12)), tmp_path / "s.pdf")
     with pikepdf.open(sheet.pdf) as pdf:
-        (intent,) = pdf.Root.OutputIntents
-        data = intent.DestOutputProfile.read_bytes()
-        assert int(intent.DestOutputProfile.N) == 3
+        (picture,) = images(pdf)
+        kind, profile = picture.ColorSpace
+        data = profile.read_bytes()
+        assert (kind, int(profile.N)) == ("/ICCBased", 3)
     assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(data)))
     assert data == srgb_profile()
     assert sheet.proof is None
     assert sheet.proof_png is None
+
+
+@pytest.mark.parametrize(("make", "space"), [(rgb_profile, "RGB"), (gray_profile, "GRAY")])
+def test_other_printers_get_their_channels(
+    tmp_path: Path, make: Callable[[Path], Path], space: str
+) -> None:
+    """Pictures for a printer driven in RGB or gray have its channels, and white stays white."""
+    press = PressProfile(make(tmp_path / "p.icc"))
+    assert press.space == space
+    ink = press.convert(np.array([[[255, 255, 255], [0, 0, 0]]], np.uint8))
+    assert ink.shape == (1, 2, press.channels)
+    assert ink[0, 0].min() >= 250
+    assert ink[0, 1].max() <= 60
+    bundle = sticker(tmp_path / "b", 60, 40, noise(8, 12))
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", press=press)
+    with pikepdf.open(sheet.pdf) as pdf:
+        streams = [o for o in pdf.objects if isinstance(o, pikepdf.Stream)]
+        (picture,) = [o for o in streams if o.get("/Subtype") == "/Image"]
+        assert len(picture.read_bytes()) == picture.Width * picture.Height * press.channels
+    assert sheet.proof is not None
+    assert (sheet.proof.most_ink_percent is None) == (space == "RGB")
 
 
 def test_cmyk_profile_converts_every_picture(tmp_path: Path) -> None:
@@ -88,6 +112,7 @@ def test_proof_says_what_is_missed(tmp_path: Path) -> None:
     assert sheet.proof.share_far == pytest.approx(0.5)
     assert sheet.proof.worst > 10
     assert 0 < sheet.proof.mean < sheet.proof.worst
+    assert sheet.proof.most_ink_percent is not None
     assert sheet.proof.most_ink_percent <= 400
     white, green = press.proof(np.array([[[255, 255, 255], [0, 255, 0]]], np.uint8))[0].astype(int)
     assert white.min() >= 250
@@ -97,7 +122,7 @@ def test_proof_says_what_is_missed(tmp_path: Path) -> None:
 
 
 def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
-    """A missing file, a file that is no profile, an RGB profile and an unknown intent are each
+    """A missing file, a file that is no profile, a display's profile and an unknown intent are each
     named."""
     (tmp_path / "x.icc").write_bytes(b"nothing")
     (tmp_path / "rgb.icc").write_bytes(srgb_profile())
@@ -105,7 +130,7 @@ def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
         PressProfile(tmp_path / "none.icc")
     with pytest.raises(OptionError, match="not an ICC profile"):
         PressProfile(tmp_path / "x.icc")
-    with pytest.raises(OptionError, match="color space RGB; a CMYK output profile is needed"):
+    with pytest.raises(OptionError, match=r"for displays; an output profile \(prtr\) is needed"):
         PressProfile(tmp_path / "rgb.icc")
     with pytest.raises(OptionError, match="relative"):
         PressProfile(cmyk_profile(tmp_path / "press.icc"), intent="vivid")

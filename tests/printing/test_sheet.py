@@ -123,7 +123,8 @@ def test_pdf_says_how_to_print(tmp_path: Path) -> None:
         ]
         assert pictures
         assert {str(p.get("/Filter")) for p in pictures} == {"/FlateDecode"}
-        assert all("/TrimBox" not in page.obj for page in list(pdf.pages)[1:])
+        assert all(p.obj["/TrimBox"] == p.obj["/BleedBox"] for p in list(pdf.pages)[1:])
+        assert float(pdf.pages[1].obj["/TrimBox"][3]) == pytest.approx(297 * 72 / 25.4, abs=0.01)
 
 
 def test_text_is_there(tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def test_without_tile_the_count_is_named(tmp_path: Path) -> None:
 
 
 def test_pages_say_what_they_are(tmp_path: Path) -> None:
-    """Page 1 has no TrimBox; each tile's is its window; every page has the label, each tile its
-    name and the bar."""
+    """Page 1 is not trimmed; each tile's TrimBox is its window; every page has the label, each tile
+    its name and the bar."""
     bundle = sticker(tmp_path / "b", 300, 330, noise(9, 11))
     sheet = write_sheet(bundle, tmp_path / "s.pdf", tile=True, test_signs=True, sign_dpi=50)
     assert sheet.tiled is not None
@@ -126,8 +126,10 @@ def test_pages_say_what_they_are(tmp_path: Path) -> None:
         texts = [page.get_textpage().get_text_range() for page in document]
         assert len(texts) == sheet.pages == 1 + len(sheet.tiled.tiles) + 3
         assert all(VISIBLE_LINE in text for text in texts)
-        assert "/TrimBox" not in pdf.pages[0].obj
-        assert all("/TrimBox" not in page.obj for page in list(pdf.pages)[-3:])
+        for page in (pdf.pages[0], *list(pdf.pages)[-3:]):
+            assert [float(v) for v in page.obj.TrimBox] == pytest.approx(
+                [float(v) for v in page.obj.MediaBox], abs=0.001
+            )
         for tile, page, text in zip(
             sheet.tiled.tiles, list(pdf.pages)[1:], texts[1:], strict=False
         ):

@@ -45,6 +45,7 @@ EXTRAS = {
     "faces": ("dlib", "face_recognition_models"),
     "torchvision": ("torchvision",),
     "ultralytics": ("ultralytics",),
+    "fonts": ("manimgx_fonts", "manimgx_fonts_cjk"),
 }
 """Extra of physadv -> modules that it brings."""
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from physadv.core.findings import Finding
 from physadv.printing.config import PrintConfig
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions
+from physadv_cli.runs import RunOptions, print_findings
 
 if TYPE_CHECKING:
     from physadv.core.sign_artwork import SignFace
@@ -30,7 +31,8 @@ def register(app: typer.Typer, panel: str) -> None:
 def print_sheet(config: PrintConfig, run: RunOptions) -> None:
     """Write the print sheet of a patch: sticker, cut line, markers and a 100 mm bar to measure.
 
-    Print it at 100 %. Beside the PDF lie the cut line as SVG and, with --icc, a soft proof as PNG.
+    Print it at 100 %. Beside the PDF lies the cut line as SVG. With --icc the PDF is PDF/X-4 for a
+    print shop, with a soft proof as PNG beside it.
 
     Example: physadv print runs/stop --paper a4 --tile --bleed 2 --test-signs
     """
@@ -59,9 +61,10 @@ def print_sheet(config: PrintConfig, run: RunOptions) -> None:
         )
     run.record_beside(sheet.pdf, config)
 
+    print_findings([finding.as_dict() for finding in _findings(sheet)])
     size = patch.card.size
     words = f"{size.width_mm:.1f} x {size.height_mm:.1f} mm"
-    run.finish(_result(config, patch, sheet), _summary(sheet, words, config.paper))
+    run.finish(_result(config, patch, sheet), _summary(sheet, words, config.paper, config.icc))
 
 
 def _usual_path(bundle: Path) -> Path:
@@ -96,6 +99,9 @@ def _result(config: PrintConfig, patch: PatchBundle, sheet: PrintedSheet) -> dic
         "corner_radius_mm": config.corner_radius,
         "cut_name": config.cut_name,
         "bar_mm": round(sheet.bar_mm, 3),
+        "picture_dpi": [round(v, 1) for v in sheet.picture_dpi],
+        "standard": sheet.standard,
+        "doubts": [finding.as_dict() for finding in _findings(sheet)],
         **_places(sheet),
         **_proof(sheet),
     }
@@ -131,11 +137,25 @@ def _proof(sheet: PrintedSheet) -> dict[str, Any]:
             "worst": round(p.worst, 2),
         },
         "proof_share_over_5": round(p.share_far, 4),
-        "most_ink_percent": round(p.most_ink_percent),
+        "most_ink_percent": None if p.most_ink_percent is None else round(p.most_ink_percent),
     }
 
 
-def _summary(sheet: PrintedSheet, size: str, paper: str) -> str:
+def _findings(sheet: PrintedSheet) -> list[Finding]:
+    """Characters that are not on the sheet as they should be."""
+    if not sheet.lacking:
+        return []
+    return [
+        Finding(
+            "missing font",
+            f"no font on this machine has {sheet.lacking!r}; a frame with its code is printed "
+            "instead",
+            "Install the fonts with `pip install 'physadv[fonts]'` and print again",
+        )
+    ]
+
+
+def _summary(sheet: PrintedSheet, size: str, paper: str, profile: str | None) -> str:
     """The files for people, a line each."""
     on = (
         f"on {paper}"
@@ -145,6 +165,7 @@ def _summary(sheet: PrintedSheet, size: str, paper: str) -> str:
     lines = [
         f"{sheet.pdf}: sticker {size} {on}. Print at 100 %, measure the bar.",
         f"{sheet.svg}: the cut line",
+        _standard_in_words(sheet, profile),
     ]
     if sheet.proof is not None:
         p = sheet.proof
@@ -154,3 +175,13 @@ def _summary(sheet: PrintedSheet, size: str, paper: str) -> str:
             f"95 % under {p.p95:.1f}, over 5 on {100 * p.share_far:.0f} % of the sticker"
         )
     return "\n".join(lines)
+
+
+def _standard_in_words(sheet: PrintedSheet, profile: str | None) -> str:
+    dpi = " x ".join(f"{v:.0f}" for v in sheet.picture_dpi)
+    if sheet.standard is None:
+        return (
+            f"picture at {dpi} dpi in sRGB; plain PDF: for PDF/X-4 give your print shop's profile "
+            "with --icc"
+        )
+    return f"picture at {dpi} dpi; {sheet.standard} for {profile}"
