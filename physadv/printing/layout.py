@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import floor
 
 from physadv.core.errors import GeometryError
 from physadv.printing.aruco_markers import FIDUCIALS, GAP, MARKER, SHEET_IDS, test_sign_layout
@@ -268,7 +269,8 @@ def _too_large(
     size = paper_size(paper)
     name = paper.lower() if isinstance(paper, str) else f"{size[0]:g} x {size[1]:g} mm"
     rooms = [max_sticker_size(size, bleed), max_sticker_size((size[1], size[0]), bleed)]
-    limit = " or ".join(f"{w:.0f} x {h:.0f} mm" for w, h in rooms if h > 0) or "no sticker"
+    rooms = [(floor(10 * w) / 10, floor(10 * h) / 10) for w, h in rooms]
+    limit = " or ".join(f"{w:g} x {h:g} mm" for w, h in rooms if min(w, h) > 0) or "no sticker"
 
     # Only common formats are suggested.
     common = [p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)]

@@ -86,16 +86,16 @@ def write_sheet(
 ) -> PrintedSheet:
     """Write the sheet as PDF, the cut line as SVG beside it and, with ``press``, a soft proof.
 
-    The TrimBox of a single sheet is the cut rectangle, its BleedBox adds the bleed. On a tile both
-    are the tile's window, overlap included; on other pages, the whole page. With ``press`` the PDF
-    is PDF/X-4. Equal input gives equal bytes.
+    The TrimBox of a whole sticker is the cut rectangle, its BleedBox adds the bleed. On one of
+    several tiles both are its window, overlap included; on other pages, the whole page. With
+    ``press`` the PDF is PDF/X-4. Equal input gives equal bytes.
 
     Args:
         bundle: Patch to print.
         path: PDF to write.
         paper: Name (a4, letter, a3 ...) or (width, height) in mm.
-        tile: Whether a sticker that does not fit is laid over several pages; page 1 then shows how
-            to assemble them.
+        tile: Whether a sticker that does not fit is laid over several pages, of which the first
+            shows how to assemble them, or over one that leaves the markers out.
         overlap: Common strip of neighboring tiles in mm.
         cut: Options of the cut.
         press: Output profile of the print shop.
@@ -130,7 +130,9 @@ def write_sheet(
     if tile and not fits_paper(size.width_mm, size.height_mm, paper, cut.bleed):
         tiled = tile_layout(size.width_mm, size.height_mm, paper, overlap=overlap, bleed=cut.bleed)
     else:
-        instead = tiles_needed(size.width_mm, size.height_mm, paper, bleed=cut.bleed)
+        instead = tiles_needed(
+            size.width_mm, size.height_mm, paper, overlap=overlap, bleed=cut.bleed
+        )
         single = sheet_layout(size.width_mm, size.height_mm, paper, cut.bleed, instead=instead)
     page_mm = single.page if single else tiled.page if tiled else (0.0, 0.0)
 
@@ -138,7 +140,7 @@ def write_sheet(
     boxes: dict[int, tuple[PageRect, PageRect]] = {}
     if tiled:
         draw_tiles(canvas, sticker, tiled)
-        boxes = {i + 1: (t.window, t.window) for i, t in enumerate(tiled.tiles)}
+        boxes = _tile_boxes(tiled, sticker)
     if single:
         _sticker_page(PdfPage(canvas, single.page), sticker, single)
         boxes = {0: (single.sticker, single.sticker.grown(cut.bleed))}
@@ -167,6 +169,18 @@ def write_sheet(
         sticker.picture_dpi,
         PDFX if press else None,
     )
+
+
+def _tile_boxes(
+    layout: TileLayout, sticker: PrintedSticker
+) -> dict[int, tuple[PageRect, PageRect]]:
+    """Return TrimBox and BleedBox by page index: each tile's window, or the sticker's own where one
+    tile holds all of it."""
+    if layout.assembled:
+        return {i + 1: (tile.window, tile.window) for i, tile in enumerate(layout.tiles)}
+    size = sticker.bundle.card.size
+    cut_rect = PageRect(*layout.tiles[0].on_page(0, 0), size.width_mm, size.height_mm)
+    return {0: (cut_rect, cut_rect.grown(sticker.cut.bleed))}
 
 
 def _info(sticker: PrintedSticker) -> DocumentInfo:

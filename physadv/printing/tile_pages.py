@@ -25,14 +25,15 @@ _RING = 1.8
 
 
 def draw_tiles(canvas: PdfCanvas, sticker: PrintedSticker, layout: TileLayout) -> None:
-    """Draw the assembly page, then the tiles, row by row.
+    """Draw the assembly page, unless there is only one tile, then the tiles, row by row.
 
     Args:
         canvas: The document.
         sticker: Sticker to print.
         layout: Layout of the tiles.
     """
-    _assembly_page(PdfPage(canvas, layout.page), sticker, layout)
+    if layout.assembled:
+        _assembly_page(PdfPage(canvas, layout.page), sticker, layout)
     for tile in layout.tiles:
         _tile_page(PdfPage(canvas, layout.page), sticker, layout, tile)
 
@@ -110,24 +111,14 @@ def _tile_page(
 ) -> None:
     card = sticker.bundle.card
     x, room = MARGIN + 1, page.width - 2 * MARGIN - 2
-
-    page.text(x, MARGIN + 5.5, tile.label, 15, bold=True)
-    position = f"row {tile.row + 1} of {layout.rows}, column {tile.column + 1} of {layout.columns}"
-    page.text(
-        x + 14,
-        MARGIN + 2.5,
-        f"{card.patch.name}: tile {tile.label}, {position}",
-        8.5,
-        bold=True,
-        room=room - 14,
-    )
-    page.text(
-        x + 14,
-        MARGIN + 6.5,
-        f"Sticker {sticker.size}, run {card.patch.run_id}; assemble by page 1",
-        8.5,
-        room=room - 14,
-    )
+    title, note = card.patch.name, f"Sticker {sticker.size}, run {card.patch.run_id}"
+    if layout.assembled:
+        place = f"row {tile.row + 1} of {layout.rows}, column {tile.column + 1} of {layout.columns}"
+        title, note = f"{title}: tile {tile.label}, {place}", f"{note}; assemble by page 1"
+        page.text(x, MARGIN + 5.5, tile.label, 15, bold=True)
+        x, room = x + 14, room - 14
+    page.text(x, MARGIN + 2.5, title, 8.5, bold=True, room=room)
+    page.text(x, MARGIN + 6.5, note, 8.5, room=room)
 
     size = card.size
     with page.clipped(tile.window):

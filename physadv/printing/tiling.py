@@ -69,6 +69,16 @@ class TileLayout:
     tiles: tuple[StickerTile, ...]
     bar: PageRect
 
+    @property
+    def assembled(self) -> bool:
+        """Whether there is something to assemble: more than one tile."""
+        return len(self.tiles) > 1
+
+    @property
+    def sheets(self) -> int:
+        """Sheets of paper: one for each tile and, to assemble by, one more."""
+        return len(self.tiles) + self.assembled
+
     def tile(self, row: int, column: int) -> StickerTile:
         """Return the tile at ``row`` and ``column``."""
         return self.tiles[row * self.columns + column]
@@ -178,7 +188,7 @@ def tile_layout(
 def tiles_needed(
     width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0
 ) -> str:
-    """Return a remedy that names the pages ``--tile`` would take.
+    """Return a remedy that names the sheets of paper ``--tile`` takes.
 
     Args:
         width: Width of the sticker in mm.
@@ -195,9 +205,10 @@ def tiles_needed(
     except GeometryError:
         return ""
 
-    plural = "s" if len(layout.tiles) > 1 else ""
-    sheets = f"{len(layout.tiles)} sheet{plural} ({layout.columns} x {layout.rows})"
-    return f"print with --tile on {sheets} and one to assemble by"
+    if not layout.assembled:
+        return "print with --tile on 1 sheet, which leaves the markers around it out"
+    tiles = f"{len(layout.tiles)} tiles, {layout.columns} x {layout.rows}"
+    return f"print with --tile on {layout.sheets} sheets ({tiles}, and one to assemble by)"
 
 
 def _room(page: tuple[float, float]) -> tuple[float, float]:
@@ -216,9 +227,10 @@ def _counts(
 
 
 def _count(span: float, room: float, overlap: float) -> float:
-    if span <= room:
+    # What fits but for the rounding up to dots is one tile; margins have that much to spare.
+    if span <= room + _DOT:
         return 1
-    step = int((room - overlap) / _DOT) * _DOT
+    step = int((room - overlap) / _DOT + 1e-6) * _DOT
     return ceil((span - overlap) / step - 1e-9) if step > overlap else inf
 
 

@@ -71,9 +71,9 @@ def test_print_on_tiles(bundle: Path, tmp_path: Path) -> None:
     assert said["tiles"][0]["label"] == "A1"
     assert said["size_mm"] == [120.0, 80.0]
     assert said["bar_mm"] == pytest.approx(100, abs=0.05)
-    refused = CliRunner().invoke(app, command[:4])
+    refused = CliRunner().invoke(app, [*command[:4], *command[5:]])
     assert isinstance(refused.exception, GeometryError)
-    assert f"--tile on {len(said['tiles'])} sheets" in str(refused.exception)
+    assert f"--tile on {said['pages']} sheets" in str(refused.exception)
 
 
 def test_a_sheet_is_repeated_from_the_record_beside_it(bundle: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ identically."""
 
 from __future__ import annotations
 
+import re
+from math import ceil, floor, inf
 from pathlib import Path
 
 import cv2
@@ -16,7 +18,14 @@ from printed import needs_poppler, noise, poppler, sticker
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.printing.cut_line import CutOptions
-from physadv.printing.layout import PAPERS
+from physadv.printing.layout import (
+    PAPERS,
+    Paper,
+    fits_paper,
+    max_sticker_size,
+    paper_size,
+    sheet_layout,
+)
 from physadv.printing.sheet import SCALE_LINE, VISIBLE_LINE, write_sheet
 from physadv.printing.tiling import tile_layout
 
@@ -104,16 +113,141 @@ def test_refusals() -> None:
         tile_layout(500, 500, (121.0, 121.0), overlap=50)
 
 
-def test_without_tile_the_count_is_named(tmp_path: Path) -> None:
-    """A sticker that is too large is refused with the number of sheets it would take."""
-    bundle = sticker(tmp_path / "b", 560, 450, noise(9, 11))
-    with pytest.raises(
-        GeometryError, match=r"560 x 450 mm: a4 takes at most .*--tile on 8 sheets \(4 x 2\)"
-    ):
-        write_sheet(bundle, tmp_path / "s.pdf")
-    assert len(tile_layout(560, 450, "a4").tiles) == 8
+def advised(error: GeometryError) -> int | None:
+    """The number of sheets that a refusal names; None where it does not speak of tiles."""
+    found = re.search(r"--tile on (\d+) sheet", str(error))
+    return int(found[1]) if found else None
+
+
+@pytest.mark.parametrize(
+    ("size", "paper", "sheets"),
+    [
+        ((560.0, 450.0), "a4", 9),
+        ((250.1, 333.3), "a3", 1),
+        ((333.3, 250.1), "a3", 3),
+        ((290.0, 170.0), "a4", 3),
+        ((300.0, 330.0), "letter", 5),
+    ],
+)
+def test_the_advice_is_what_is_written(
+    tmp_path: Path, size: tuple[float, float], paper: str, sheets: int
+) -> None:
+    """A sticker that is too large is refused with the number of sheets of paper that --tile then
+    writes, on upright or turned paper."""
+    bundle = sticker(tmp_path / "b", *size, noise(9, 11))
+    with pytest.raises(GeometryError) as refused:
+        write_sheet(bundle, tmp_path / "s.pdf", paper=paper)
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=paper, tile=True)
+    assert advised(refused.value) == sheet.pages == sheets
+    assert sheet.tiled is not None
+    assert sheet.tiled.sheets == sheets
+    with pypdfium2.PdfDocument(str(sheet.pdf)) as document:
+        assert len(document) == sheets
+        assert ("assemble" in document[0].get_textpage().get_text_range()) == (sheets > 1)
+    if sheets == 1:  # nothing to assemble: the page is trimmed to the sticker
+        with pikepdf.open(sheet.pdf) as pdf:
+            box = [float(v) * 25.4 / 72 for v in pdf.pages[0].obj.TrimBox]
+        assert (box[2] - box[0], box[3] - box[1]) == pytest.approx(size, abs=0.001)
+
+
+def test_the_advice_knows_the_overlap_and_the_bleed(tmp_path: Path) -> None:
+    """Options that change the number of tiles are in the advice."""
+    bundle = sticker(tmp_path / "b", 360, 250, noise(9, 11))
+    cut = CutOptions(bleed=5)
+    counts = []
+    for overlap in (5.0, 50.0):
+        with pytest.raises(GeometryError) as refused:
+            write_sheet(bundle, tmp_path / "s.pdf", overlap=overlap, cut=cut)
+        sheet = write_sheet(bundle, tmp_path / "s.pdf", tile=True, overlap=overlap, cut=cut)
+        assert advised(refused.value) == sheet.pages
+        counts.append(sheet.pages)
+    assert counts[0] < counts[1]
     small = sticker(tmp_path / "c", 50, 50, noise(9, 11))
     assert write_sheet(small, tmp_path / "c.pdf", tile=True).tiled is None
+
+
+def fewest(span: float, room: float, overlap: float) -> float:
+    """Tiles of at most ``room`` that cover ``span``, by counting; lengths in whole dots."""
+    if span <= room:
+        return 1
+    if room <= 2 * overlap:
+        return inf
+    return next((n for n in range(2, 402) if n * (room - overlap) + overlap >= span), inf)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    width=st.floats(50, 2000),
+    height=st.floats(50, 2000),
+    overlap=st.floats(5, 50),
+    bleed=st.floats(0, 5),
+    paper=st.sampled_from(["letter", "a5", "a4", "a3", (300.0, 400.0), (400.0, 300.0)]),
+)
+def test_no_fewer_tiles_would_do(
+    width: float, height: float, overlap: float, bleed: float, paper: str | tuple[float, float]
+) -> None:
+    """The number of tiles is the least that covers the sticker on upright or turned paper, up to
+    the rounding to dots."""
+    try:
+        layout = tile_layout(width, height, paper, overlap=overlap, bleed=bleed)
+    except GeometryError:
+        return
+    spans = [ceil((side + 2 * (bleed + 1)) / DOT) for side in (width, height)]
+    common = ceil(overlap / DOT - 1e-6)
+    counts = []
+    for page in (paper_size(paper), paper_size(paper)[::-1]):
+        rooms = [floor((page[0] - 28) / DOT), floor((page[1] - 54) / DOT)]
+        pairs = list(zip(spans, rooms, strict=True))
+        counts.append(
+            [fewest(s - slack, r, common) for slack in (0, 4) for s, r in pairs]
+            if page[0] >= 116
+            else [inf] * 4
+        )
+    most = min(c[0] * c[1] for c in counts)
+    least = min(c[2] * c[3] for c in counts)
+    assert least <= len(layout.tiles) <= most
+
+
+@pytest.mark.parametrize("paper", ["a4", "a3", "letter", (300.0, 400.0)])
+def test_what_fits_exactly_is_one_sheet(paper: str | tuple[float, float]) -> None:
+    """A sticker that fills the space for tiles is one tile, a millimeter more are two; one that
+    fills the page with its markers needs no tiles, a hair more does."""
+    page = paper_size(paper)
+    for w, h in (page, page[::-1]):
+        room = (w - 28 - 2, h - 54 - 2)
+        assert len(tile_layout(*room, paper).tiles) == 1
+        assert len(tile_layout(room[0] + 1, room[1], (w, h)).tiles) == 2
+        if min(largest := max_sticker_size((w, h))) > 0:
+            assert fits_paper(*largest, paper)
+            assert not fits_paper(largest[0] + 0.01, max(largest[1], w), paper)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    width=st.floats(10, 900),
+    height=st.floats(10, 900),
+    bleed=st.floats(0, 5),
+    paper=st.sampled_from(["a5", "a4", "letter", "legal", "a3", (160.0, 330.0)]),
+)
+def test_the_paper_advised_takes_the_sticker(
+    width: float, height: float, bleed: float, paper: Paper
+) -> None:
+    """A refusal names the smallest common paper that takes the sticker, and a limit that is
+    kept."""
+    try:
+        sheet_layout(width, height, paper, bleed)
+    except GeometryError as error:
+        text = str(error)
+        named = re.search(r"--paper (a\d)", text)
+        limits = re.findall(r"([\d.]+) x ([\d.]+) mm", text.partition("takes at most")[2])
+    else:
+        return
+    common = [p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)]
+    assert (named[1] if named else None) == (common[0] if common else None)
+    for w, h in limits:
+        assert fits_paper(float(w), float(h), paper, bleed)
+    if named:
+        sheet_layout(width, height, named[1], bleed)
 
 
 def test_pages_say_what_they_are(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _places(sheet: PrintedSheet) -> dict[str, Any]:
     tiles = [
         {
             "label": t.label,
-            "page": i + 2,
+            "page": i + 1 + sheet.tiled.assembled,
             "window_mm": [round(v, 4) for v in (t.window.x, t.window.y, t.window.w, t.window.h)],
             "region_mm": [round(v, 4) for v in (t.region.x, t.region.y, t.region.w, t.region.h)],
         }
@@ -161,6 +161,8 @@ def _summary(sheet: PrintedSheet, size: str, paper: str, profile: str | None) ->
         f"on {paper}"
         if sheet.tiled is None
         else f"on {len(sheet.tiled.tiles)} tiles of {paper}, assembled by page 1"
+        if sheet.tiled.assembled
+        else f"on {paper} without markers around it"
     )
     lines = [
         f"{sheet.pdf}: sticker {size} {on}. Print at 100 %, measure the bar.",
