@@ -99,6 +99,10 @@ PRESETS: dict[str, EotRanges] = {
     ),
 }
 
+STATED_DISTANCES = ("rp2",)
+"""Published presets whose paper states the distances, which are kept; the others leave them open.
+"""
+
 SOURCES: dict[str, str] = {
     "default": "ours: what the demo and the bundles shipped so far were made with",
     "camera": "ours: the whole way from print to stream, every effect on",
@@ -143,6 +147,14 @@ def eot_preset(name: str) -> EotRanges:
 def ranges_from_toml(path: str | Path, base: EotRanges) -> EotRanges:
     """Return ``base`` with the ranges that the TOML file at ``path`` states.
 
+    Raises OptionError as :func:`read_ranges` does.
+    """
+    return replace(base, **read_ranges(path))
+
+
+def read_ranges(path: str | Path) -> dict[str, Range]:
+    """Return the ranges that the TOML file at ``path`` states.
+
     The file holds lines such as ``yaw_deg = [-30, 30]`` or ``cutout_share = 0.4``, at the top or
     under ``[eot]``, as a card has them. Raises OptionError for an unreadable file, an unknown name
     (with near ones) and for what is no range.
@@ -165,7 +177,7 @@ def ranges_from_toml(path: str | Path, base: EotRanges) -> EotRanges:
         raise OptionError(
             f"'eot' in '{path}'", "It must be a table of ranges", "Write [eot] above them"
         )
-    return replace(base, **ranges_from_table(stated, str(path)))
+    return ranges_from_table(stated, str(path))
 
 
 def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Range]:

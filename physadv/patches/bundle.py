@@ -108,6 +108,7 @@ class PatchCard:
         eot: Ranges of EOT by name.
         optimisation: Configuration that it was made with.
         heldout: Rates on held-out draws.
+        visibility: How small each victim still reads the clean sign.
         data: Sources of the data sets named in the configuration.
         versions: Versions of the packages.
 
@@ -124,6 +125,7 @@ class PatchCard:
     eot: dict[str, Any] = field(default_factory=dict)
     optimisation: dict[str, Any] = field(default_factory=dict)
     heldout: dict[str, Any] = field(default_factory=dict)
+    visibility: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,12 +13,14 @@ from physadv.eot.mask_shapes import area_share
 from physadv.eot.scenes.load import SceneSources
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CardPlacement, ModelInfo, PatchCard, PatchInfo, PatchSize
+from physadv.patches.by_distance import bin_rates
 from physadv.patches.config import ANYWHERE, PROFILES, PatchConfig
 from physadv.patches.controls import control_findings
 from physadv.patches.face_rates import rates_by_face, worst_face
 from physadv.patches.optimize import PatchMeasurement
 from physadv.patches.photo_sources import object_share, pose_of
 from physadv.patches.task import PatchTask
+from physadv.patches.visibility import VisibilityCurve, visibility_table
 
 _OCTAGON_SHARE = 0.8284
 """Area of a regular octagon over that of its bounding square."""
@@ -32,6 +35,7 @@ def make_card(
     *,
     steps_done: int,
     forced: bool = False,
+    curves: Sequence[VisibilityCurve] = (),
 ) -> PatchCard:
     """Return the card of a patch.
 
@@ -42,6 +46,7 @@ def make_card(
         measured: Its rates on held-out draws.
         steps_done: Steps that were made.
         forced: Whether it was made although its controls, measured before, were not valid.
+        curves: How small its victims read the clean sign, where it was measured.
 
     Returns:
         The card; checksum and run id are filled in by :func:`physadv.patches.bundle.write_bundle`.
@@ -68,6 +73,7 @@ def make_card(
     }
     if forced:
         doubts["forced"] = True
+    binned = bin_rates(task, measured.rows, has_sign=config.object == "sign")
     outcome = {"steps_done": steps_done, "score_threshold": task.goal.score_threshold}
     return PatchCard(
         patch=info,
@@ -80,7 +86,9 @@ def make_card(
             **heldout_table(task.scene_sources, measured),
             **face_tables(task.scene_sources, measured),
             **doubts,
+            **binned,
         },
+        visibility=visibility_table(curves),
         versions={name: version(name) for name in _RECORDED_PACKAGES},
     )
 

@@ -1,12 +1,15 @@
-"""Configurations of ``patch verify`` and ``patch transfer``, which measure finished bundles."""
+"""Configurations of ``patch verify`` and ``patch transfer``, which measure finished bundles, and of
+``patch visibility``, which measures a model before there is one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
+from physadv.core.sign_artwork import VARIED
+from physadv.patches.config import PatchConfig
 
 DataFolder = Annotated[
     str | None,
@@ -86,3 +89,47 @@ class TransferConfig(Config):
     ] = ()
     test_draws: CardDraws = None
     data_folder: DataFolder = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisibilityConfig(Config):
+    """Configuration of a model's visibility: how small it still reads a clean sign.
+
+    Example:
+        >>> VisibilityConfig(model="signs", eot="camera").patch_config.eot
+        'camera'
+    """
+
+    command: ClassVar[str] = "patch-visibility"
+
+    model: shared.ModelName = "signs"
+    weights: shared.ModelWeights = None
+    true_class: Annotated[str, ConfigField(shared.TRUE_CLASS_HELP, "Goal", metavar="CLASS")] = (
+        "stop"
+    )
+    threshold: Annotated[
+        float | None,
+        ConfigField(shared.THRESHOLD_HELP, "Goal", least=0, most=1, default="the model's"),
+    ] = None
+    sign_width_mm: Annotated[
+        float, ConfigField(shared.SIGN_WIDTH_HELP, "Scene", least=1, aliases=("sign-width",))
+    ] = 457.0
+    signs: shared.SignFolders = ()
+    faces: shared.DrawnFaces = VARIED
+    backgrounds: shared.BackgroundPhotos = None
+    boxes: shared.BoxesFile = None
+    eot: Annotated[str, ConfigField(shared.EOT_HELP, "Scene")] = "default"
+    eot_ranges: Annotated[
+        str | None,
+        ConfigField(
+            "TOML file of ranges in place of the preset's.", "Scene", metavar="FILE", path=True
+        ),
+    ] = None
+    camera_profile: shared.CameraProfileFile = None
+    seed: shared.Seed = 0
+    device: shared.Device = "auto"
+
+    @property
+    def patch_config(self) -> PatchConfig:
+        """The configuration of a patch whose scenes are those that are shown."""
+        return PatchConfig(**{field.name: getattr(self, field.name) for field in fields(self)})

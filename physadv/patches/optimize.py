@@ -21,6 +21,7 @@ from physadv.eot.warp import square_boxes
 from physadv.evaluation.metrics.detection import DetectionMetrics, scene_rows, summarize_detection
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 from physadv.models.detectors import DetectedBoxes
+from physadv.patches.apparent_size import describe_objects
 from physadv.patches.task import PatchTask, sample_scenes
 from physadv.threat.patch_goals import Annotations, PatchGoal
 from physadv.threat.printability import (
@@ -418,11 +419,15 @@ def _judged_rows(
     # An object is a row; the boxes of a scene stand in the row of its first object.
     several = annotations.scene is not None
     owners = annotations.scene.tolist() if annotations.scene is not None else range(len(images))
+    views = describe_objects(
+        scenes, task.ranges, task.sign_width_mm, whole_frame=task.scene_size.whole_frame
+    )
     rows: list[Row] = []
     for number, owner in enumerate(owners):
         row: Row = {"draw": name[1] + owner, "group": scenes.groups[owner]}
         if several:
             row["object"] = sum(earlier["draw"] == row["draw"] for earlier in rows)
+        row |= views[number]
         row |= {block: verdicts[block][number] for block in BLOCKS}
         if scene_tables and row.get("object", 0) == 0:
             row["scene"] = {block: scene_tables[block][owner] for block in BLOCKS}

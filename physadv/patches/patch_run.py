@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ from physadv.patches.optimize import (
 from physadv.patches.preview import preview_picture
 from physadv.patches.resume import load_checkpoint, save_checkpoint
 from physadv.patches.task import PatchTask, configured_ranges
+from physadv.patches.visibility import (
+    VisibilityCurve,
+    keeps_distances,
+    load_curves,
+    measure_visibility,
+    save_curves,
+    visible_ranges,
+)
 
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
@@ -39,6 +48,8 @@ _REPORTED_ONLY = ("test_draws", "name", "device")
 
 class PatchRun:
     """Patch optimization in a folder; every validation is a checkpoint that a second run resumes.
+
+    First of all it measures how small the victims read a clean sign, and keeps the draws within it.
 
     Args:
         config: What to optimize.
@@ -65,11 +76,22 @@ class PatchRun:
         if not overwrite:
             refuse_other_result(config, out)
         self.config, self.out, self.force = config, out, force
-        self.task = PatchTask.from_config(config, model=model)
-        self.model = self.task.loaded_model
+        task = PatchTask.from_config(config, model=model)
+        self.curves = self._visibility(task)
+        if self.curves and not keeps_distances(config):
+            task = replace(task, ranges=visible_ranges(task, self.curves))
+        self.task, self.model = task, task.loaded_model
         self.resumed_at = 0
         self._is_forced = False
         self._last: PatchProgress | None = None
+
+    def _visibility(self, task: PatchTask) -> tuple[VisibilityCurve, ...]:
+        """The curve of each victim of ``task``, from an earlier start of the run or measured; none
+        where it has no sign."""
+        if self.config.object != "sign":
+            return ()
+        saved = load_curves(self.out, checkpoint_key(self.config))
+        return measure_visibility(task) if saved is None else saved
 
     def check_controls(self) -> list[Finding]:
         """Measure the clean and the blank control, before any step, and return what they say.
@@ -92,6 +114,8 @@ class PatchRun:
         key = checkpoint_key(self.config)
         saved = load_checkpoint(self.out, key, self.config.lr, self.config.steps)
         start: dict[str, Any] = {}
+        if self.curves:
+            save_curves(self.out, self.curves, key)
         if saved is not None:
             self.resumed_at, self._last = saved.step, saved
             start = {
@@ -140,6 +164,7 @@ class PatchRun:
             measured,
             steps_done=last.step,
             forced=self._is_forced,
+            curves=self.curves,
         )
         card.heldout.update(self._further_models(best))
         bundle = write_bundle(
@@ -182,6 +207,8 @@ def checkpoint_key(config: PatchConfig) -> int:
     words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
     if config.eot_ranges:
         words.append(f"eot_ranges={configured_ranges(config).as_dict()}")
+    if config.object == "sign" and not keeps_distances(config):
+        words.append("distances=visible")
     return derive(config.seed, *words)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import PatchBundle
+from physadv.patches.by_distance import bin_rates, differing_bins
 from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.task import PatchTask
@@ -27,11 +28,16 @@ class VerifyOutcome:
         claimed: Success on the card.
         measured: Rates measured now.
         agrees: Whether they agree (:func:`verify_bundle`).
+        bins: Rates measured now by distance and by angle, as
+            :func:`physadv.patches.by_distance.bin_rates` returns them.
+        differing: A line for each of these bins whose success is not that of the card.
     """
 
     claimed: RateInterval
     measured: PatchMeasurement
     agrees: bool
+    bins: dict[str, Any] = field(default_factory=dict)
+    differing: tuple[str, ...] = ()
 
 
 def config_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> PatchConfig:
@@ -110,41 +116,56 @@ def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = N
         DataError: A file is nowhere; the remedy is the source that the card records.
     """
     paths: dict[str, Any] = {}
-    for field in _FILE_FIELDS:
-        named = getattr(config, field)
+    for key in _FILE_FIELDS:
+        named = getattr(config, key)
         if not named:
             continue
         if isinstance(named, tuple):
-            paths[field] = tuple(_locate(bundle, field, name, data) for name in named)
+            paths[key] = tuple(_locate(bundle, key, name, data) for name in named)
         else:
-            paths[field] = _locate(bundle, field, named, data)
+            paths[key] = _locate(bundle, key, named, data)
     return replace(config, **paths)
 
 
-def _locate(bundle: PatchBundle, field: str, name: str, data: Path | None) -> str | None:
+def _locate(bundle: PatchBundle, key: str, name: str, data: Path | None) -> str | None:
     """Where the file or folder ``name`` of a field is now; None for weights that are nowhere."""
     candidates = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
-    if field in PROFILES:
+    if key in PROFILES:
         candidates.reverse()
     path = next((file for file in candidates if file.exists()), None)
-    if path is None and field != "weights":
-        raise _missing_file(bundle, field, name)
+    if path is None and key != "weights":
+        raise _missing_file(bundle, key, name)
     return None if path is None else str(path)
 
 
-def _missing_file(bundle: PatchBundle, field: str, name: str) -> DataError:
+def _missing_file(bundle: PatchBundle, key: str, name: str) -> DataError:
     source = bundle.card.data.get(name) or bundle.card.data.get(name.split("/")[0], "")
     hint = f" ({source})" if source else ""
     return DataError(
         f'"{name}", named on the card of {bundle.card.patch.name}, is not found',
         "It is needed to measure the patch as before",
-        f"Give --{field} or --data-folder FOLDER that holds it{hint}",
+        f"Give --{key} or --data-folder FOLDER that holds it{hint}",
     )
 
 
-def _recorded_ranges(config: PatchConfig, bundle: PatchBundle) -> EotRanges | None:
-    """Return the card's own table of ranges where they came from a file, which it does not hold."""
-    if config.eot_ranges is None:
+def recorded_ranges(config: PatchConfig, bundle: PatchBundle) -> EotRanges | None:
+    """Return the ranges of EOT that the card of ``bundle`` records.
+
+    They are what its draws were made from: a preset narrowed to what the victim reads, with the
+    ranges of a file and a camera over it.
+
+    Args:
+        config: Configuration of the measurement.
+        bundle: The bundle.
+
+    Returns:
+        The ranges; None where ``config`` names another preset than the card, or the card has none.
+
+    Raises:
+        OptionError: The card's ranges are none.
+    """
+    is_own = config.eot == bundle.card.optimisation.get("eot", "default")
+    if not bundle.card.eot or not (is_own or config.eot_ranges):
         return None
     card = f"{bundle.folder}: [eot]"
     return replace(NOTHING, **ranges_from_table(bundle.card.eot, card))
@@ -162,8 +183,9 @@ def verify_bundle(
     """Measure a bundle's held-out success again and compare it with its card.
 
     On the card's own draws, whose photos are the same, the two agree where the new rate lies in
-    Wilson's interval of the card's; on other draws, or another number of them, where the two
-    intervals overlap.
+    Wilson's interval of the card's, and that of every bin of distance and angle in its own; on
+    other draws, or another number of them, where the two intervals overlap. Bins that differ there
+    are named, but decide nothing: of a dozen intervals one may miss by chance.
 
     Args:
         bundle: The bundle.
@@ -190,7 +212,7 @@ def verify_bundle(
     config = locate_files(config, bundle, data)
     _check_profiles(bundle, config)
 
-    task = PatchTask.from_config(config, ranges=_recorded_ranges(config, bundle))
+    task = PatchTask.from_config(config, ranges=recorded_ranges(config, bundle))
     _check_weights(bundle, task.loaded_model)
     draws = draws or config.test_draws
     name = "fresh" if fresh else "test"
@@ -199,13 +221,16 @@ def verify_bundle(
 
     claimed = RateInterval(**bundle.card.heldout["success"])
     now = measured.success
-    if fresh or draws != config.test_draws:
+    same_draws = not fresh and draws == config.test_draws
+    bins = bin_rates(task, measured.rows, has_sign=config.object == "sign")
+    differing = differing_bins(bundle.card.heldout, bins, same_draws=same_draws)
+    if not same_draws:
         agrees = now.low <= claimed.high and claimed.low <= now.high
     else:
         # The draws are the same, so their photos, however few, are no source of chance.
         same = wilson_interval(round(claimed.rate * claimed.n), claimed.n)
-        agrees = same.low - 1e-9 <= now.rate <= same.high + 1e-9
-    return VerifyOutcome(claimed, measured, agrees)
+        agrees = same.low - 1e-9 <= now.rate <= same.high + 1e-9 and not differing
+    return VerifyOutcome(claimed, measured, agrees, bins, tuple(differing))
 
 
 def _check_profiles(bundle: PatchBundle, config: PatchConfig) -> None:

@@ -15,7 +15,12 @@ from physadv.patches.bundle import PatchBundle
 from physadv.patches.card import rates_table
 from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
-from physadv.patches.reverify import config_from_bundle, locate_files, refuse_foreign_models
+from physadv.patches.reverify import (
+    config_from_bundle,
+    locate_files,
+    recorded_ranges,
+    refuse_foreign_models,
+)
 from physadv.patches.task import PatchTask, goal_for, scene_size_for
 
 
@@ -90,7 +95,8 @@ def transfer_matrix(
         refuse_foreign_models(bundle, named, named_by_user=trusted)
         changes: dict[str, Any] = dict(scenes or {})
         config = replace(locate_files(recorded, bundle, data), device="cpu", **changes)
-        task = replace(PatchTask.from_config(config), mask=bundle.mask)
+        task = PatchTask.from_config(config, ranges=recorded_ranges(config, bundle))
+        task = replace(task, mask=bundle.mask)
 
         for text in models:
             model, _, weights = text.partition("=")

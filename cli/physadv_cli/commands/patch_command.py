@@ -10,7 +10,7 @@ import typer
 
 from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
 from physadv.patches.config import PatchConfig
-from physadv.patches.measure_config import TransferConfig, VerifyConfig
+from physadv.patches.measure_config import TransferConfig, VerifyConfig, VisibilityConfig
 from physadv_cli.configured import Override, from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
 from physadv_cli.runs import RunOptions, console, default_folder, open_run, print_findings
@@ -56,6 +56,9 @@ def register(root: typer.Typer, panel: str) -> None:
     app.command("transfer", short_help="Measure bundles on other models.")(
         from_config(transfer, TransferConfig)
     )
+    app.command(
+        "visibility", short_help="Measure how far away a model still reads the clean sign."
+    )(from_config(visibility, VisibilityConfig, out=None))
     root.add_typer(
         app,
         name="patch",
@@ -70,10 +73,11 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     Ctrl-C keeps the best patch so far; the same command with the same --out resumes. A finished
     bundle of another configuration is not replaced unless --overwrite is given. The clean and the
     blank control are measured first; where one is not valid, nothing is made unless --force is
-    given.
+    given. Distances are drawn down to where the model still reads the clean sign, unless
+    --eot-ranges states them.
 
     See also: `physadv patch verify -h` measures a bundle again; `physadv patch transfer -h` tries
-    bundles on other models.
+    bundles on other models; `physadv patch visibility -h` measures how far a model sees.
 
     Example: physadv patch --model signs --goal untargeted --size 190x150 --center 0,95 --out
     my-sticker
@@ -114,14 +118,18 @@ def run_patch(
     Returns:
         What ``--json`` prints, and the summary for people.
     """
+    from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE, rate_lines
     from physadv.patches.face_rates import rates_by_face
     from physadv.patches.patch_run import PatchRun
+    from physadv.patches.visibility import limit_lines
 
     run = PatchRun(config, folder, overwrite=overwrite, force=force)
     controls = run.check_controls()
     open_run("patch", folder, config.as_table())
     for note in run.task.scene_sources.notes:
         console.print(note, style="dim")
+    for line in limit_lines(run.task, run.curves):
+        console.print(line, style="dim")
     print_findings([finding.as_dict() for finding in controls])
     stopped = _optimize(run)
     if run.resumed_at:
@@ -151,11 +159,15 @@ def run_patch(
         result["detection"] = {
             block: rates.as_dict() for block, rates in measured.detection.items()
         }
+    card = bundle.card
+    tables = {name: card.heldout[name] for name in (BY_DISTANCE, BY_ANGLE) if name in card.heldout}
+    result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
     print_findings(result["doubts"])
+    columns = "".join(f"  {line}\n" for line in rate_lines(card.heldout))
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
-        f"{_detector_lines(measured.detection)}"
+        f"{_detector_lines(measured.detection)}{columns}"
         f"{_face_lines(by_face) if by_face else ''}"
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
@@ -218,6 +230,7 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
     from physadv.core.errors import BundleError
     from physadv.core.package_data import bundle_folder
     from physadv.patches.bundle import read_bundle
+    from physadv.patches.by_distance import rate_lines
     from physadv.patches.reverify import config_from_bundle, verify_bundle
     from physadv_cli.progress import bar
 
@@ -240,13 +253,19 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
         "agrees": outcome.agrees,
         "claimed": outcome.claimed.as_dict(),
         "success": success.as_dict(),
+        "differing_bins": list(outcome.differing),
+        **outcome.bins,
     }
     word = "agrees" if outcome.agrees else "differs"
-    run.finish(result, f"{word}: card {outcome.claimed}; measured now {success}")
+    lines = [f"{word}: card {outcome.claimed}; measured now {success}"]
+    lines += [f"  {line}" for line in rate_lines(outcome.bins)]
+    lines += [f"differs in one bin: {line}" for line in outcome.differing]
+    run.finish(result, "\n".join(lines))
     if not outcome.agrees:
         raise BundleError(
             f"{config.bundle}",
-            f"success {success} does not agree with the card's {outcome.claimed}",
+            f"success {success} does not agree with the card's {outcome.claimed}, in all or in "
+            "the bins named above",
             "Make the patch anew",
         )
 
@@ -291,6 +310,28 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
     notes = "".join(f"\n{c.bundle} on {c.model}: {c.reason}" for c in cells if c.reason)
     result = {"out": str(folder), "cells": [cell.as_row() for cell in cells]}
     run.finish(result, f"{table}{notes}\nrows: {folder / 'transfer.jsonl'}")
+
+
+def visibility(config: VisibilityConfig, run: RunOptions) -> None:
+    """Measure how small, and so how far away, a model still reads the clean sign.
+
+    Some 300 clean signs of many sizes, turned as the ranges turn them and under their light, blur
+    and noise, are shown to it. `physadv patch` does so too, and draws no distance beyond.
+
+    Example: physadv patch visibility --model fastestdet --weights fastestdet.pth --eot camera
+    """
+    from physadv.patches.task import PatchTask
+    from physadv.patches.visibility import (
+        curve_lines,
+        limit_lines,
+        measure_visibility,
+        visibility_table,
+    )
+
+    task = PatchTask.from_config(config.patch_config)
+    curves = measure_visibility(task)
+    lines = [*limit_lines(task, curves), *(line for c in curves for line in curve_lines(task, c))]
+    run.finish(visibility_table(curves), "\n".join(lines))
 
 
 def parse_models(

@@ -33,6 +33,8 @@ class SceneBatch:
     """(b, k, 3, 3) homographies of further copies of the patch in each scene."""
     distance_m: Tensor | None = None
     """(b,) distance from the camera to the sign, where it is known."""
+    yaw_deg: Tensor | None = None
+    """(b,) degrees by which the sign is turned sideways from the camera; NaN where unknown."""
 
     def to(self, device: torch.device) -> SceneBatch:
         """Return the same scenes with all their tensors on ``device``."""

@@ -39,16 +39,20 @@ class SignFraming:
 
 
 def draw_framing(
-    rng: np.random.Generator, ranges: EotRanges, width_mm: float
+    rng: np.random.Generator, ranges: EotRanges, width_mm: float, *, whole_frame: bool = True
 ) -> SignFraming | None:
     """Draw the distance of a sign and the focal length and width of the sensor.
 
-    The draws come from a stream spawned from ``rng``, so that they shift no other draw.
+    The draws come from a stream spawned from ``rng``, so that they shift no other draw. Distances
+    are uniform in the logarithm, and so is the size of the sign that a camera shows.
 
     Args:
         rng: Random stream.
-        ranges: Ranges of ``distance_m``, ``sensor_px`` and ``field_of_view_deg``.
+        ranges: Ranges of ``distance_m``, ``sensor_px`` and ``field_of_view_deg``, and of
+            ``visible_share`` (of frames) or ``visible_px`` (of crops), which narrow the distances
+            of each camera.
         width_mm: Width of the sign.
+        whole_frame: Whether a model is given the whole frame, else a crop.
 
     Returns:
         The framing, or None where the ranges give no distance.
@@ -77,9 +81,31 @@ def draw_framing(
     distance_mm = 1000 * float(np.exp(own.uniform(*np.log(ranges.distance_m))))
     sensor_px = draw_between(own, ranges.sensor_px)
     focal_px = focal_length_px(sensor_px, draw_between(own, ranges.field_of_view_deg))
-    return SignFraming(
-        distance_mm / width_mm, focal_px * width_mm / distance_mm, sensor_px * 9 / 16
-    )
+    frame_px = sensor_px * 9 / 16
+    if ranges.acts("visible_share" if whole_frame else "visible_px"):
+        smallest, largest = ranges.visible_share if whole_frame else ranges.visible_px
+        reach_mm = focal_px * width_mm / (frame_px if whole_frame else 1.0)
+        visible_mm = (reach_mm / largest, reach_mm / smallest)
+        distance_mm = _moved_within(distance_mm, ranges.distance_m, visible_mm)
+    return SignFraming(distance_mm / width_mm, focal_px * width_mm / distance_mm, frame_px)
+
+
+def _moved_within(distance_mm: float, drawn_m: Range, visible_mm: Range) -> float:
+    """Move a distance to the same place, in the logarithm, among those that are visible too.
+
+    Args:
+        distance_mm: Distance drawn within ``drawn_m``.
+        drawn_m: Distances that are drawn from, in m.
+        visible_mm: Distances at which the sign is visible, in mm.
+
+    Returns:
+        The distance in mm; where no distance of both is the same, the nearest of ``drawn_m``.
+    """
+    low, high = (1000 * end for end in drawn_m)
+    place = 0.0 if low == high else np.log(distance_mm / low) / np.log(high / low)
+    first = min(max(low, visible_mm[0]), high)
+    last = max(first, min(high, visible_mm[1]))
+    return float(first * (last / first) ** place)
 
 
 def draw_pose(
@@ -120,6 +146,26 @@ def draw_pose(
         center_px=torch.zeros(1, 2, dtype=torch.float64),
     )
     return np.asarray(matrix[0].numpy(), np.float64)
+
+
+def yaw_of(pose: Matrix) -> float:
+    """Return by how many degrees the plane of a ``pose`` is turned sideways from the camera.
+
+    Args:
+        pose: (3, 3) homography from the plane to the picture of a camera of focal length 1, as
+            :func:`draw_pose` returns it; the unit of length on the plane may be any.
+
+    Returns:
+        Angle between the plane's normal and the optical axis, seen from above, in degrees. It is
+        the drawn yaw, where neither pitch nor roll is added.
+
+    Example:
+        >>> turned = EotRanges(yaw_deg=(-30, -30), pitch_deg=(0, 0), roll_deg=(0, 0))
+        >>> round(yaw_of(draw_pose(np.random.default_rng(0), turned, share=1.0)), 6)
+        -30.0
+    """
+    across, _, toward = np.cross(pose[:, 0], pose[:, 1])
+    return float(np.degrees(np.arctan2(across, toward)))
 
 
 def fit_into_frame(

@@ -30,6 +30,7 @@ from physadv.eot.scenes.sign_framing import (
     for_opencv,
     square_corners,
     to_pixels,
+    yaw_of,
 )
 
 _FACE_PX = (64, 128, 256, 512)
@@ -100,9 +101,9 @@ class DrawnScenes:
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
         """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
-        images, matrices, enlargements, groups, distances = [], [], [], [], []
+        images, matrices, enlargements, groups, distances, yaws = [], [], [], [], [], []
         for _ in range(count):
-            camera = draw_framing(rng, ranges, self.width_mm)
+            camera = draw_framing(rng, ranges, self.width_mm, whole_frame=view.whole_frame)
             face = self.faces[int(rng.integers(len(self.faces)))]
             to_unit = np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
             pose = draw_pose(rng, ranges, 1.0, camera) @ to_unit
@@ -118,10 +119,15 @@ class DrawnScenes:
             enlargements.append(enlargement)
             groups.append(face.name)
             distances.append(pose[2, 2] * self.width_mm / 1000)
+            yaws.append(yaw_of(pose))
 
         ones = torch.ones(count, 3)
         batch = batch_of(images, matrices, ones, torch.zeros_like(ones), enlargements, groups)
-        return replace(batch, distance_m=torch.tensor(distances, dtype=torch.float32))
+        return replace(
+            batch,
+            distance_m=torch.tensor(distances, dtype=torch.float32),
+            yaw_deg=torch.tensor(yaws, dtype=torch.float32),
+        )
 
 
 class PhotoScenes:
@@ -144,7 +150,7 @@ class PhotoScenes:
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
         images, matrices, enlargements, distances = [], [], [], []
         for pick in picks:
-            camera = draw_framing(rng, ranges, self.width_mm)
+            camera = draw_framing(rng, ranges, self.width_mm, whole_frame=view.whole_frame)
             image, matrix, enlargement, widths = self._take(pick, view, ranges, rng, camera)
             images.append(image)
             matrices.append(matrix)
@@ -155,7 +161,11 @@ class PhotoScenes:
         lift = torch.stack([self._light[pick][1] for pick in picks])
         groups = [self.signs[pick].group for pick in picks]
         batch = batch_of(images, matrices, gain, lift, enlargements, groups)
-        return replace(batch, distance_m=torch.tensor(distances, dtype=torch.float32))
+        return replace(
+            batch,
+            distance_m=torch.tensor(distances, dtype=torch.float32),
+            yaw_deg=torch.full((count,), torch.nan),  # the photo's own view is not known
+        )
 
     def _take(
         self,
@@ -231,12 +241,13 @@ class MixedScenes:
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(batch, f.name) for batch in batches])
             for f in fields(SceneBatch)
-            if f.name not in {"groups", "marks", "others", "distance_m"}
+            if f.name not in {"groups", "marks", "others", "distance_m", "yaw_deg"}
         }
-        distances = [batch.distance_m for batch in batches if batch.distance_m is not None]
-        distance = torch.cat(distances) if len(distances) == len(batches) else None
+        for name in ("distance_m", "yaw_deg"):
+            known = [value for b in batches if (value := getattr(b, name)) is not None]
+            tensors[name] = torch.cat(known) if len(known) == len(batches) else None
         groups = tuple(group for batch in batches for group in batch.groups)
-        return replace(SceneBatch(**tensors, groups=groups), distance_m=distance)
+        return SceneBatch(**tensors, groups=groups)
 
 
 def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,11 @@ class PoseRanges(StageRanges):
     """Horizontal angle of view of the camera: its focal length."""
     sensor_px: Range = span(0, 0)
     """Width of the camera's picture in its own pixels; its height is 9/16 of that."""
+    visible_share: Range = span(0, 0)
+    """Widths of the sign, as shares of the frame's height, at which a detector reads it: with
+    distance_m, each camera is only drawn at distances where it shows the sign in such a size."""
+    visible_px: Range = span(0, 0)
+    """The same in the camera's own pixels, for a classifier."""
     margin: Range = span(-0.02, 0.22, off=None)
     """Context around the sign's square in a classifier's crop, as a share of its width, each side.
     """
