@@ -65,6 +65,23 @@ class PlainCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+class ServeWithoutPort(PlainCommand):
+    """A command whose ``--serve`` may stand alone, for any free port.
+
+    A number under 1024 after it is a camera's index.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args`` in ``ctx``, a lone ``--serve`` being port 0."""
+        completed: list[str] = []
+        for i, argument in enumerate(args):
+            follower = args[i + 1] if i + 1 < len(args) else ""
+            has_port = follower.isdecimal() and int(follower) >= 1024
+            is_alone = argument == "--serve" and not has_port
+            completed.append("--serve=0" if is_alone else argument)
+        return super().parse_args(ctx, completed)
+
+
 class OrderedGroup(TyperGroup):
     """A group of commands listed in the order in which they were registered."""
 

@@ -53,9 +53,9 @@ def open_displays(
 
         displays.append(DesktopWindow(remote))
     if serve is not None:
-        from physadv.check.live.server import LivePage
+        from physadv.check.live.check_page import CheckPage
 
-        page = LivePage(serve, remote)
+        page = CheckPage(serve, remote)
         console.print(
             f"the live picture is at {page.address} (on this machine only, until the check ends)"
         )

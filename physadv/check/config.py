@@ -181,17 +181,7 @@ class CheckConfig(Config):
     window: Annotated[
         bool, ConfigField("Show the live picture in a window.", "Output", affects_result=False)
     ] = False
-    serve: Annotated[
-        int | None,
-        ConfigField(
-            "Show the live picture on a page of this machine, at this port or any free one.",
-            "Output",
-            metavar="[PORT]",
-            least=0,
-            most=65535,
-            affects_result=False,
-        ),
-    ] = None
+    serve: shared.ServePort = None
     twin_check: Annotated[
         str | None,
         ConfigField(

@@ -280,6 +280,18 @@ PictureSources = Annotated[
     ),
 ]
 
+ServePort = Annotated[
+    int | None,
+    ConfigField(
+        "Show the live picture on a page of this machine, at this port or any free one.",
+        "Output",
+        metavar="[PORT]",
+        least=0,
+        most=65535,
+        affects_result=False,
+    ),
+]
+
 Seed = Annotated[int, ConfigField("Named seed of the run: same seed, same result.", "Run")]
 Device = Annotated[
     str,

@@ -17,10 +17,10 @@ from physadv.camera.lens import lens_for
 from physadv.camera.localization.boxes import corners_of
 from physadv.camera.localization.location import SignLocation
 from physadv.check.guidance import FilmingGuide
+from physadv.check.live.check_page import CheckPage
 from physadv.check.live.desktop_window import DesktopWindow, apply_key, why_no_window
 from physadv.check.live.overlay import PANEL, OverlayState, draw_overlay
 from physadv.check.live.remote_control import RemoteControl
-from physadv.check.live.server import LivePage
 from physadv.check.rates import BlockRates, block_rates
 from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import check_width, clips_missing, stopping_state, stopping_states
@@ -199,7 +199,7 @@ def test_overlay_without_a_sign() -> None:
         assert picture.shape[1] > PANEL
 
 
-def ask(page: LivePage, method: str, path: str, **headers: str) -> tuple[int, bytes]:
+def ask(page: CheckPage, method: str, path: str, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     answer = connection.getresponse()
@@ -207,12 +207,12 @@ def ask(page: LivePage, method: str, path: str, **headers: str) -> tuple[int, by
 
 
 @pytest.fixture
-def served() -> Iterator[LivePage]:
-    with LivePage(0, RemoteControl()) as page:
+def served() -> Iterator[CheckPage]:
+    with CheckPage(0, RemoteControl()) as page:
         yield page
 
 
-def test_the_page_shows_the_newest_picture(served: LivePage) -> None:
+def test_the_page_shows_the_newest_picture(served: CheckPage) -> None:
     """The page embeds the stream; the newest picture is a JPEG; two parts of the stream are two
     pictures."""
     status, html = ask(served, "GET", "/")
@@ -232,7 +232,7 @@ def test_the_page_shows_the_newest_picture(served: LivePage) -> None:
     assert ask(served, "GET", "/elsewhere")[0] == 404
 
 
-def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage) -> None:
+def test_only_this_machine_may_look_and_only_the_page_may_steer(served: CheckPage) -> None:
     """The server listens on 127.0.0.1 only, refuses a foreign Host, and obeys only requests with
     the token."""
     assert served._server.server_address[0] == "127.0.0.1"
@@ -251,13 +251,13 @@ def test_only_this_machine_may_look_and_only_the_page_may_steer(served: LivePage
 def test_the_page_ends_with_the_run() -> None:
     """After closing, the port is free, even if a browser was watching; a port in use is an
     error."""
-    page = LivePage(0, RemoteControl())
+    page = CheckPage(0, RemoteControl())
     page.show(np.zeros((8, 8, 3), np.uint8))
     watching = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
     watching.request("GET", "/stream")
     watching.getresponse()
     with pytest.raises(CaptureError, match="another port"):
-        LivePage(page.port, RemoteControl())
+        CheckPage(page.port, RemoteControl())
     start = time.monotonic()
     page.close()
     assert time.monotonic() - start < 60

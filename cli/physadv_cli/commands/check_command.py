@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, closing
-from typing import Any
 
 import typer
 
 from physadv.check.config import CheckConfig
 from physadv_cli import checking, watching
 from physadv_cli.configured import from_config
-from physadv_cli.help import PlainCommand
+from physadv_cli.help import ServeWithoutPort
 from physadv_cli.runs import RunOptions, console
-
-
-class _ServeWithoutPort(PlainCommand):
-    """A command whose ``--serve`` may stand alone, for any free port.
-
-    A number under 1024 after it is a camera's index.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse ``args`` in ``ctx``, a lone ``--serve`` being port 0."""
-        completed: list[str] = []
-        for i, argument in enumerate(args):
-            follower = args[i + 1] if i + 1 < len(args) else ""
-            has_port = follower.isdecimal() and int(follower) >= 1024
-            is_alone = argument == "--serve" and not has_port
-            completed.append("--serve=0" if is_alone else argument)
-        return super().parse_args(ctx, completed)
 
 
 def register(app: typer.Typer, panel: str) -> None:
     """Attach the command to ``app``, listed under ``panel``."""
     app.command(
         "check",
-        cls=_ServeWithoutPort,
+        cls=ServeWithoutPort,
         short_help="Success of a patch on filmed or simulated signs, with controls. Resumable.",
         rich_help_panel=panel,
     )(from_config(check, CheckConfig))

@@ -1,7 +1,7 @@
-"""Local web page of a running check, as MJPEG on 127.0.0.1, for machines without a display.
+"""Local web page that shows a camera's newest picture, as MJPEG on 127.0.0.1.
 
 No other machine can reach it: the socket is bound to 127.0.0.1, a request must name that host (so
-that no foreign name can be pointed at it), and a request that steers the check must send the token
+that no foreign name can be pointed at it), and a request that steers the run must send the token
 embedded in the page.
 """
 
@@ -9,36 +9,39 @@ from __future__ import annotations
 
 import json
 import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 
-from physadv.camera.frames import BLOCKS
-from physadv.camera.localization.boxes import Pixels
-from physadv.check.live.remote_control import RemoteControl
 from physadv.core.errors import CaptureError, OptionError
 
+Pixels = npt.NDArray[np.uint8]
 HOST = "127.0.0.1"
 _QUALITY, _PATIENCE_S = 80, 2.0
 
 
-class LivePage:
-    """Server of the newest picture, from construction to :meth:`close`.
+class LivePage(ABC):
+    """Server of the newest picture and a state, from construction to :meth:`close`.
+
+    The page embeds ``/stream`` (MJPEG) and polls ``/state.json``; its buttons send POST requests.
 
     Args:
         port: Port on 127.0.0.1; 0 takes any free one.
-        remote: Control that the page's buttons act on.
 
     Raises:
         CaptureError: The port cannot be used.
     """
 
-    def __init__(self, port: int, remote: RemoteControl) -> None:
-        self.remote, self.token = remote, secrets.token_urlsafe(12)
+    def __init__(self, port: int) -> None:
+        self.token = secrets.token_urlsafe(12)
         self._news = Condition()
         self._jpeg, self._count, self._open = b"", 0, True
         try:
@@ -53,6 +56,22 @@ class LivePage:
             target=self._server.serve_forever, args=(0.2,), daemon=True, name="page"
         )
         self._thread.start()
+
+    @abstractmethod
+    def html(self) -> str:
+        """Return the page, which sends ``token`` as X-Token with its POST requests."""
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Any]:
+        """Return what the page polls, plain values for JSON."""
+
+    @abstractmethod
+    def apply(self, path: str) -> None:
+        """Carry out the POST request to ``path``.
+
+        Raises:
+            OptionError: There is no such command.
+        """
 
     @property
     def port(self) -> int:
@@ -90,7 +109,7 @@ class LivePage:
         self._server.shutdown()
         self._server.server_close()
 
-    def __enter__(self) -> LivePage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -107,18 +126,13 @@ def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
             if not self._local():
                 self._answer(403, "text/plain", b"only as 127.0.0.1 or localhost\n")
             elif self.path == "/":
-                self._answer(200, "text/html; charset=utf-8", _html(page.token).encode())
+                self._answer(200, "text/html; charset=utf-8", page.html().encode())
             elif self.path == "/stream":
                 self._stream()
             elif self.path == "/frame.jpg":
                 self._frame()
             elif self.path == "/state.json":
-                state = {
-                    "block": page.remote.block,
-                    "stopped": page.remote.stopped,
-                    "note": page.remote.note,
-                }
-                self._answer(200, "application/json", json.dumps(state).encode())
+                self._answer(200, "application/json", json.dumps(page.state()).encode())
             else:
                 self._answer(404, "text/plain", b"not found\n")
 
@@ -128,7 +142,7 @@ def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
                 self._answer(403, "text/plain", b"not from this page\n")
                 return
             try:
-                _apply_command(page.remote, self.path)
+                page.apply(self.path)
                 self._answer(200, "text/plain", b"done\n")
             except OptionError as error:
                 self._answer(404, "text/plain", f"{error}\n".encode())
@@ -173,53 +187,3 @@ def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: Any) -> None: ...
 
     return Handler
-
-
-def _apply_command(remote: RemoteControl, path: str) -> None:
-    if path == "/stop":
-        remote.stop()
-    elif path.startswith("/block/"):
-        remote.choose(path.removeprefix("/block/"))
-    else:
-        raise OptionError(path, "/stop or /block/<name>", "Use one of these addresses")
-
-
-def _html(token: str) -> str:
-    buttons = "".join(f'<button data-to="/block/{b}">{b}</button>' for b in BLOCKS)
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>physadv check</title>
-<style>
-body {{ margin:0; background:#eef1f4; color:#1b2733; font:16px/1.5 system-ui,sans-serif; }}
-main {{ max-width:1200px; margin:0 auto; padding:1rem; }}
-img {{ display:block; width:100%; height:auto; background:#14181c; min-height:12rem; }}
-p {{ margin:.7rem 0; }}
-button {{ font:inherit; padding:.35rem .9rem; margin-right:.5rem; cursor:pointer; }}
-button.on {{ outline:3px solid #0b5c8a; }} #note {{ color:#a63d00; min-height:1.5em; }}
-</style>
-<main>
-<img id="view" src="/stream"
- alt="The camera's picture with the verdict, the blocks and where to move next">
-<p id="note"></p>
-<p>Without markers, say which sign is in view: {buttons}
-<button data-to="/stop">stop and report</button></p>
-</main>
-<script>
-const post = to => fetch(to, {{method: "POST", headers: {{"X-Token": "{token}"}}}});
-document.querySelectorAll("button").forEach(b => b.onclick = () => post(b.dataset.to));
-const look = setInterval(async () => {{
-  try {{
-    const s = await (await fetch("/state.json")).json();
-    document.getElementById("note").textContent = s.note;
-    document.querySelectorAll("button").forEach(
-      b => b.classList.toggle("on", b.dataset.to === "/block/" + s.block));
-  }} catch {{
-    clearInterval(look);
-    document.getElementById("note").textContent =
-      "The check has ended; its report is in the folder of the run.";
-  }}
-}}, 1000);
-</script>
-</html>
-"""
