@@ -126,7 +126,8 @@ def read_chart(image: Pixels, name: str, camera: CameraProfile | None = None) ->
     if camera is not None:
         image = _undistort_photo(image, camera, name)
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    chart, corners = _markers(gray, name)
+    found = _markers(image, gray, name)
+    chart, corners = found.chart, found.markers
 
     lens, bent_px = _fit_lens(corners, image.shape[1], image.shape[0])
     cell_px = _cell_px(lens)
@@ -185,12 +186,39 @@ def _is_blurred(gray: Pixels) -> bool:
     return sharp_sum == 0 or blurred_sum / sharp_sum > 0.62
 
 
-def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
-    """Return the set with most markers in view, and the corners (4, 2) in px of each by its index
-    in BLOCKS."""
-    detected = _detect(gray)
+@dataclass(frozen=True)
+class FoundChart:
+    """A color chart in a picture.
 
-    nearest: tuple[ColorChart, dict[int, F64]] = (color_chart(1), {})
+    Attributes:
+        chart: Set of colors with the most markers in view.
+        markers: Corners (4, 2) in px of each marker in view by its index in BLOCKS.
+    """
+
+    chart: ColorChart
+    markers: dict[int, F64]
+
+    @property
+    def outline(self) -> F64 | None:
+        """Corners (4, 2) of the grid in px, its top left first, clockwise as printed; None with too
+        few markers."""
+        if len(self.markers) < MIN_MARKERS:
+            return None
+        plane = marker_corners()[list(self.markers)].reshape(-1, 2)
+        homography, _ = cv2.findHomography(plane, np.concatenate(list(self.markers.values())), 0)
+        corners = np.array([[0, 0], [COLUMNS, 0], [COLUMNS, ROWS], [0, ROWS]]) * CELL
+        return np.asarray(cv2.perspectiveTransform(corners[None], homography)[0], np.float64)
+
+
+def find_chart(image: Pixels) -> FoundChart:
+    """Find the chart in a picture (h, w, 3) uint8, however few of its markers are in view.
+
+    Example:
+        >>> len(find_chart(np.full((60, 80, 3), 200, np.uint8)).markers)
+        0
+    """
+    detected = _detect(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8))
+    found = FoundChart(color_chart(1), {})
     for number in range(1, SETS + 1):
         chart = color_chart(number)
         visible = {
@@ -198,19 +226,24 @@ def _markers(gray: Pixels, name: str) -> tuple[ColorChart, dict[int, F64]]:
             for index, marker in enumerate(chart.marker_ids)
             if marker in detected
         }
-        nearest = max(nearest, (chart, visible), key=lambda pair: len(pair[1]))
+        found = max(found, FoundChart(chart, visible), key=lambda each: len(each.markers))
+    return found
 
-    if len(nearest[1]) >= MIN_MARKERS:
-        return nearest
+
+def _markers(image: Pixels, gray: Pixels, name: str) -> FoundChart:
+    """Return the chart with enough markers in view, or raise CalibrationError."""
+    found = find_chart(image)
+    if len(found.markers) >= MIN_MARKERS:
+        return found
 
     blurred = ", and the picture is blurred" if _is_blurred(gray) else ""
-    if not nearest[1]:
+    if not found.markers:
         limit = f"no color chart found{blurred}"
         raise CalibrationError(
             name, limit, "Photograph the whole page of `physadv calibrate chart`, in focus"
         )
 
-    count = f"only {len(nearest[1])} of the chart's {len(BLOCKS)} markers found"
+    count = f"only {len(found.markers)} of the chart's {len(BLOCKS)} markers found"
     limit = f"{count}{blurred}; {MIN_MARKERS} are needed"
     raise CalibrationError(
         name, limit, "Keep the whole page in view, flat, in focus and without reflections"

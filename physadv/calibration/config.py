@@ -17,6 +17,15 @@ ViewCount = Annotated[
         aliases=("frames",),
     ),
 ]
+Guided = Annotated[
+    bool,
+    ConfigField(
+        "Say what to do before the camera, and take each view once it is still and sharp; always "
+        "for a camera's index.",
+        "Source",
+        affects_result=False,
+    ),
+]
 CameraName = Annotated[
     str,
     ConfigField(
@@ -74,6 +83,8 @@ class ColorFitConfig(Config):
         ),
     ] = ()
     views: ViewCount = 8
+    guided: Guided = False
+    serve: shared.ServePort = None
     camera_profile: shared.FilmedCameraProfile = None
     map: Annotated[
         str,
@@ -111,4 +122,6 @@ class CameraFitConfig(Config):
 
     sources: shared.PictureSources
     views: ViewCount = 30
+    guided: Guided = False
+    serve: shared.ServePort = None
     camera_name: CameraName = ""

@@ -64,11 +64,7 @@ def find_board(image: Pixels, name: str) -> BoardView:
     Raises:
         CalibrationError: Too little of the board is in view.
     """
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    board = charuco_board()
-    corners, ids, _, _ = cv2.aruco.CharucoDetector(board).detectBoard(gray)
-
-    count = 0 if ids is None else len(ids)
+    count, view = detect_board(image, name)
     if count < MIN_CORNERS:
         limit = (
             f"{count} of {(COLUMNS - 1) * (ROWS - 1)} board corners found, {MIN_CORNERS} are needed"
@@ -78,18 +74,44 @@ def find_board(image: Pixels, name: str) -> BoardView:
             "near enough"
         )
         raise CalibrationError(name, limit, remedy)
+    if view is None:
+        raise CalibrationError(name, "the corners found lie on one line", "Show more of the board")
+    return view
+
+
+def detect_board(image: Pixels, name: str) -> tuple[int, BoardView | None]:
+    """Find the board in a picture, however little of it is in view.
+
+    Args:
+        image: Picture (h, w, 3) uint8.
+        name: Name of the view.
+
+    Returns:
+        The number of corners found, and the view; None with fewer than ``MIN_CORNERS`` corners, or
+        with all on one line.
+
+    Example:
+        >>> detect_board(np.full((60, 80, 3), 200, np.uint8), "empty")
+        (0, None)
+    """
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    board = charuco_board()
+    corners, ids, _, _ = cv2.aruco.CharucoDetector(board).detectBoard(gray)
+    count = 0 if ids is None else len(ids)
+    if count < MIN_CORNERS:
+        return count, None
 
     plane, pixels = board.matchImagePoints(corners, ids)
     flat = np.asarray(plane, np.float32).reshape(-1, 1, 3)
     if np.linalg.matrix_rank(flat[:, 0, :2] - flat[:, 0, :2].mean(0)) < 2:
-        raise CalibrationError(name, "the corners found lie on one line", "Show more of the board")
-    return BoardView(
-        name, flat, np.asarray(pixels, np.float32).reshape(-1, 1, 2), (gray.shape[1], gray.shape[0])
-    )
+        return count, None
+    size = (gray.shape[1], gray.shape[0])
+    return count, BoardView(name, flat, np.asarray(pixels, np.float32).reshape(-1, 1, 2), size)
 
 
-def _outline(view: BoardView) -> F64:
-    """Return the board's four outer corners in px."""
+def board_outline(view: BoardView) -> F64:
+    """Return the board's four outer corners (4, 2) in px, its top left first, clockwise as
+    printed; ``view`` holds the inner ones."""
     corners = np.array([[0, 0], [COLUMNS, 0], [COLUMNS, ROWS], [0, ROWS]]) * SQUARE
     return np.asarray(cv2.perspectiveTransform(corners[None], view.homography)[0], np.float64)
 
@@ -105,8 +127,8 @@ def is_new_view(view: BoardView, others: Sequence[BoardView], *, share: float = 
     Returns:
         True if it differs.
     """
-    outline = _outline(view)
-    return all(np.abs(_outline(o) - outline).max() > share * view.size[0] for o in others)
+    outline = board_outline(view)
+    return all(np.abs(board_outline(o) - outline).max() > share * view.size[0] for o in others)
 
 
 def tilt_deg(view: BoardView, focal: float | None = None) -> float:

@@ -42,6 +42,7 @@ __all__ = [
     "CameraFrame",
     "FrameSource",
     "block_of",
+    "is_camera",
     "open_frame_source",
     "public_address",
 ]
@@ -88,15 +89,15 @@ def open_frame_source(
         ('patch', (8, 8, 3))
     """
     text = str(spec).strip()
-    device = re.fullmatch(r"(?:/dev/video)?(\d{1,3})", text)
-    if device and not Path(text).is_file() and not Path(text).is_dir():
+    if is_camera(text):
+        index = int(text.removeprefix("/dev/video"))
         return _live(
-            f"camera {device[1]}",
+            f"camera {index}",
             "camera",
             clip_seconds,
             timeout_s,
             retry_s,
-            lambda: open_camera(int(device[1]), size=camera_size, timeout_s=timeout_s, hold=hold),
+            lambda: open_camera(index, size=camera_size, timeout_s=timeout_s, hold=hold),
         )
 
     if "://" in text:
@@ -116,6 +117,18 @@ def open_frame_source(
     )
     _describe_as_twin(source, path.resolve().parent.parent)
     return source
+
+
+def is_camera(spec: str | Path) -> bool:
+    """Return whether ``spec`` is the index of a camera, and no file or folder.
+
+    Example:
+        >>> is_camera("0"), is_camera("/dev/video12"), is_camera("film.mp4")
+        (True, True, False)
+    """
+    text = str(spec).strip()
+    is_index = re.fullmatch(r"(?:/dev/video)?\d{1,3}", text) is not None
+    return is_index and not Path(text).is_file() and not Path(text).is_dir()
 
 
 def public_address(url: str) -> str:

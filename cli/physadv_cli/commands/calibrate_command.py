@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,12 @@ import typer
 
 from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitConfig
 from physadv_cli.configured import from_config
+from physadv_cli.help import ServeWithoutPort
 from physadv_cli.runs import RunOptions, console, print_findings
 
 if TYPE_CHECKING:
+    from physadv.calibration.chart_reader import ChartView
+    from physadv.calibration.intrinsics import BoardView
     from physadv.eot.profiles import CameraProfile, ColorProfile
 
 _WHOLE_PICTURE = 0.6
@@ -27,12 +31,14 @@ def register(app: typer.Typer, panel: str) -> None:
     calibrate.command("chart", short_help="Write the page to print: color chart or lens board.")(
         from_config(chart, ChartConfig, out="chart-<set>.pdf or board.pdf", threads=None)
     )
-    calibrate.command("fit", short_help="Fit a color profile to photos of the chart.")(
-        from_config(fit, ColorFitConfig, out="profile.json", threads=None)
-    )
-    calibrate.command("camera", short_help="Measure a camera's lens from pictures of the board.")(
-        from_config(camera, CameraFitConfig, out="camera.json", threads=None)
-    )
+    calibrate.command(
+        "fit", cls=ServeWithoutPort, short_help="Fit a color profile to photos of the chart."
+    )(from_config(fit, ColorFitConfig, out="profile.json", threads=None))
+    calibrate.command(
+        "camera",
+        cls=ServeWithoutPort,
+        short_help="Measure a camera's lens from pictures of the board.",
+    )(from_config(camera, CameraFitConfig, out="camera.json", threads=None))
     app.add_typer(calibrate, name="calibrate", rich_help_panel=panel)
 
 
@@ -80,20 +86,60 @@ def chart(config: ChartConfig, run: RunOptions) -> None:
 def fit(config: ColorFitConfig, run: RunOptions) -> None:
     """Fit a profile of how your camera shows your printer's colors to photos of the chart.
 
-    Several photos are averaged.
+    Several photos are averaged. At a camera you are told what to do, and the views are taken by
+    themselves; a session that is stopped goes on with the same command.
 
     Example: physadv calibrate fit IMG_1.jpg IMG_2.jpg --printer-name "office laser" --printed-on
     "matt foil" --camera-name phone
 
+    Example: physadv calibrate fit 0 --serve --out laser-webcam.json
+
     Example: physadv calibrate fit chart-1.jpg --check chart-2.jpg --out laser-phone.json
     """
-    from physadv.calibration.color_fit import check_profile, fit_profile, measure_chart
-    from physadv.eot.profiles import read_camera_profile, write_profile
+    from physadv.calibration.guided_views import GuidedChart
+    from physadv.eot.profiles import read_camera_profile
     from physadv_cli.calibrating import chart_views
+    from physadv_cli.guiding import GuidedSession, is_guided
 
     path = run.claim_file(run.out or Path("profile.json"), config)
     lens = None if config.camera_profile is None else read_camera_profile(config.camera_profile)
-    views, left_out = chart_views(config.sources, lens, config.views, task="reading the chart")
+    if not is_guided(config.sources, guided=config.guided, serve=config.serve):
+        views, left_out = chart_views(config.sources, lens, config.views, task="reading the chart")
+        _fit_views(views, left_out, path, lens, config, run)
+        return
+
+    session = GuidedSession(
+        GuidedChart(config.views, lens),
+        config.sources[0],
+        _views_folder(path),
+        least=1,
+        serve=config.serve,
+        hold=False,
+        anew=run.overwrite,
+    )
+    with session:
+        views, left_out = session.take()
+        session.tell(_fit_views(views, left_out, path, lens, config, run))
+
+
+def _views_folder(profile: Path) -> Path:
+    """Return the folder that keeps the guided views of a ``profile``."""
+    return profile.with_name(f"{profile.stem}-views")
+
+
+def _fit_views(
+    views: Sequence[ChartView],
+    left_out: Sequence[str],
+    path: Path,
+    lens: CameraProfile | None,
+    config: ColorFitConfig,
+    run: RunOptions,
+) -> str:
+    """Fit a profile to ``views``, write it to ``path`` and print it; return the summary."""
+    from physadv.calibration.color_fit import check_profile, fit_profile, measure_chart
+    from physadv.eot.profiles import write_profile
+    from physadv_cli.calibrating import chart_views
+
     profile = fit_profile(
         measure_chart(views),
         map_name=config.map,
@@ -117,11 +163,13 @@ def fit(config: ColorFitConfig, run: RunOptions) -> None:
         "maps": profile.maps,
         "n_patches": profile.n_patches,
         "photos": len(views),
-        "left_out": left_out,
+        "left_out": list(left_out),
         **profile.about,
     }
     _print_fit(profile)
-    run.finish(result, _fit_summary(profile, path))
+    summary = _fit_summary(profile, path)
+    run.finish(result, summary)
+    return summary
 
 
 def _print_fit(profile: ColorProfile) -> None:
@@ -166,22 +214,59 @@ def _fit_summary(profile: ColorProfile, path: Path) -> str:
 def camera(config: CameraFitConfig, run: RunOptions) -> None:
     """Measure a camera's focal length and lens distortion from 8 or more pictures of the board.
 
+    At a camera you are told how to hold the board, and the views are taken by themselves; a session
+    that is stopped goes on with the same command.
+
     Example: physadv calibrate camera photos-of-the-board/ --camera-name webcam --out webcam.json
+
+    Example: physadv calibrate camera 0 --serve --out webcam.json
     """
-    from physadv.calibration.intrinsics import calibrate_camera
-    from physadv.eot.profiles import write_profile
+    from physadv.calibration.guided_views import GuidedBoard
+    from physadv.calibration.intrinsics import MIN_VIEWS
     from physadv_cli.calibrating import board_views
-    from physadv_cli.progress import status_line
+    from physadv_cli.guiding import GuidedSession, is_guided
 
     path = run.claim_file(run.out or Path("camera.json"), config)
-    views, left_out = board_views(config.sources, config.views)
+    if not is_guided(config.sources, guided=config.guided, serve=config.serve):
+        views, left_out = board_views(config.sources, config.views)
+        _solve_lens(views, left_out, path, config, run)
+        return
+
+    session = GuidedSession(
+        GuidedBoard(config.views),
+        config.sources[0],
+        _views_folder(path),
+        least=MIN_VIEWS,
+        serve=config.serve,
+        hold=True,
+        anew=run.overwrite,
+    )
+    with session:
+        views, left_out = session.take()
+        session.tell(_solve_lens(views, left_out, path, config, run))
+
+
+def _solve_lens(
+    views: Sequence[BoardView],
+    left_out: Sequence[str],
+    path: Path,
+    config: CameraFitConfig,
+    run: RunOptions,
+) -> str:
+    """Solve for the lens, write the profile to ``path`` and print it; return the summary."""
+    from physadv.calibration.intrinsics import calibrate_camera
+    from physadv.eot.profiles import write_profile
+    from physadv_cli.progress import status_line
+
     with status_line("solving for the lens"):
         profile = calibrate_camera(views, camera=config.camera_name)
 
     write_profile(path, profile)
     run.record_beside(path, config)
-    result = {"profile": path, **profile.as_dict(), "pictures_left_out": left_out}
-    run.finish(result, _camera_summary(profile, path))
+    result = {"profile": path, **profile.as_dict(), "pictures_left_out": list(left_out)}
+    summary = _camera_summary(profile, path)
+    run.finish(result, summary)
+    return summary
 
 
 def _camera_summary(profile: CameraProfile, path: Path) -> str:
