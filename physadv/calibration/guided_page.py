@@ -126,7 +126,8 @@ li {{ background:#fff; border:1px solid #d5dce3; padding:.15rem .6rem; color:#5b
 li.on {{ background:#009e73; border-color:#009e73; color:#fff; }}
 button {{ font:inherit; padding:.5rem 1rem; cursor:pointer; }}
 @media (min-width:900px) {{
-  main {{ grid-template-columns:minmax(0,2.2fr) minmax(16rem,1fr); align-items:start; }}
+  main {{ grid-template-columns:minmax(0,2.2fr) minmax(16rem,1fr);
+    grid-template-rows:auto auto 1fr; align-items:start; }}
   h1 {{ grid-column:1 / -1; }}
   figure {{ grid-row:2 / span 2; }}
 }}

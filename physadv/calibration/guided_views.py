@@ -57,7 +57,7 @@ from physadv.eot.profiles import CameraProfile
 
 View = TypeVar("View", ChartView, BoardView)
 
-HOLD_FRAMES, HOLD_S = 3, 0.4
+HOLD_FRAMES, HOLD_S = 3, 0.35
 """Frames in a row, and the time they span, over which a view must stay good to be taken."""
 LOST_S = 1.0
 """Time after which motion is measured anew."""
