@@ -23,7 +23,7 @@ from physadv.eot.scenes.sign_faces import (
     UNREAD_FACES,
     FaceDesign,
 )
-from physadv.eot.scenes.sign_lettering import HAND, TextLine, draw_lines, glyph
+from physadv.eot.scenes.sign_lettering import HAND, SCRIBBLE, TextLine, draw_lines, glyph
 from physadv.eot.scenes.signs import DrawnScenes, SceneSize
 from physadv.patches.config import PatchConfig
 
@@ -89,7 +89,7 @@ def test_the_letters_are_lighter_than_the_red_around_them(design: FaceDesign, se
 def test_every_letter_is_in_its_typeface() -> None:
     """No character of a design falls back to the empty box of a missing glyph."""
     for design in [*DESIGNS, *UNREAD_FACES, *DECOYS]:
-        if design.typeface == HAND:
+        if design.typeface in (HAND, SCRIBBLE):
             continue
         missing = glyph(design.typeface, "\uffff").field
         for character in "".join(design.lines):

@@ -22,7 +22,7 @@ from physadv.eot.scenes.face_painting import (
     draw_wear,
     paint_face,
 )
-from physadv.eot.scenes.sign_lettering import HAND, TextLine
+from physadv.eot.scenes.sign_lettering import HAND, SCRIBBLE, TextLine
 
 _OCTAGON_DIAGONAL = 0.707
 """Where the slanted sides of an octagon one wide meet its middle lines."""
@@ -154,6 +154,7 @@ HELD_OUT_FACES: tuple[FaceDesign | SignFace, ...] = (
 )
 """Faces that nothing is trained on: other typefaces, and words that no training face has."""
 
+_SCRIBBLES = (*"abcdefghijklmnop", "qr", "stu", "vw", "xyz", "kb an", "ox c")
 UNREAD_FACES: tuple[FaceDesign, ...] = (
     *_designs("TO", ("oswald",)),
     *_designs("POLE", ("public-sans",)),
@@ -165,10 +166,11 @@ UNREAD_FACES: tuple[FaceDesign, ...] = (
     *_designs("S", ("roboto-condensed",)),
     *_designs("R", ("public-sans",)),
     *_designs("П", ("roboto-condensed-cyrillic",)),
-    *(FaceDesign("no letters", (), "overpass"),) * 2,
+    FaceDesign("no letters", (), "overpass"),
+    *(FaceDesign(f"scribble {text}", tuple(text.split()), SCRIBBLE) for text in _SCRIBBLES),
 )
-"""Octagons with letters that mean nothing, or none: with them `signs` learns that a red octagon is
-a stop sign in a script that it does not read, too."""
+"""Octagons with letters that mean nothing, made-up characters, or none: with them `signs` learns
+that a red octagon is a stop sign in a script that it does not read, too."""
 
 DECOYS: tuple[FaceDesign, ...] = tuple(
     FaceDesign(f"{'red' if red else 'other'} {shape} {word}", (word,), typeface, shape, red)

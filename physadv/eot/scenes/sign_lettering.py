@@ -16,9 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from physadv.core.random_streams import numpy_generator
+
 _FOLDER = Path(__file__).parent / "typefaces"
 HAND = "hand"
 """Typeface of one character, an open hand, as on stop signs without a word."""
+
+SCRIBBLE = "scribble"
+"""Typeface of made-up characters: strokes and blobs drawn at random, another for each letter."""
 
 CAP_PX = 96
 """Height of a capital in a field, in px."""
@@ -52,7 +57,8 @@ def glyph(typeface: str, character: str) -> Glyph:
     """Return one character of a typeface.
 
     Args:
-        typeface: Name of a file in ``typefaces/`` without its suffix, or :data:`HAND`.
+        typeface: Name of a file in ``typefaces/`` without its suffix, :data:`HAND` or
+            :data:`SCRIBBLE`.
         character: One character that it has.
 
     Example:
@@ -62,6 +68,9 @@ def glyph(typeface: str, character: str) -> Glyph:
     """
     if typeface == HAND:
         return Glyph(_distance_field(_draw_hand()), float(CAP_PX))
+
+    if typeface == SCRIBBLE:
+        return Glyph(_distance_field(_draw_scribble(character)), float(CAP_PX))
 
     font = _font(typeface)
     advance_px = font.getlength(character) / _FINER
@@ -90,6 +99,28 @@ def _height(font: ImageFont.FreeTypeFont, letter: str) -> float:
     if font.getmask(letter).getbbox() == missing:
         return 0.0
     return float(-font.getbbox(letter, anchor="ls")[1])
+
+
+def _draw_scribble(character: str) -> npt.NDArray[np.uint8]:
+    """Draw a made-up character: two to five bent strokes, at times a blob, in a capital's place."""
+    rng = numpy_generator(0, "scribble", character)
+    width, height = CAP_PX + 2 * MARGIN_PX, CAP_PX + _ACCENT_PX + 2 * MARGIN_PX
+    picture = np.zeros((height * _FINER, width * _FINER), np.uint8)
+    corner = np.array([MARGIN_PX, MARGIN_PX + _ACCENT_PX]) * _FINER
+    unit = CAP_PX * _FINER
+    thickness = rng.uniform(0.07, 0.2)
+    for _ in range(int(rng.integers(2, 6))):
+        steps = np.cumsum(rng.normal(0, 0.3, (3, 2)), 0)
+        anchors = np.clip(rng.uniform(0.2, 0.8, 2) + steps, 0.1, 0.9)
+        t = np.linspace(0, 1, 24)[:, None]
+        curve = (1 - t) ** 2 * anchors[0] + 2 * t * (1 - t) * anchors[1] + t**2 * anchors[2]
+        points = (corner + curve * unit).round().astype(np.int32)
+        cv2.polylines(picture, [points], False, 255, round(thickness * unit))
+    if rng.random() < 0.4:
+        x, y = (corner + rng.uniform(0.3, 0.7, 2) * unit).round().astype(int).tolist()
+        axes = (rng.uniform(0.12, 0.34, 2) * unit).round().astype(int).tolist()
+        cv2.ellipse(picture, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
+    return picture
 
 
 def _draw_hand() -> npt.NDArray[np.uint8]:

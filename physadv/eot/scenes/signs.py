@@ -392,7 +392,8 @@ def _composite(
     )
     layer = np.asarray(cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
-    mixed = layer[..., :3] + (1 - layer[..., 3:]) * _decode(canvas[y0:y1, x0:x1])
+    behind = np.rint(canvas[y0:y1, x0:x1] * 255).astype(np.uint8)  # a canvas holds 8-bit values
+    mixed = layer[..., :3] + (1 - layer[..., 3:]) * _linear(behind)
     result = canvas.copy()
     result[y0:y1, x0:x1] = _encode(np.asarray(np.clip(mixed, 0, 1), np.float32))
     return result

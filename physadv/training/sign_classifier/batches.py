@@ -34,8 +34,8 @@ from physadv.training.sign_classifier.canvases import (
     sign_outline_mask,
 )
 
-_STOP_FACES = (*TRAINING_FACES, *TRAINING_FACES, *UNREAD_FACES)
-"""Designs of the drawn stop samples, in equal shares."""
+_STOP_FACES = (*TRAINING_FACES * 4, *UNREAD_FACES)
+"""Designs of the drawn stop samples, each as likely as any other."""
 
 
 @dataclass(frozen=True)

@@ -443,7 +443,7 @@ def _drawn_in_words(mix: BatchMix) -> str:
     return (
         f"{share} drawn anew and laid on backgrounds, from the {len(TRAINING_FACES)} training "
         f"designs of physadv.eot.scenes.sign_faces and, less often, its {len(UNREAD_FACES)} with "
-        "letters that mean nothing or none; "
+        "letters or shapes that mean nothing, or none; "
         f"{mix.decoys:.0%} of the samples without a sign are its decoys"
     )
 
