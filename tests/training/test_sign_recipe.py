@@ -7,6 +7,7 @@ import io
 import json
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,29 +23,34 @@ from physadv.core.files import sha256_of
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import read_rows
 from physadv.datasets import read_dataset
+from physadv.eot.scenes.sign_faces import HELD_OUT_FACES
 from physadv.models.architectures.signnet import BACKGROUND, NAMES, STOP, SignNet
 from physadv.training.config import TrainSignsConfig
 from physadv.training.sign_classifier.batches import BatchMix, SignBatches
 from physadv.training.sign_classifier.canvases import (
     BackgroundPhotos,
+    SignCanvases,
     sign_canvases,
     sign_outline,
     sign_outline_mask,
 )
 from physadv.training.sign_classifier.recipe import CARD, ROWS, WEIGHTS, SignRecipe, load_sign_data
 from physadv.training.sign_classifier.validation import (
+    DRAWN_SETS,
     accuracy_rates,
     judge_crops,
+    judge_drawn_faces,
     judge_stop_photos,
     predict_images,
     read_sign_boxes,
     sign_crop,
+    stop_rate_by_face,
     stop_share_by_sign,
 )
 from physadv_cli.main import app
 
 COLORS = {1: (200, 200, 200), STOP: (180, 20, 30), 33: (20, 40, 200)}
-FAST = ["--epochs", "2", "--steps", "2", "--batch", "8", "--precision", "fp32"]
+FAST = ["--epochs", "2", "--steps", "2", "--batch", "8", "--precision", "fp32", "--faces", "plain"]
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +206,49 @@ def test_material_is_divided_by_track_and_photo(toy: Path, tmp_path: Path) -> No
         load_sign_data(SignRecipe(tmp_path / "x.npz"))
     with pytest.raises(OptionError, match="batch 1"):
         load_sign_data(SignRecipe(toy, batch=1))
+
+
+def test_varied_faces_and_decoys_are_drawn_anew() -> None:
+    """With varied faces every drawn stop sign differs and stays red, a batch repeats, and decoys
+    are among the samples without a sign."""
+    rows = torch.arange(86) % 43
+    canvases = SignCanvases(
+        torch.zeros(86, 3, 80, 80, dtype=torch.uint8),
+        torch.tensor([-0.9, -0.9, 0.9, 0.9]).repeat(86, 1),
+        rows,
+    )
+    shares = BatchMix.of_faces("varied")
+    assert (shares.faces, BatchMix.of_faces("plain")) == ("varied", BatchMix())
+    only = replace(shares, background=0.5, stop=0.5, drawn=1.0, decoys=1.0, ease=0.0, easing=10**9)
+    batches = SignBatches(canvases, BackgroundPhotos([]), size=24, mix=only)
+    images, labels = batches(0)
+    again, _ = batches(0)
+    assert torch.equal(images, again)
+    assert not torch.equal(images, batches(1)[0])
+
+    stops = images[labels == STOP]
+    assert len({image.numpy().tobytes() for image in stops}) == len(stops) > 4
+    middle = stops[:, :, 16:48, 16:48].mean((2, 3))
+    assert bool((middle[:, 0] > middle[:, 1:].amax(1)).all())
+    decoys = images[labels == BACKGROUND]
+    assert float(decoys.flatten(1).std(1).min()) > 0.02
+
+
+def test_each_drawn_face_is_judged() -> None:
+    """A network that calls everything stop, or nothing, is right on all draws of each face or on
+    none, and every face has its line."""
+    faces = HELD_OUT_FACES[:3]
+    ground = [np.full((60, 60, 3), 128, np.uint8)]
+    for label, rate in ((STOP, 1.0), (BACKGROUND, 0.0)):
+
+        class Always(torch.nn.Module):
+            def forward(self, images: torch.Tensor, label: int = label) -> torch.Tensor:
+                return torch.nn.functional.one_hot(torch.full((len(images),), label), 44).float()
+
+        rows = judge_drawn_faces(Always(), DRAWN_SETS[0], faces, ground, 7, 0)
+        rates = stop_rate_by_face(rows)
+        assert list(rates) == [face.name for face in faces]
+        assert {(each.rate, each.n) for each in rates.values()} == {(rate, 7)}
 
 
 def test_command_writes_weights_card_and_rows(toy: Path, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ class SignRecipe:
 
 
 _PROBED_IMAGES = 64
+_DRAWS_OF_A_FACE = 200
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ def judge_held_out(
     street: StreetPhotos,
     *,
     each: int = 40,
-    drawn_each: int = 200,
+    drawn_each: int = 0,
     seed: int = 0,
 ) -> list[Row]:
     """Evaluate a network on everything held out: tracks, background photos, drawn stop faces and,
@@ -314,7 +315,7 @@ def judge_held_out(
         training_data: Data with the held-out parts.
         street: Photos for evaluation alone.
         each: Number of crops of each photo.
-        drawn_each: Number of draws of each drawn face.
+        drawn_each: Number of draws of each drawn face; 0 leaves them out.
         seed: Seed of the crops and draws.
 
     Returns:
@@ -326,7 +327,8 @@ def judge_held_out(
         net, "held-out photos", held, each, seed
     )
     backgrounds = training_data.validation_photos or [synthetic_background(seed, "judge")]
-    for name, faces in zip(DRAWN_SETS, (HELD_OUT_FACES, TRAINING_FACES), strict=True):
+    drawn = (HELD_OUT_FACES, TRAINING_FACES) if drawn_each else ((), ())
+    for name, faces in zip(DRAWN_SETS, drawn, strict=True):
         rows += judge_drawn_faces(net, name, faces, backgrounds, drawn_each, seed)
     if street.stop_photos is not None and street.boxes is not None:
         rows += judge_stop_photos(
@@ -361,7 +363,8 @@ def publish_sign_classifier(
         The card as a table.
     """
     net = load_average(out / CHECKPOINT, SignNet())
-    rows = judge_held_out(net, training_data, street)
+    drawn_each = 0 if recipe.mix.faces == PLAIN else _DRAWS_OF_A_FACE
+    rows = judge_held_out(net, training_data, street, drawn_each=drawn_each)
     write_tensors(out / WEIGHTS, net.state_dict())
     (out / ROWS).unlink(missing_ok=True)
     append_rows(out / ROWS, rows)
