@@ -194,4 +194,5 @@ def _standing(step: CheckProgress) -> str:
     """The counts of a check in a few words."""
     met = ", ".join(f"{block} {hits}/{n}" for block, (hits, n) in step.success.items())
     left_out = f"{step.left_out} frames left out" if step.left_out else ""
-    return "; ".join(part for part in (met and f"goal met: {met}", left_out) if part)
+    speed = "" if step.speed is None else f"{step.speed.frames_per_s:.0f} frames/s"
+    return "; ".join(part for part in (met and f"goal met: {met}", left_out, speed) if part)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,10 @@ class FrameSource(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[CameraFrame]: ...
+
+    def arrival_s(self, frame: CameraFrame) -> float:
+        """Return when ``frame``, which was just handed out, arrived, as of ``time.monotonic``."""
+        return time.monotonic()
 
     def close(self) -> None:  # noqa: B027 - files have nothing to give back
         """Release the device; a source that was read to its end is closed already."""

@@ -162,6 +162,10 @@ class LiveSource(FrameSource):
         finally:
             self.close()
 
+    def arrival_s(self, frame: CameraFrame) -> float:
+        """Return when the device gave ``frame``, as of ``time.monotonic``."""
+        return self._start + frame.time_s
+
     def close(self) -> None:
         """Stop the reader thread and release the device."""
         self._closed.set()

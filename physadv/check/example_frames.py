@@ -47,6 +47,7 @@ class ExampleFrames:
     def __init__(self, seed: int = 0, *, keep: int = 6) -> None:
         self.keep = keep
         self._saved = time.monotonic()
+        self._unsaved: set[tuple[tuple[str, bool], int]] = set()
         self._seen: Counter[tuple[str, bool]] = Counter()
         self._kept: dict[tuple[str, bool], list[_Kept]] = {}
         self._random = numpy_generator(seed, "examples")
@@ -62,10 +63,13 @@ class ExampleFrames:
         key = (str(row["block"]), bool(row["success"]))
         self._seen[key] += 1
         reservoir = self._kept.setdefault(key, [])
-        if len(reservoir) < self.keep:
+        slot = len(reservoir)
+        if slot < self.keep:
             reservoir.append(_Kept(_framed_sign(image, corners), row))
         elif (slot := int(self._random.integers(0, self._seen[key]))) < self.keep:
             reservoir[slot] = _Kept(_framed_sign(image, corners), row)
+        if slot < self.keep:
+            self._unsaved.add((key, slot))
 
     def resume(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Continue with the pictures that an interrupted run left in ``folder``; ``rows`` are all
@@ -88,13 +92,15 @@ class ExampleFrames:
             self._saved = time.monotonic()
 
     def save(self, folder: Path) -> None:
-        """Write the pictures to ``folder``, and index.json with the row of each."""
+        """Write the pictures that are new to ``folder``, and index.json with the row of each."""
         index = []
         for (block, success), reservoir in sorted(self._kept.items()):
             for number, item in enumerate(reservoir):
                 name = f"{block}-{'met' if success else 'notmet'}-{number}.png"
-                save_png(folder / name, item.picture)
+                if ((block, success), number) in self._unsaved:
+                    save_png(folder / name, item.picture)
                 index.append({"file": name, **item.row})
+        self._unsaved.clear()
         if index:
             write_json(folder / INDEX, index)
 

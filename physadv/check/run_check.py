@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from physadv.camera.frames import BLOCKS, FrameSource
+from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource
 from physadv.camera.localization.by_markers import LEAST_PX
-from physadv.camera.localization.location import Locator
+from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.example_frames import ExampleFrames
 from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, earlier_record
 from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, VerdictRule, verdict_rule
 from physadv.check.live.remote_control import RemoteControl
+from physadv.check.located_frames import LocatedFrames
 from physadv.check.page_identity import PageIdentity
 from physadv.check.rates import count_noun
 from physadv.check.session import BlockSource, CheckProgress, CheckSession
@@ -175,15 +176,20 @@ def _drain(
     session: CheckSession, feed: BlockSource, total: int | None, attempt: int
 ) -> Iterator[CheckProgress]:
     """Classify one feed to its end, or until every block that it can hold is finished."""
-    with feed.source as source:
-        for frame in source:
+    source = feed.source
+
+    def locate(frame: CameraFrame) -> tuple[CameraFrame, SignLocation | None]:
+        # Clips are trials: those of another attempt are not the same ones.
+        if source.live and attempt > 1:
+            frame = replace(frame, clip=f"take{attempt}-{frame.clip}")
+        return session.locate(feed, frame)
+
+    with LocatedFrames(source, locate) as frames:
+        for located in frames:
             if session.remote.stopped:
                 break
-            # Clips are trials: those of another attempt are not the same ones.
-            if source.live and attempt > 1:
-                frame = replace(frame, clip=f"take{attempt}-{frame.clip}")
 
-            view = session.view(feed, frame)
+            view = session.view(located)
             judged = view is not None and (session.add(view) or (source.live and session.flush()))
             if judged:
                 session.examples.save_periodically(session.rows.parent / EXAMPLES)
@@ -246,6 +252,12 @@ def _settings(
     }
 
 
+def _speed(session: CheckSession) -> dict[str, Any]:
+    """Return the speed for check.json; empty where fewer than two frames were classified."""
+    speed = session.speed.overall()
+    return {} if speed is None else {"speed": speed.as_dict()}
+
+
 def _refusals(session: CheckSession) -> list[str]:
     """Return a warning about signs too small to be measured."""
     if not session.refused_px:
@@ -281,6 +293,7 @@ def _recorded(
             "located_by": {block: dict(ways) for block, ways in session.located.items()},
             "left_out": dict(session.left_out),
             **session.pages.as_record(),
+            **_speed(session),
             "warnings": [w for f in feeds for w in f.source.warnings]
             + [f"{n} {what}" for what, n in session.contradicted.items()]
             + _refusals(session),

@@ -3,6 +3,7 @@ counted."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,10 @@ from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.example_frames import ExampleFrames
 from physadv.check.frame_verdict import CardedModel, FrameVerdict, VerdictRule, frame_verdicts
 from physadv.check.live.remote_control import RemoteControl
+from physadv.check.located_frames import LocatedFrame
 from physadv.check.page_identity import PageIdentity
 from physadv.check.rates import block_rates
+from physadv.check.speed import CheckSpeed, SpeedMeter
 from physadv.check.stopping_rule import STEP, stopping_state
 from physadv.core.image_io import to_tensor, to_uint8
 from physadv.core.rows import Row, append_rows
@@ -62,6 +65,7 @@ class CheckProgress:
         frame: Newest frame, classified or not.
         place: Location of the sign in that frame.
         block: Block of that frame, where it is known.
+        speed: Speed over the last frames, once there are two.
     """
 
     judged: int
@@ -74,6 +78,7 @@ class CheckProgress:
     frame: CameraFrame | None = None
     place: SignLocation | None = None
     block: str | None = None
+    speed: CheckSpeed | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class _PreparedFrame:
     row: Row
     frame: CameraFrame
     place: SignLocation
+    arrived_s: float
 
 
 @dataclass
@@ -119,6 +125,7 @@ class CheckSession:
         refused_px: Sizes of markers that were too small.
         latest: Newest frame, the sign's location and the block.
         pages: Whether the pages before the camera are the bundle's.
+        speed: Frames a second, and how long a verdict takes.
     """
 
     rows: Path
@@ -147,6 +154,8 @@ class CheckSession:
     refused_px: list[float] = field(default_factory=list)
     latest: tuple[CameraFrame | None, SignLocation | None, str | None] = (None, None, None)
     pages: PageIdentity = field(default_factory=PageIdentity)
+    speed: SpeedMeter = field(default_factory=SpeedMeter)
+    _verdicts: list[FrameVerdict] = field(default_factory=list)
     _narrow: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def full(self, block: str) -> bool:
@@ -174,29 +183,35 @@ class CheckSession:
             self.located[row["block"]][str(row.get("located_by", "unknown"))] += 1
             self._tally(row)
 
-    def view(self, feed: BlockSource, frame: CameraFrame) -> _PreparedFrame | None:
-        """Locate the sign in one frame and crop the model's input.
+    def locate(
+        self, feed: BlockSource, frame: CameraFrame
+    ) -> tuple[CameraFrame, SignLocation | None]:
+        """Return ``frame`` with what ``feed`` and the viewer say of its block, and the sign's
+        location in it.
+
+        Locators follow the sign from frame to frame, so every frame of a feed has to pass here,
+        those that an earlier attempt classified as well.
+        """
+        likely = self.remote.block or feed.fallback
+        frame = replace(frame, block=feed.block or frame.block, likely_block=likely)
+        return frame, self.locator(frame)
+
+    def view(self, located: LocatedFrame) -> _PreparedFrame | None:
+        """Crop the model's input out of one frame.
 
         Args:
-            feed: Source that the frame came from.
-            frame: The frame.
+            located: The frame, with the sign's location.
 
         Returns:
             The prepared frame, or None for a frame that is left out (and counted) or already
             classified.
         """
-        likely = self.remote.block or feed.fallback
-        frame = replace(frame, block=feed.block or frame.block, likely_block=likely)
+        frame, location = located.frame, located.location
         if frame.block is not None and (frame.block, frame.clip, frame.index) in self.known:
             return None
 
-        location = self.locator(frame)
-        block = (
-            frame.block
-            or (location.block if location is not None else None)
-            or self.remote.block
-            or feed.fallback
-        )
+        told = None if location is None else location.block
+        block = frame.block or told or frame.likely_block
         self.latest = frame, location, block
 
         reason = self._unusable(frame, location, block)
@@ -219,7 +234,7 @@ class CheckSession:
 
         self.taken[block] += 1
         self.located[block][location.by] += 1
-        return self._cut(frame, location, block)
+        return self._cut(located, location, block)
 
     def _unusable(
         self, frame: CameraFrame, location: SignLocation | None, block: str | None
@@ -240,11 +255,14 @@ class CheckSession:
         return f"{block}: sign outside the frame" if outside else None
 
     def add(self, view: _PreparedFrame) -> bool:
-        """Add ``view`` to the batch and classify the batch when it is full or sizes differ; return
+        """Add ``view`` to the batch and finish the batch when it is full or sizes differ; return
         whether it was."""
         differs = bool(self.waiting) and self.waiting[0].pixels.shape != view.pixels.shape
         judged = self.flush() if differs else False
         self.waiting.append(view)
+        if self.model.card.task == "detect":
+            # Whole frames are large: one by one they are classified faster than in batches.
+            self._verdicts += self._classified([view])
         return self.flush() if len(self.waiting) >= self.batch else judged
 
     def flush(self) -> bool:
@@ -252,17 +270,24 @@ class CheckSession:
         if not self.waiting:
             return False
 
-        images = torch.stack([to_tensor(v.pixels) for v in self.waiting]).to(self.device)
-        with torch.no_grad():
-            prediction = self.model(images)
-        verdicts = frame_verdicts(prediction, [v.box for v in self.waiting], self.rule)
-
+        verdicts = self._verdicts or self._classified(self.waiting)
         rows = [_row(v.row, a) for v, a in zip(self.waiting, verdicts, strict=True)]
         append_rows(self.rows, rows)
         for view, row in zip(self.waiting, rows, strict=True):
             self._count(view, row)
-        self.waiting = []
+        self.waiting, self._verdicts = [], []
         return True
+
+    def _classified(self, views: Sequence[_PreparedFrame]) -> list[FrameVerdict]:
+        """Return the model's verdict on each of ``views``, whose inputs have one size."""
+        images = torch.stack([to_tensor(v.pixels) for v in views]).to(self.device)
+        with torch.no_grad():
+            prediction = self.model(images)
+        verdicts = frame_verdicts(prediction, [v.box for v in views], self.rule)
+        now_s = time.monotonic()
+        for view in views:
+            self.speed.add(view.arrived_s, now_s)
+        return verdicts
 
     def progress(self, total: int | None) -> CheckProgress:
         """Return the counts so far, of ``total`` frames expected."""
@@ -280,10 +305,11 @@ class CheckSession:
             success,
             rows,
             *self.latest,
+            self.speed.recent(),
         )
 
-    def _cut(self, frame: CameraFrame, location: SignLocation, block: str) -> _PreparedFrame:
-        box = location.box
+    def _cut(self, located: LocatedFrame, location: SignLocation, block: str) -> _PreparedFrame:
+        frame, box = located.frame, location.box
         crop_px = None if box is None else round(max(box[2] - box[0], box[3] - box[1]))
 
         row: Row = {
@@ -312,9 +338,8 @@ class CheckSession:
             row["other_pose"] = [
                 round(v, 4) for v in (other.distance_m, other.yaw_deg, other.pitch_deg)
             ]
-        return _PreparedFrame(
-            _model_input(frame.image, box, self.model.card, self.margin), box, row, frame, location
-        )
+        pixels = _model_input(frame.image, box, self.model.card, self.margin)
+        return _PreparedFrame(pixels, box, row, frame, location, located.arrived_s)
 
     def _count(self, view: _PreparedFrame, row: Row) -> None:
         self._tally(row)

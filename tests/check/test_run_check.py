@@ -487,7 +487,7 @@ def test_whoever_watches_names_the_block_and_ends_it(
     tmp_path: Path, color_model: Any, make_picture: Any
 ) -> None:
     """Without markers the chosen block applies from then on; a stop ends the check with status
-    "stopped"."""
+    "stopped", at most two frames before."""
     from physadv.camera.frames import CameraFrame, FrameSource
     from physadv.check.live.remote_control import RemoteControl
 
@@ -515,7 +515,10 @@ def test_whoever_watches_names_the_block_and_ends_it(
     ):
         pass
     rows = list(read_rows(tmp_path / "run" / "rows.jsonl"))
-    assert [(r["block"], r["frame"]) for r in rows] == [("clean", k) for k in range(10, 20)]
+    assert [(r["block"], r["frame"]) for r in rows] == [
+        ("clean", k) for k in range(10, 10 + len(rows))
+    ]
+    assert 8 <= len(rows) <= 10
     settings = json.loads((tmp_path / "run" / "check.json").read_text())
     assert (settings["status"], settings["left_out"]) == (
         "stopped",

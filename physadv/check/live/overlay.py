@@ -166,6 +166,8 @@ def _panel(pen: _Pen, state: OverlayState) -> None:
         _grid(pen, state.plan, state.advice)
     if state.step.left_out:
         pen.words(f"{state.step.left_out} frames left out", 12, MUTED)
+    if state.step.speed is not None:
+        pen.words(str(state.step.speed), 12, MUTED)
 
 
 def _block(pen: _Pen, block: str, stand: StoppingState | None, active: bool) -> None:

@@ -172,7 +172,10 @@ class FastestDet(nn.Module):
                 images, (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
             )
 
-        fine, middle, coarse = self.backbone(images.flip(1))
+        bgr = images.flip(1)
+        if not torch.is_grad_enabled():  # a third faster on the CPU
+            bgr = bgr.contiguous(memory_format=torch.channels_last)
+        fine, middle, coarse = self.backbone(bgr)
         coarse = F.interpolate(coarse, size=middle.shape[-2:], mode="nearest")
         merged = torch.cat((F.avg_pool2d(fine, 3, 2, 1), middle, coarse), 1)
         objectness, box, kind = self.detect_head(self.SPP(merged))
