@@ -10,7 +10,7 @@ import pickle
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -184,10 +184,17 @@ class Exported(nn.Module):
                     torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece
                 )
             )
-        count = images.shape[0]
-        if isinstance(outputs[0], Tensor):
-            return torch.cat(outputs)[:count]
-        return tuple(torch.cat(parts)[:count] for parts in zip(*outputs, strict=True))
+        return _joined(outputs, images.shape[0])
+
+
+def _joined(outputs: Sequence[Any], count: int) -> Any:
+    """The first ``count`` rows of outputs of one structure: tensors, or lists or tables of them."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(outputs))[:count]
+    if isinstance(first, Mapping):
+        return {key: _joined([output[key] for output in outputs], count) for key in first}
+    return tuple(_joined(pieces, count) for pieces in zip(*outputs, strict=True))
 
 
 def load_import_path(text: str) -> tuple[Any, bool]:
