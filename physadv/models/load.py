@@ -205,6 +205,7 @@ def as_model(
     short_side: int | None = None,
     interpolation: Interpolation = "bilinear",
     antialias: bool = True,
+    score_threshold: float | None = None,
 ) -> LoadedModel:
     """Wrap a module of your own as a model. It is copied: your modes, flags and gradients stay.
 
@@ -230,6 +231,7 @@ def as_model(
             256/224 of the input's side.
         interpolation: "bilinear", "bicubic" or "nearest".
         antialias: Whether images are smoothed where they shrink.
+        score_threshold: Score in (0, 1) from which a detector's box counts; None for 0.25.
 
     Returns:
         The model with its card.
@@ -258,6 +260,7 @@ def as_model(
         "short_side": short_side,
         "interpolation": None if interpolation == "bilinear" else interpolation,
         "antialias": None if antialias is True else antialias,
+        "score_threshold": score_threshold,
     }
     return _wrap(
         _copied(module),
