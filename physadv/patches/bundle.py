@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import BundleError, GeometryError
+from physadv.core.files import write_text
 from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
 from physadv.core.package_data import bundle_folder, ready_made_bundles
 from physadv.core.rows import Row
 from physadv.core.tables import parse_table
+from physadv.evaluation.metrics.intervals import RateInterval
 
 PATCH, MASK, CARD, ROWS, PREVIEW = "patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"
 _GOALS = ("targeted", "untargeted", "vanish", "misclassify", "create")
@@ -97,6 +99,32 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class TransferRecord:
+    """Success of a patch on one model, in the held-out draws of its card.
+
+    Args:
+        victim: The model: its name, or the name of its file or module:factory.
+        in_training: Whether the patch was made on it, alone or in an ensemble.
+        goal: Goal that was measured; a target class anywhere becomes a box to create for a
+            detector.
+        draws: Number of draws, with the clean, the blank and the patched scene of each.
+        success: Share of goals met with the patch, among draws whose clean scene it recognizes.
+        blank_success: The same with the white sheet of the patch's shape.
+        clean_recognised: Share of all draws whose clean scene it recognizes.
+        score_threshold: Score from which a detector's box counts; None for a classifier.
+    """
+
+    victim: ModelInfo
+    in_training: bool
+    goal: str
+    draws: int
+    success: RateInterval
+    blank_success: RateInterval
+    clean_recognised: RateInterval
+    score_threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class PatchCard:
     """Card of a bundle: typed sections, then free tables.
 
@@ -111,6 +139,7 @@ class PatchCard:
         visibility: How small each victim still reads the clean sign.
         data: Sources of the data sets named in the configuration.
         versions: Versions of the packages.
+        transfer: Success on other models, as ``physadv patch transfer --record`` measured it.
 
     Example:
         >>> card = read_bundle("stop-sticker-signs-v1").card
@@ -128,6 +157,7 @@ class PatchCard:
     visibility: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
+    transfer: tuple[TransferRecord, ...] = ()
 
     def to_toml(self) -> str:
         """Return the card as TOML text; keys that are None are left out."""
@@ -228,6 +258,11 @@ def write_bundle(
             if (draft / file).exists():
                 (draft / file).replace(target / file)
     return PatchBundle(card, patch, mask, target)
+
+
+def write_card(bundle: PatchBundle) -> None:
+    """Write the card of ``bundle`` into its folder, over the one that is there."""
+    write_text(bundle.folder / CARD, bundle.card.to_toml())
 
 
 def read_bundle(name_or_path: str | Path) -> PatchBundle:

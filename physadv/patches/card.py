@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -11,8 +11,16 @@ from physadv.core.findings import Finding
 from physadv.core.lights import worst_light
 from physadv.eot.mask_shapes import area_share
 from physadv.eot.scenes.load import SceneSources
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.cards import LoadedModel
-from physadv.patches.bundle import CardPlacement, ModelInfo, PatchCard, PatchInfo, PatchSize
+from physadv.patches.bundle import (
+    CardPlacement,
+    ModelInfo,
+    PatchCard,
+    PatchInfo,
+    PatchSize,
+    TransferRecord,
+)
 from physadv.patches.by_distance import bin_rates
 from physadv.patches.config import ANYWHERE, PROFILES, PatchConfig
 from physadv.patches.controls import control_findings
@@ -137,6 +145,46 @@ def face_tables(sources: SceneSources, measured: PatchMeasurement) -> dict[str, 
         "worst_face": worst.name if worst is not None else "",
         "by_face": [each.as_dict() for each in rates],
     }
+
+
+def card_lines(card: PatchCard) -> list[str]:
+    """Return ``card`` in lines for people: the patch, its success with controls, its transfer.
+
+    Example:
+        >>> from physadv.patches.bundle import read_bundle
+        >>> card_lines(read_bundle("stop-sticker-signs-v1").card)[0]
+        'stop-sticker-signs-v1: untargeted on stop, made on signs'
+    """
+    patch, placement = card.patch, card.placement
+    target = "" if patch.target_class is None else f" as {patch.target_class}"
+    lines = [
+        f"{patch.name}: {patch.goal} on {patch.true_class}{target}, made on {card.victim.name}",
+        f"size       {card.size.width_mm:g} x {card.size.height_mm:g} mm, "
+        f"{placement.area_share:.1%} of {placement.sign} {placement.sign_width_mm:g} mm wide",
+    ]
+    named = {
+        "success": "success",
+        "blank_success": "blank",
+        "clean_recognised": "clean",
+    }
+    for key, name in named.items():
+        rate = card.heldout.get(key)
+        if isinstance(rate, Mapping) and {"rate", "low", "high", "n"} <= set(rate):
+            lines.append(f"{name:10} {RateInterval(**rate)}")
+    findings = [Finding(**table) for table in card.heldout.get("doubts", ())]
+    lines += [f"{'doubt':10} {finding}" for finding in findings]
+
+    lines += [f"{'transfer':10} {record_line(record)}" for record in card.transfer]
+    return lines
+
+
+def record_line(record: TransferRecord) -> str:
+    """Return a card's ``record`` of transfer to one model in one line."""
+    trained = "made on it" if record.in_training else "not made on it"
+    return (
+        f"{record.victim.name} ({trained}): {record.success}; blank {record.blank_success}; "
+        f"clean {record.clean_recognised}"
+    )
 
 
 def rates_table(measured: PatchMeasurement) -> dict[str, Any]:

@@ -83,10 +83,24 @@ class TransferConfig(Config):
             "Bundle folders, or names in patches/.", "Source", metavar="BUNDLE", argument=True
         ),
     ]
-    model: Annotated[tuple[str, ...], ConfigField(shared.MODEL_HELP, "Model", metavar="MODEL")]
+    model: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            shared.MODEL_HELP, "Model", metavar="MODEL", default="the card's, with --verify"
+        ),
+    ] = ()
     weights: Annotated[
         tuple[str, ...], ConfigField(shared.WEIGHTS_HELP, "Model", metavar="FILE", path=False)
     ] = ()
+    record: Annotated[
+        bool, ConfigField("Write the rates on the cards of the bundles.", "Measurement")
+    ] = False
+    verify: Annotated[
+        bool,
+        ConfigField(
+            "Measure again what the cards record; exit code 1 where it differs.", "Measurement"
+        ),
+    ] = False
     test_draws: CardDraws = None
     data_folder: DataFolder = None
 

@@ -124,7 +124,18 @@ def locate_files(config: PatchConfig, bundle: PatchBundle, data: Path | None = N
             paths[key] = tuple(_locate(bundle, key, name, data) for name in named)
         else:
             paths[key] = _locate(bundle, key, named, data)
-    return replace(config, **paths)
+    ensemble = tuple(_located_model(text, bundle, data) for text in config.ensemble)
+    return replace(config, ensemble=ensemble, **paths)
+
+
+def _located_model(text: str, bundle: PatchBundle, data: Path | None) -> str:
+    """A model of an ensemble, NAME or NAME=WEIGHTS, with its weights where they are now."""
+    name, _, weights = text.partition("=")
+    if not weights:
+        return text
+    candidates = [Path(weights), *([data / weights] if data else []), bundle.folder / weights]
+    path = next((file for file in candidates if file.is_file()), None)
+    return name if path is None else f"{name}={path}"
 
 
 def _locate(bundle: PatchBundle, key: str, name: str, data: Path | None) -> str | None:
@@ -224,13 +235,28 @@ def verify_bundle(
     same_draws = not fresh and draws == config.test_draws
     bins = bin_rates(task, measured.rows, has_sign=config.object == "sign")
     differing = differing_bins(bundle.card.heldout, bins, same_draws=same_draws)
-    if not same_draws:
-        agrees = now.low <= claimed.high and claimed.low <= now.high
-    else:
-        # The draws are the same, so their photos, however few, are no source of chance.
-        same = wilson_interval(round(claimed.rate * claimed.n), claimed.n)
-        agrees = same.low - 1e-9 <= now.rate <= same.high + 1e-9 and not differing
+    agrees = rates_agree(claimed, now, same_draws=same_draws)
+    if same_draws:
+        agrees = agrees and not differing
     return VerifyOutcome(claimed, measured, agrees, bins, tuple(differing))
+
+
+def rates_agree(claimed: RateInterval, now: RateInterval, *, same_draws: bool) -> bool:
+    """Return whether a rate measured ``now`` agrees with the one ``claimed`` on a card.
+
+    On the same draws, whose photos are no source of chance, the new rate has to lie in Wilson's
+    interval of the claimed one; on others the two intervals have to overlap.
+
+    Example:
+        >>> rates_agree(wilson_interval(9, 10), wilson_interval(2, 10), same_draws=True)
+        False
+    """
+    if not same_draws:
+        return now.low <= claimed.high and claimed.low <= now.high
+    if claimed.n == 0 or now.n == 0:
+        return claimed.n == now.n
+    same = wilson_interval(round(claimed.rate * claimed.n), claimed.n)
+    return same.low - 1e-9 <= now.rate <= same.high + 1e-9
 
 
 def _check_profiles(bundle: PatchBundle, config: PatchConfig) -> None:

@@ -1,4 +1,7 @@
-"""Transfer of bundles to other models, on the same held-out scenes with the same controls."""
+"""Transfer of bundles to other models, on the same held-out scenes with the same controls.
+
+Measured cells can be recorded on the cards of the bundles, and compared with what is recorded.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.errors import BundleError, OptionError, PhysadvError
 from physadv.core.rows import Row
 from physadv.defenses.load_model import load_model
+from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.cards import LoadedModel
-from physadv.patches.bundle import PatchBundle
+from physadv.models.load import is_built_in
+from physadv.patches.bundle import ModelInfo, PatchBundle, TransferRecord, write_card
 from physadv.patches.card import rates_table
 from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.reverify import (
     config_from_bundle,
     locate_files,
+    rates_agree,
     recorded_ranges,
     refuse_foreign_models,
 )
@@ -35,6 +41,7 @@ class TransferCell:
         goal: Goal that was measured.
         measured: The rates; None where the measurement has no meaning.
         reason: Why it has none.
+        record: The same as the bundle's card holds it; None where there are no rates.
     """
 
     bundle: str
@@ -43,6 +50,7 @@ class TransferCell:
     goal: str
     measured: PatchMeasurement | None
     reason: str = ""
+    record: TransferRecord | None = None
 
     def as_row(self) -> Row:
         """Return the cell as one line of transfer.jsonl."""
@@ -54,7 +62,10 @@ class TransferCell:
         }
         if self.measured is None:
             return {**row, "reason": self.reason}
-        return {**row, "same_victim": self.made_on == self.model, **rates_table(self.measured)}
+        own = {"same_victim": self.made_on == self.model}
+        if self.record is not None:
+            own["in_training"] = self.record.in_training
+        return {**row, **own, **rates_table(self.measured)}
 
 
 def transfer_matrix(
@@ -63,6 +74,7 @@ def transfer_matrix(
     *,
     data: Path | None = None,
     draws: int | None = None,
+    as_recorded: bool = False,
     scenes: dict[str, str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Iterator[TransferCell]:
@@ -77,6 +89,8 @@ def transfer_matrix(
         models: Models as NAME or NAME=WEIGHTS.
         data: Folder that holds the data sets named on the cards.
         draws: Draws a cell; None for the number on each card.
+        as_recorded: Whether a model on a card's table of transfer gets the number of draws that it
+            had there, unless ``draws`` is given.
         scenes: Files that replace "signs", "backgrounds", "photos" or "boxes" of every bundle.
         report: Called with the name of each cell before it is measured.
 
@@ -104,7 +118,9 @@ def transfer_matrix(
                 report(f"{bundle.card.patch.name} on {model}")
             own = model == config.model and not weights
             judge = task.loaded_model if own else _load_judge(model, weights, data)
-            yield _measure_cell(bundle, task, config, model, judge, draws)
+            known = {r.victim.name: r.draws for r in bundle.card.transfer if as_recorded}
+            count = draws or known.get(_recorded_name(model)) or config.test_draws
+            yield _measure_cell(bundle, task, config, model, judge, count)
 
 
 def _measure_cell(
@@ -113,7 +129,7 @@ def _measure_cell(
     config: PatchConfig,
     name: str,
     judge: LoadedModel,
-    draws: int | None,
+    draws: int,
 ) -> TransferCell:
     """One bundle on the model ``judge``, called ``name``."""
     patch, made_on = bundle.card.patch.name, config.model
@@ -124,8 +140,138 @@ def _measure_cell(
         return TransferCell(patch, made_on, name, config.goal, None, reason)
 
     judged = replace(task, models=(judge,), goals=(), scene_sizes=(), **terms)
-    measured = measure_patch(judged, bundle.patch, draws=draws or config.test_draws)
-    return TransferCell(patch, made_on, name, judged.goal.kind, measured)
+    measured = measure_patch(judged, bundle.patch, draws=draws)
+    victim = ModelInfo(_recorded_name(name), judge.card.task, judge.card.sha256)
+    record = TransferRecord(
+        victim=victim,
+        in_training=_is_in_training(bundle, config, victim),
+        goal=judged.goal.kind,
+        draws=draws,
+        success=measured.success,
+        blank_success=measured.blank_success,
+        clean_recognised=measured.clean_recognised,
+        score_threshold=judged.goal.score_threshold if judge.card.task == "detect" else None,
+    )
+    return TransferCell(patch, made_on, name, judged.goal.kind, measured, record=record)
+
+
+def _recorded_name(name: str) -> str:
+    """What a card calls a model: a file goes by its name, wherever it lies."""
+    return Path(name).name if Path(name).is_file() else name
+
+
+def _is_in_training(bundle: PatchBundle, config: PatchConfig, victim: ModelInfo) -> bool:
+    """Whether ``bundle`` was made on ``victim``: the same weights, or the same name where weights
+    are not recorded."""
+    own = bundle.card.victim
+    if own.sha256 and victim.sha256:
+        if own.sha256 == victim.sha256:
+            return True
+    elif own.name == victim.name:
+        return True
+    return victim.name in {text.partition("=")[0] for text in config.ensemble}
+
+
+def record_transfer(bundle: PatchBundle, cells: Sequence[TransferCell]) -> PatchBundle:
+    """Write the measured ``cells`` of ``bundle`` on its card, each in place of an earlier one.
+
+    Returns:
+        The bundle with the new card.
+
+    Raises:
+        BundleError: The folder cannot be written.
+    """
+    fresh = {
+        cell.record.victim.name: cell.record
+        for cell in cells
+        if cell.record is not None and cell.bundle == bundle.card.patch.name
+    }
+    kept = {record.victim.name: record for record in bundle.card.transfer}
+    changed = replace(bundle, card=replace(bundle.card, transfer=(*(kept | fresh).values(),)))
+    try:
+        write_card(changed)
+    except OSError as error:
+        raise BundleError(
+            f"{bundle.folder}",
+            f"its card cannot be written ({error.strerror or error})",
+            "Copy the bundle to a folder of yours, and name that",
+        ) from error
+    return changed
+
+
+@dataclass(frozen=True)
+class TransferComparison:
+    """A rate on a bundle's card beside one measured now.
+
+    Args:
+        bundle: Name of the patch.
+        model: Model that both were measured on.
+        claimed: Success on the card.
+        measured: Success measured now.
+        agrees: Whether they agree (:func:`physadv.patches.reverify.rates_agree`).
+    """
+
+    bundle: str
+    model: str
+    claimed: RateInterval
+    measured: RateInterval
+    agrees: bool
+
+
+def recorded_models(bundle: PatchBundle, *, named_by_user: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the models on the card's table of transfer, which may be measured again.
+
+    Raises:
+        BundleError: The card has no such table, or names a model that would run foreign code and is
+            not ``named_by_user``.
+
+    Example:
+        >>> from physadv.patches.bundle import read_bundle
+        >>> bundle = read_bundle("stop-sticker-signs-v1")
+        >>> set(recorded_models(bundle)) == {r.victim.name for r in bundle.card.transfer}
+        True
+    """
+    names = tuple(record.victim.name for record in bundle.card.transfer)
+    if not names:
+        raise BundleError(
+            f"{bundle.folder}",
+            "its card records no transfer",
+            "Measure it with `physadv patch transfer BUNDLE --model MODEL --record`",
+        )
+    foreign = [name for name in names if not is_built_in(name)]
+    given = {_recorded_name(name) for name in named_by_user}
+    refuse_foreign_models(bundle, foreign, named_by_user=given)
+    return names
+
+
+def compare_transfer(
+    bundle: PatchBundle, cells: Sequence[TransferCell]
+) -> list[TransferComparison]:
+    """Compare ``cells`` measured now with the card of their ``bundle``, model by model.
+
+    Raises:
+        BundleError: A model has other weights than the one on the card.
+    """
+    recorded = {record.victim.name: record for record in bundle.card.transfer}
+    comparisons = []
+    for cell in cells:
+        now = cell.record
+        if now is None or cell.bundle != bundle.card.patch.name:
+            continue
+        before = recorded.get(now.victim.name)
+        if before is None:
+            continue
+        if before.victim.sha256 and before.victim.sha256 != now.victim.sha256:
+            raise BundleError(
+                f'Model "{now.victim.name}" has weights with sha256 {now.victim.sha256[:12]}',
+                f"the card records {before.victim.sha256[:12]}",
+                "Give those weights with --weights NAME=FILE",
+            )
+        agrees = rates_agree(before.success, now.success, same_draws=before.draws == now.draws)
+        comparisons.append(
+            TransferComparison(cell.bundle, cell.model, before.success, now.success, agrees)
+        )
+    return comparisons
 
 
 def _load_judge(name: str, weights: str, data: Path | None) -> LoadedModel:

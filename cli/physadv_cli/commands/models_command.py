@@ -61,7 +61,8 @@ def list_models(
 
     console.print(table)
     run.finish(
-        {"victims": rows}, "Your own: a TorchScript or torch.export file, or module:factory."
+        {"victims": rows},
+        "Your own: a TorchScript or torch.export file, YOLOX as ONNX, or module:factory.",
     )
 
 

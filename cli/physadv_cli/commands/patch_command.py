@@ -11,9 +11,17 @@ import typer
 from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
 from physadv.patches.config import PatchConfig
 from physadv.patches.measure_config import TransferConfig, VerifyConfig, VisibilityConfig
+from physadv_cli import options
 from physadv_cli.configured import Override, from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions, console, default_folder, open_run, print_findings
+from physadv_cli.runs import (
+    RunOptions,
+    begin_report,
+    console,
+    default_folder,
+    open_run,
+    print_findings,
+)
 
 if TYPE_CHECKING:
     from physadv.patches.bundle import PatchBundle
@@ -59,6 +67,7 @@ def register(root: typer.Typer, panel: str) -> None:
     app.command(
         "visibility", short_help="Measure how far away a model still reads the clean sign."
     )(from_config(visibility, VisibilityConfig, out=None))
+    app.command("show", short_help="Show the card of a bundle.")(show)
     root.add_typer(
         app,
         name="patch",
@@ -273,21 +282,38 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
 def transfer(config: TransferConfig, run: RunOptions) -> None:
     """Measure bundles on other models, on the same held-out scenes.
 
-    Writes a matrix of success with intervals and controls.
+    Writes a matrix of success with intervals and controls. With --record the rates go on the card
+    of each bundle, beside the controls; with --verify those on the cards are measured again.
 
     Example: physadv patch transfer runs/a runs/b --model signs --model fastestdet --weights
-    fastestdet=f.pth
+    fastestdet=f.pth --record
+
+    Example: physadv patch transfer runs/a --verify
     """
+    from physadv.core.errors import BundleError, OptionError
     from physadv.core.files import write_text
     from physadv.core.package_data import bundle_folder
     from physadv.core.rows import append_rows
     from physadv.patches.bundle import read_bundle
-    from physadv.patches.transfer import transfer_matrix, transfer_table
+    from physadv.patches.transfer import (
+        compare_transfer,
+        record_transfer,
+        recorded_models,
+        transfer_matrix,
+        transfer_table,
+    )
     from physadv_cli.progress import bar
 
-    first, own_weights, further = parse_models(config.model, config.weights)
-    names = [first if own_weights is None else f"{first}={own_weights}", *further]
     bundles = [read_bundle(bundle_folder(Path(bundle))) for bundle in config.bundles]
+    models: Sequence[str] = config.model
+    if config.verify and not models:
+        models = [name for bundle in bundles for name in recorded_models(bundle)]
+    if not models:
+        raise OptionError(
+            "No --model", "a transfer is measured on one or more", "Name them with --model"
+        )
+    first, own_weights, further = parse_models(models, config.weights)
+    names = [first if own_weights is None else f"{first}={own_weights}", *further]
     folder = run.open_folder(config)
 
     (folder / "transfer.jsonl").unlink(missing_ok=True)
@@ -299,6 +325,7 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
             names,
             data=_path(config.data_folder),
             draws=config.test_draws,
+            as_recorded=config.verify,
             report=lambda note: progress.update(task, note=note),
         ):
             append_rows(folder / "transfer.jsonl", [cell.as_row()])
@@ -307,9 +334,53 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
 
     table = transfer_table(cells)
     write_text(folder / "transfer.md", f"{table}\n")
-    notes = "".join(f"\n{c.bundle} on {c.model}: {c.reason}" for c in cells if c.reason)
-    result = {"out": str(folder), "cells": [cell.as_row() for cell in cells]}
-    run.finish(result, f"{table}{notes}\nrows: {folder / 'transfer.jsonl'}")
+    lines = [table, *(f"{c.bundle} on {c.model}: {c.reason}" for c in cells if c.reason)]
+    compared = [c for bundle in bundles for c in compare_transfer(bundle, cells)]
+    compared = compared if config.verify else []
+    for pair in compared:
+        word = "agrees" if pair.agrees else "differs"
+        claim = f"card {pair.claimed}; measured now {pair.measured}"
+        lines.append(f"{pair.bundle} on {pair.model} {word}: {claim}")
+    if config.record:
+        lines += [f"recorded: {record_transfer(bundle, cells).folder}" for bundle in bundles]
+
+    differing = [pair for pair in compared if not pair.agrees]
+    result = {
+        "out": str(folder),
+        "cells": [cell.as_row() for cell in cells],
+        "compared": [{"bundle": c.bundle, "model": c.model, "agrees": c.agrees} for c in compared],
+    }
+    run.finish(result, "\n".join([*lines, f"rows: {folder / 'transfer.jsonl'}"]))
+    if differing:
+        raise BundleError(
+            f"{differing[0].bundle} on {differing[0].model}",
+            f"success {differing[0].measured} does not agree with the card's "
+            f"{differing[0].claimed}",
+            "Record it anew with --record",
+        )
+
+
+def show(
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")
+    ],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show the card of a bundle: what the patch is, its success with controls, its transfer.
+
+    Example: physadv patch show stop-sticker-signs-v1
+    """
+    from dataclasses import asdict
+
+    from physadv.core.package_data import bundle_folder
+    from physadv.patches.bundle import read_bundle
+    from physadv.patches.card import card_lines
+
+    run = begin_report("patch show", json=json, quiet=quiet, verbose=verbose)
+    found = read_bundle(bundle_folder(bundle))
+    run.finish({"bundle": found.folder, **asdict(found.card)}, "\n".join(card_lines(found.card)))
 
 
 def visibility(config: VisibilityConfig, run: RunOptions) -> None:
