@@ -1,7 +1,7 @@
 """Cost of one EOT step against the model's own forward and backward pass, and of two JPEG codecs.
 
-    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --fastestdet fastestdet_coco.pth --out
-    benchmarks/eot_step.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/eot_step.py --fastestdet fastestdet_coco.pth
+    --yolox yolox_nano_coco.onnx --out benchmarks/eot_step.jsonl
 
 CPU seconds of this process, interleaved, median of --repeats; ratios are what counts. Rows:
 
@@ -94,7 +94,9 @@ def step_parts(task: PatchTask, draws: int, preset: str) -> dict[str, Callable[[
     return parts
 
 
-def models(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, PatchTask, int]]:
+def models(
+    fastestdet: str | None, yolox: str | None, only: Sequence[str]
+) -> Iterator[tuple[str, PatchTask, int]]:
     """Name, task and draws a step of each row."""
     if "signs" in only:
         yield "signs 32x64x64", PatchTask.from_config(PatchConfig(steps=1)), 32
@@ -108,6 +110,11 @@ def models(fastestdet: str | None, only: Sequence[str]) -> Iterator[tuple[str, P
             PatchConfig(model="fastestdet", weights=fastestdet, goal="vanish", steps=1)
         )
         yield "fastestdet 8x352x352", task, 8
+    if "yolox" in only and yolox:
+        task = PatchTask.from_config(
+            PatchConfig(model="yolox-nano", weights=yolox, goal="vanish", steps=1)
+        )
+        yield "yolox-nano 8x416x416", task, 8
 
 
 def codecs(size: int = 352, batch: int = 8) -> dict[str, Callable[[], object]]:
@@ -152,12 +159,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/eot_step.jsonl"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--fastestdet", help="its weights, to measure whole frames too")
-    parser.add_argument("--only", nargs="*", default=["signs", "lite0", "fastestdet", "codec"])
+    parser.add_argument("--yolox", help="the ONNX file of YOLOX-Nano, likewise")
+    parser.add_argument(
+        "--only", nargs="*", default=["signs", "lite0", "fastestdet", "yolox", "codec"]
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     works: dict[str, Callable[[], object]] = {}
-    for name, task, draws in models(options.fastestdet, options.only):
+    for name, task, draws in models(options.fastestdet, options.yolox, options.only):
         for preset in ("default", "camera"):
             works |= {f"{name} {k}": w for k, w in step_parts(task, draws, preset).items()}
     if "codec" in options.only:
