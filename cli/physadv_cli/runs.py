@@ -25,6 +25,7 @@ from physadv.core.errors import PhysadvError
 from physadv.core.files import write_json, write_text
 from physadv.core.run_folder import (
     assert_folder_possible,
+    locked_file,
     locked_folder,
     new_run_folder,
     record_of,
@@ -160,16 +161,19 @@ class RunOptions:
         return folder
 
     def claim_file(self, file: Path, config: Config) -> Path:
-        """Refuse to replace a file that another configuration made, or something else; return it.
+        """Keep other processes from writing ``file`` until the command ends, and return it.
 
         Args:
             file: where the one result of a command without a run folder goes.
             config: what :meth:`record_beside` will record.
 
         Raises:
-            OptionError: such a file stands there, unless ``overwrite``.
+            OptionError: another process writes the file, or, unless ``overwrite``, one that
+                another configuration made, or something else, stands there.
         """
         assert_folder_possible(file.parent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.held.enter_context(locked_file(file))
         if not self.overwrite:
             refuse_other_file(file, record_of(file), config)
         return file

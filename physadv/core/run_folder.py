@@ -182,15 +182,54 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         OptionError: Another process holds the folder; the error names it.
     """
-    lock, owner = filelock.FileLock(folder / _LOCK, timeout=0), folder / _OWNER
+    rule = "One run at a time writes into a folder"
+    with _held(folder / _LOCK, folder / _OWNER, f'"{folder}" is in use', rule):
+        yield
+
+
+@contextmanager
+def locked_file(file: Path) -> Iterator[None]:
+    """Keep every other process that asks for the same lock from writing ``file``.
+
+    It is for commands whose result is one file, with others beside it that bear its name. Nothing
+    of the lock stays beside the file.
+
+    Args:
+        file: File to be written; its folder exists.
+
+    Yields:
+        Nothing; the file is free again afterwards.
+
+    Raises:
+        OptionError: Another process holds the file; the error names it.
+    """
+    lock, owner = file.with_name(f".{file.name}.lock"), file.with_name(f".{file.name}.pid")
+    with _held(lock, owner, f'"{file}" is being written', "One process at a time writes a file"):
+        try:
+            yield
+        finally:
+            # A lock file that is gone is made anew by whoever comes next; on Windows an open file
+            # cannot be removed, and filelock removes it itself.
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(file: Path, owner: Path, what: str, rule: str) -> Iterator[None]:
+    """Hold the lock ``file`` and name this process in the file ``owner``.
+
+    Args:
+        file: Lock.
+        owner: File that tells which process holds it.
+        what: What an error says of the thing locked.
+        rule: What it says is allowed.
+    """
+    lock = filelock.FileLock(file, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise OptionError(
-            f'"{folder}" is in use by {_owner_in_words(owner)}',
-            "One run at a time writes into a folder",
-            "Wait for its end, or name another --out",
-        ) from None
+        remedy = "Wait for its end, or name another --out"
+        raise OptionError(f"{what} by {_owner_in_words(owner)}", rule, remedy) from None
     except NotImplementedError:  # a file system without locks
         yield
         return

@@ -84,6 +84,10 @@ def _pixel_mm(bundle: PatchBundle) -> tuple[float, float]:
 
 
 def _repeated(rgba: Array, pixel_mm: tuple[float, float]) -> Array:
-    """Repeat pixels, without interpolation, until viewers have no reason to smooth them."""
-    times = max(1, min(ceil(MIN_DPI * max(pixel_mm) / 25.4), _MAX_PIXELS // max(rgba.shape[:2])))
-    return np.ascontiguousarray(rgba.repeat(times, 0).repeat(times, 1))
+    """Repeat pixels, without interpolation, until viewers have no reason to smooth them; the
+    resolution is about the same across and down."""
+    across, down = (
+        max(1, min(ceil(MIN_DPI * side / 25.4), _MAX_PIXELS // max(rgba.shape[:2])))
+        for side in pixel_mm
+    )
+    return np.ascontiguousarray(rgba.repeat(down, 0).repeat(across, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,23 @@ class PdfPage:
         """
         text, size = self._fitted(text, size, bold, room)
         self._write(x, y, text, size, bold)
+
+    def lines(
+        self, x: float, y: float, lines: Sequence[str], size: float, *, step: float, room: float
+    ) -> None:
+        """Write lines below each other, all in the size in which the longest fits.
+
+        Args:
+            x: Left end in mm.
+            y: Baseline of the first in mm.
+            lines: The lines.
+            size: Largest font size in points.
+            step: Distance of two baselines in mm.
+            room: Width in mm.
+        """
+        size = min(self._fitted(line, size, bold=False, room=room)[1] for line in lines)
+        for i, line in enumerate(lines):
+            self.text(x, y + i * step, line, size, room=room)
 
     def text_wrapped(
         self, x: float, y: float, text: str, size: float, *, bold: bool = False, room: float

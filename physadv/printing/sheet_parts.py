@@ -137,23 +137,13 @@ def draw_header(page: PdfPage, sticker: PrintedSticker) -> None:
     goal = card.patch.target_class or card.patch.goal
 
     page.text_wrapped(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
-    page.text(x, MARGIN + 11.2, f"Sticker {sticker.size}, run {card.patch.run_id}", 8.5, room=space)
-    page.text(
-        x,
-        MARGIN + 15.2,
+    lines = (
+        f"Sticker {sticker.size}, run {card.patch.run_id}",
         f"{card.patch.true_class} -> {goal}; model: {card.victim.name}",
-        8.5,
-        room=space,
-    )
-    page.text(
-        x,
-        MARGIN + 19.2,
         f"For a {sign.sign} sign {sign.sign_width_mm:g} mm wide; from its center to the",
-        8.5,
-        room=space,
+        f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}",
     )
-    offset = f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}"
-    page.text(x, MARGIN + 23.2, offset, 8.5, room=space)
+    page.lines(x, MARGIN + 11.2, lines, 8.5, step=4.0, room=space)
 
 
 def _off(value: float, positive: str, negative: str) -> str:
@@ -207,7 +197,8 @@ def draw_footer(page: PdfPage, bar: PageRect) -> None:
         page.box(PageRect(bar.x + (bar.w - thick) * i / 10, bar.y - high + bar.h, thick, high))
 
     page.text(bar.x, bar.y - 3.4, BAR_LABEL, 8.5, bold=True)
-    page.text(bar.x + 36, bar.y - 3.4, SCALE_LINE, 8.5)
+    beside = bar.x + page.width_of(BAR_LABEL, 8.5, bold=True) + 3
+    page.text(beside, bar.y - 3.4, SCALE_LINE, 8.5, room=page.width - MARGIN - 1 - beside)
     draw_label(page)
 
 

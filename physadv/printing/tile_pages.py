@@ -10,14 +10,12 @@ from physadv.printing.tiling import StickerTile, TileLayout
 
 _STEPS = (
     "1. Print all pages at 100 % and measure the bar on each: 100 mm.",
-    "2. Row by row, from the left: cut each tile but the first along its left ticks (cut), lay it "
-    "on its neighbor",
-    "    so that the cut edge meets the ticks marked with its name and the round marks meet; glue "
-    "it down.",
-    "3. From the top: cut each row but the first along its upper ticks and lay it on the row "
-    "above in the same way.",
-    "4. Cut the sticker out along the thin line. The strips that overlap are printed alike, dot "
-    "for dot.",
+    "2. Row by row, from the left: cut each tile but the first along its left ticks (cut), lay it",
+    "    on its neighbor so that the cut edge meets the ticks marked with its name and the round",
+    "    marks meet; glue it down.",
+    "3. From the top: cut each row but the first along its upper ticks and lay it on the row",
+    "    above in the same way.",
+    "4. Cut the sticker out along the thin line. The strips that overlap are printed alike.",
 )
 _LINE = 4.2
 _TICK = (1.0, 5.0)
@@ -52,8 +50,7 @@ def _assembly_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout) -
         room=room,
     )
 
-    for i, step in enumerate(_STEPS):
-        page.text(MARGIN + 1, y + 5.5 + _LINE * i, step, 8.5, room=room)
+    page.lines(MARGIN + 1, y + 5.5, _STEPS, 8.5, step=_LINE, room=room)
     top = y + 5.5 + _LINE * len(_STEPS) + 2
     _drawing(page, sticker, layout, PageRect(MARGIN + 1, top, room, layout.bar.y - 9 - top))
 
@@ -97,7 +94,7 @@ def _outline(page: PdfPage, r: PageRect) -> None:
 def _name_plate(page: PdfPage, name: str, r: PageRect) -> None:
     """Write a tile's name in the middle of its rectangle, on white."""
     points = max(5.0, min(16.0, r.w * 0.8, r.h * 1.2))
-    high, wide = points * 0.35, points * 0.26 * len(name)
+    high, wide = points * 0.35, page.width_of(name, points, bold=True)
     page.canvas.setFillGray(1)
     page.box(
         PageRect(r.x + (r.w - wide) / 2 - 0.8, r.y + (r.h - high) / 2 - 0.6, wide + 1.6, high + 1.2)
@@ -117,7 +114,7 @@ def _tile_page(
         title, note = f"{title}: tile {tile.label}, {place}", f"{note}; assemble by page 1"
         page.text(x, MARGIN + 5.5, tile.label, 15, bold=True)
         x, room = x + 14, room - 14
-    page.text(x, MARGIN + 2.5, title, 8.5, bold=True, room=room)
+    page.text(x, MARGIN + 2.5, title, 8.5 if layout.assembled else 12, bold=True, room=room)
     page.text(x, MARGIN + 6.5, note, 8.5, room=room)
 
     size = card.size
