@@ -199,6 +199,35 @@ def test_one_run_at_a_time_and_a_killed_one_is_no_obstacle(tmp_path: Path) -> No
     assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
 
 
+def test_one_process_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    """While a sheet is being written, a second command for it is refused with the number of the
+    first; other files are free. A killed one is no obstacle, and nothing of the lock stays."""
+    code = """
+import sys, time
+from pathlib import Path
+from physadv.core.run_folder import locked_file
+with locked_file(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    held = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "s.pdf")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "held\n"
+        said = refusal("print", "patch", "--out", "s.pdf")
+        assert f"is being written by process {held.pid}" in said
+        assert not (tmp_path / "s.pdf").exists()
+        assert invoke("print", "patch", "--out", "other.pdf").exit_code == 0
+    finally:
+        held.kill()
+        held.wait()
+    assert invoke("print", "patch", "--out", "s.pdf").exit_code == 0
+    assert invoke("calibrate", "chart", "--out", "chart.pdf").exit_code == 0
+    assert not [p.name for p in tmp_path.iterdir() if p.name.endswith((".lock", ".pid"))]
+
+
 def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     """Two processes started together without --out write two runs."""
     command = [sys.executable, "-m", "physadv", *ATTACK, "--eps", "1/255", "--json"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,10 @@ import pytest
 import torch
 from bundle_fixtures import demo_bundle
 from PIL import Image
+from printed import needs_poppler, poppler, sticker, without_cut_line
 
+from physadv.calibration.charuco_board import write_board
+from physadv.calibration.color_chart import write_chart
 from physadv.core.errors import GeometryError
 from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.printing.aruco_markers import (
@@ -24,7 +29,7 @@ from physadv.printing.aruco_markers import (
     marker_dictionary,
     marker_modules,
 )
-from physadv.printing.cut_line import cut_contour
+from physadv.printing.cut_line import CutOptions, cut_contour
 from physadv.printing.layout import (
     Paper,
     max_sticker_size,
@@ -104,6 +109,118 @@ def test_poppler_agrees(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     image = np.asarray(Image.open(next(tmp_path.glob("page*.png"))).convert("RGB"))
     assert blue_rectangle(image, DPI)[2:] == pytest.approx((120.3, 81.7), abs=0.1)
+
+
+def first_dark(row: np.ndarray) -> float:
+    """Where a row of gray values (0 black) turns dark, in pixels, by coverage."""
+    start = int(np.argmax(row < 250))
+    return start + 1 - float((1 - row[start] / 255) if row[start] > 5 else 1.0)
+
+
+def middle(row: np.ndarray) -> float:
+    """Center of the one line in a row of gray values, in pixels, by coverage."""
+    ink = 1 - row / 255
+    return float((ink * (np.arange(len(row)) + 0.5)).sum() / ink.sum())
+
+
+@needs_poppler
+def test_sheet_is_true_to_a_fiftieth_of_a_millimeter(tmp_path: Path) -> None:
+    """Rasterized by poppler at 2400 dpi, all four edges of the sticker, its cut marks and both ends
+    of the bar are within 0.02 mm of where the layout says."""
+    size, dpi = (99.97, 143.21), 2400
+    dots = dpi / 25.4
+    sheet = write_sheet(
+        sticker(tmp_path / "b", *size, torch.zeros(1, 3, 8, 12)), tmp_path / "s.pdf", paper="letter"
+    )
+    pdf, s, bar = without_cut_line(sheet.pdf), sheet.layout.sticker, sheet.layout.bar
+
+    def line(x: float, y: float, along: str) -> np.ndarray:
+        """Gray values of 4 mm around a point, across or down."""
+        half = (2.0, 0.0) if along == "x" else (0.0, 2.0)
+        start = (round((x - half[0]) * dots), round((y - half[1]) * dots))
+        span = (round(4 * dots), 1) if along == "x" else (1, round(4 * dots))
+        return poppler(pdf, dpi=dpi, crop=(*start, *span)).mean(-1).ravel()
+
+    def place(value: float, at: float) -> float:
+        return (round((at - 2) * dots) + value) / dots
+
+    middle_x, middle_y = s.x + s.w / 2, s.y + s.h / 2
+    edges = {
+        "left": (place(first_dark(line(s.x, middle_y, "x")), s.x), s.x),
+        "top": (place(first_dark(line(middle_x, s.y, "y")), s.y), s.y),
+        "bar": (place(first_dark(line(bar.x, bar.y + 0.4, "x")), bar.x), bar.x),
+    }
+    for name, at, row in (
+        ("right", s.x + s.w, line(s.x + s.w, middle_y, "x")),
+        ("bottom", s.y + s.h, line(middle_x, s.y + s.h, "y")),
+        ("end of the bar", bar.x + bar.w, line(bar.x + bar.w, bar.y + 0.4, "x")),
+    ):
+        edges[name] = (place(len(row) - first_dark(row[::-1]), at), at)
+    for x in (s.x, s.x + s.w):
+        edges[f"cut mark at x {x}"] = (place(middle(line(x, s.y - 2.5, "x")), x), x)
+    for y in (s.y, s.y + s.h):
+        edges[f"cut mark at y {y}"] = (place(middle(line(s.x - 2.5, y, "y")), y), y)
+    for name, (found, wanted) in edges.items():
+        assert found == pytest.approx(wanted, abs=0.02), name
+
+
+def painted(pdf: Path) -> list[list[tuple[float, float]]]:
+    """The pictures painted on each page, as their resolutions across and down in dpi."""
+    pages = []
+    with pypdfium2.PdfDocument(str(pdf)) as document:
+        for page in document:
+            found = []
+            for item in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]):
+                left, bottom, right, top = item.get_bounds()
+                w, h = item.get_px_size()
+                found.append((w / (right - left) * 72, h / (top - bottom) * 72))
+            pages.append(found)
+    return pages
+
+
+@pytest.mark.parametrize("bleed", [0.0, 3.0])
+def test_the_picture_is_painted_once(tmp_path: Path, bleed: float) -> None:
+    """One picture on the sheet, and one on every tile, all at the resolution stated, which is about
+    the same across and down; icon and assembly drawing show its shape only."""
+    bundle = make(tmp_path / "b", 110.0, 60.0)
+    cut = CutOptions(bleed=bleed)
+    single = write_sheet(bundle, tmp_path / "s.pdf", cut=cut)
+    tiled = write_sheet(bundle, tmp_path / "t.pdf", cut=cut, paper=(120.0, 130.0), tile=True)
+    across, down = single.picture_dpi
+    assert tiled.picture_dpi == single.picture_dpi
+    assert min(across, down) >= 300
+    assert max(across, down) < 1.2 * min(across, down)
+    (on_sheet,) = painted(single.pdf)
+    assembly, *tiles = painted(tiled.pdf)
+    assert assembly == []
+    for pictures in (on_sheet, *tiles):
+        assert len(pictures) == 1
+        assert pictures[0] == pytest.approx((across, down), rel=0.001)
+
+
+@pytest.mark.parametrize("paper", ["a5", "a4", "letter", (120.0, 170.0)])
+def test_no_text_runs_into_another(tmp_path: Path, paper: Paper) -> None:
+    """On every page, no two lines overlap and none leaves the page, also with long names."""
+    bundle = make(tmp_path / "b", 90.0, 60.0)
+    patch = replace(bundle.card.patch, name="a long name with many words " * 4)
+    bundle = replace(bundle, card=replace(bundle.card, patch=patch))
+    large = make(tmp_path / "l", 300.0, 200.0)
+    write_sheet(bundle, tmp_path / "s.pdf", paper=paper, test_signs=True, sign_dpi=40)
+    write_sheet(large, tmp_path / "t.pdf", paper=paper, tile=True)
+    write_chart(tmp_path / "c.pdf", 1, paper="letter")
+    write_board(tmp_path / "k.pdf", paper="letter")
+    for name in ("s", "t", "c", "k"):
+        with pypdfium2.PdfDocument(str(tmp_path / f"{name}.pdf")) as document:
+            for page in document:
+                texts = page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_TEXT])
+                boxes = [text.get_bounds() for text in texts]
+                assert len(boxes) >= 3
+                for left, bottom, right, top in boxes:
+                    assert 0 < left < right < page.get_width()
+                    assert 0 < bottom < top < page.get_height()
+                for a, b in combinations(boxes, 2):
+                    apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+                    assert apart, (name, a, b)
 
 
 def test_pdf_says_how_to_print(tmp_path: Path) -> None:

@@ -311,6 +311,14 @@ def test_assembled_tiles_are_the_sticker(
         rows.add(at[0])
         columns.add(at[1])
     assert (len(rows), len(columns)) == (tiled.rows, tiled.columns)
+
+    whole = write_sheet(bundle, tmp_path / "w.pdf", paper=(400.0, 330.0), cut=CutOptions(bleed=2))
+    s = whole.layout.sticker.grown(2)
+    x, y, wide, high = (round(v * dots) for v in (s.x, s.y, s.w, s.h))
+    at = (round((-2 - first.y) * dots), round((-2 - first.x) * dots))
+    composed = canvas[at[0] : at[0] + high, at[1] : at[1] + wide]
+    untiled = poppler(whole.pdf, crop=(x, y, wide, high))
+    assert (composed != untiled).any(-1).mean() < 1e-4  # corners of the cut line's strokes
     want = (bundle.patch[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     cell = np.array([size[1] / 11, size[0] / 17])
     edges = [
@@ -330,6 +338,29 @@ def test_assembled_tiles_are_the_sticker(
     bleed = [np.nonzero(ink.any(a))[0] for a in (0, 1)]
     for found, length in zip(bleed, size, strict=True):
         assert (found[-1] - found[0] + 1) / dots == pytest.approx(length + 4, abs=0.09)
+
+
+@needs_poppler
+def test_printed_marks_of_neighbors_coincide(tmp_path: Path) -> None:
+    """Each round mark, rasterized at 600 dpi, is on both tiles of its seam the same dots around the
+    same point of the sticker."""
+    bundle = sticker(tmp_path / "b", 150.7, 140.9, noise(5, 6))
+    sheet = write_sheet(bundle, tmp_path / "s.pdf", paper=(130.0, 160.0), tile=True)
+    tiled, dots, reach = sheet.tiled, 600 / 25.4, 2.2
+    assert tiled is not None
+    seen: dict[tuple[float, float], list[np.ndarray]] = {}
+    for i, tile in enumerate(tiled.tiles):
+        page = poppler(sheet.pdf, i + 2)
+        for mark in tiled.marks(tile):
+            x, y = (round((v - reach) * dots) for v in tile.on_page(*mark))
+            side = round(2 * reach * dots)
+            key = (round(mark[0], 3), round(mark[1], 3))
+            seen.setdefault(key, []).append(page[y : y + side, x : x + side])
+    assert {len(pictures) for pictures in seen.values()} == {2}
+    for first, second in seen.values():
+        assert np.array_equal(first, second)
+        ink = np.argwhere(first.max(-1) < 128) / dots - reach  # a ring around the middle
+        assert ink.mean(0) == pytest.approx((0, 0), abs=0.05)
 
 
 @pytest.mark.parametrize("paper", sorted(PAPERS))
