@@ -16,6 +16,10 @@ from physadv.core.sign_artwork import PLAIN, VARIED, check_face_kind
 
 ANYWHERE = "anywhere"
 """Value of ``object`` for a patch that may lie anywhere in a photo."""
+SEARCHES = ("none", "place", "shape")
+"""Values of ``search``."""
+_SEARCHED_STARTS = 20
+"""Starts of a race where the place is searched and no number is given."""
 PROFILES = ("profile", "camera_profile")
 """Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
 
@@ -162,6 +166,24 @@ class PatchConfig(Config):
         float,
         ConfigField("Weight of non-printability; unused with --profile.", "Optimization", least=0),
     ] = 0.05
+    search: Annotated[
+        str,
+        ConfigField(
+            "What is searched before the optimization: place (any on the sign), shape (the "
+            "proportions too, of the same area) or none (--center and --size as given).",
+            "Optimization",
+            completions=SEARCHES,
+        ),
+    ] = "none"
+    restarts: Annotated[
+        int,
+        ConfigField(
+            "Starts that race at low cost; the best on validation draws goes on.",
+            "Optimization",
+            least=0,
+            default="20 with --search, else 1",
+        ),
+    ] = 0
     resolution: Annotated[
         int,
         ConfigField("Pixels of the patch along its longer side.", "Sticker", least=8, most=1024),
@@ -192,8 +214,28 @@ class PatchConfig(Config):
                 "Both sides must be over 0 mm",
                 "Write for example 280x190",
             )
+        if self.search not in SEARCHES:
+            raise OptionError(
+                f"--search {self.search}", f"It must be one of {', '.join(SEARCHES)}", "Choose one"
+            )
+        if self.search != "none" and self.object != "sign":
+            raise OptionError(
+                f"--search {self.search} on {self.object!r}",
+                "Only on a sign does the patch have one place",
+                "Leave it out",
+            )
         if not all(math.isfinite(value) for value in self.center_mm):
             raise OptionError("--center", "Both numbers must be finite", "Write for example 0,95")
+
+    @property
+    def number_of_starts(self) -> int:
+        """Number of the starts that race; 1 for none but the one configured."""
+        return self.restarts or (_SEARCHED_STARTS if self.search != "none" else 1)
+
+    @property
+    def printability_weight(self) -> float:
+        """Weight of non-printability: none where a measured printer stands in the way itself."""
+        return 0.0 if self.profile else self.nps
 
     @property
     def width_mm(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.attacks._fused_model import fuse_model
@@ -150,22 +151,13 @@ def optimize_patch(
         >>> last.step, last.success is not None
         (2, True)
     """
-    first = _initial_patch(task) if patch is None else patch.to(task.device)
+    first = initial_patch(task) if patch is None else patch.to(task.device)
     best_patch, best_success = best if best is not None else (first, -1.0)
-
-    palette = ink_palette().to(task.device)
-    mask = task.mask.to(task.device)
-    appearance = task.appearance.to(task.device)
-
-    def regularizer(current: Tensor) -> Tensor:
-        smoothness = tv * total_variation(appearance.printed(current), mask)
-        printability = nps * non_printability(current, mask, palette)
-        return smoothness + printability + appearance.distance(current, mask)
 
     loop = descend_patch(
         first,
         views=training_views(task, draws),
-        regularizer=regularizer,
+        regularizer=regularizer_of(task, tv, nps),
         project=project_printable,
         update=CosineAdam(lr, steps),
         steps=steps,
@@ -201,29 +193,58 @@ def training_views(task: PatchTask, draws: int) -> list[View]:
 
     Args:
         task: The patch problem.
-        draws: Scenes and EOT draws a step; where there are classifiers and detectors, frames are a
-            quarter of them.
+        draws: Scenes and EOT draws a step, see :func:`training_draws`.
     """
     parts = task.by_scene_size()
     appearance = task.appearance.to(task.device)
 
-    def view_of(part: PatchTask) -> View:
-        count = draws
-        if len(parts) > 1 and part.scene_size.whole_frame:
-            count = max(1, draws // _CROPS_A_FRAME)
-
+    def view_of(part: PatchTask, count: int) -> View:
         def render(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
             scenes = sample_scenes(part, part.scene_sources.train, count, "train", index)
             return render_scenes(part, appearance.printed(current), scenes, ("train", index))
 
-        goals = [part.goal_of(number) for number in range(len(part.models))]
-        victims = [
-            Victim(model, goal.loss, goal.succeeded)
-            for model, goal in zip(gradient_models(part), goals, strict=True)
-        ]
-        return View(render, victims)
+        return View(render, training_victims(part))
 
-    return [view_of(part) for part in parts]
+    counts = training_draws(parts, draws)
+    return [view_of(part, count) for part, count in zip(parts, counts, strict=True)]
+
+
+def training_draws(parts: Sequence[PatchTask], draws: int) -> list[int]:
+    """Return how many of ``draws`` each of a task's ``parts`` is shown in a step.
+
+    It is all of them; of frames a quarter where there are crops beside them.
+    """
+    frames = max(1, draws // _CROPS_A_FRAME) if len(parts) > 1 else draws
+    return [frames if part.scene_size.whole_frame else draws for part in parts]
+
+
+def training_victims(task: PatchTask) -> list[Victim]:
+    """Return the models of ``task`` for gradients, each with its goal."""
+    goals = [task.goal_of(number) for number in range(len(task.models))]
+    return [
+        Victim(model, goal.loss, goal.succeeded)
+        for model, goal in zip(gradient_models(task), goals, strict=True)
+    ]
+
+
+def regularizer_of(task: PatchTask, tv: float, nps: float) -> Callable[[Tensor], Tensor]:
+    """Return what is added to the loss of a patch (1, 3, ph, pw), a scalar.
+
+    Args:
+        task: Its mask, and its palette or reference image.
+        tv: Weight of total variation.
+        nps: Weight of non-printability.
+    """
+    palette = ink_palette().to(task.device)
+    mask = task.mask.to(task.device)
+    appearance = task.appearance.to(task.device)
+
+    def regularizer(current: Tensor) -> Tensor:
+        smoothness = tv * total_variation(appearance.printed(current), mask)
+        printability = nps * non_printability(current, mask, palette)
+        return smoothness + printability + appearance.distance(current, mask)
+
+    return regularizer
 
 
 @torch.no_grad()
@@ -240,13 +261,26 @@ def gradient_models(task: PatchTask) -> list[Model]:
     ]
 
 
-def _initial_patch(task: PatchTask) -> Tensor:
-    """The reference image, or gray with a little noise."""
+def initial_patch(task: PatchTask, number: int = 0) -> Tensor:
+    """Return what an optimization of ``task`` begins with, (1, 3, ph, pw) on its device.
+
+    It is the reference image; without one, gray with a little noise, or for a ``number`` over 0
+    one of many textures of soft random blots.
+    """
     if task.appearance.content is not None:
         return task.appearance.content.to(task.device).clone()
-    shape = (1, 3, *task.mask.shape[-2:])
-    noise = torch.rand(shape, generator=generator(task.seed, "initial patch"))
+    height, width = task.mask.shape[-2:]
+    if number > 0:
+        blots = torch.rand(1, 3, 4, 4, generator=generator(task.seed, "initial patch", number))
+        soft = F.interpolate(blots, size=(height, width), mode="bilinear", align_corners=True)
+        return soft.to(task.device)
+    noise = torch.rand((1, 3, height, width), generator=generator(task.seed, "initial patch"))
     return (0.5 + 0.1 * (noise - 0.5)).to(task.device)
+
+
+def blank_patch(task: PatchTask) -> Tensor:
+    """Return the blank control of ``task``: bare paper (1, 3, ph, pw) on its device."""
+    return torch.full((1, 3, *task.mask.shape[-2:]), _paper_of(task), device=task.device)
 
 
 @torch.no_grad()
@@ -305,8 +339,7 @@ def measure_controls(task: PatchTask, draws: int = 128) -> PatchMeasurement:
     Returns:
         The rates; a blank patch stands in the place of the patch.
     """
-    blank = torch.full((1, 3, *task.mask.shape[-2:]), _paper_of(task), device=task.device)
-    return measure_patch(task, blank, draws=draws, part="validation")
+    return measure_patch(task, blank_patch(task), draws=draws, part="validation")
 
 
 def to_8bit(task: PatchTask, patch: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from physadv.patches.optimize import (
     to_8bit,
 )
 from physadv.patches.preview import preview_picture
+from physadv.patches.race import Race, RaceProgress, load_start, save_start, task_at
 from physadv.patches.resume import load_checkpoint, save_checkpoint
 from physadv.patches.task import PatchTask, configured_ranges
 from physadv.patches.visibility import (
@@ -76,12 +77,14 @@ class PatchRun:
         if not overwrite:
             refuse_other_result(config, out)
         self.config, self.out, self.force = config, out, force
+        self._key = checkpoint_key(config)
         task = PatchTask.from_config(config, model=model)
         self.curves = self._visibility(task)
         if self.curves and not keeps_distances(config):
             task = replace(task, ranges=visible_ranges(task, self.curves))
         self.task, self.model = task, task.loaded_model
         self.resumed_at = 0
+        self._won: RaceProgress | None = None
         self._is_forced = False
         self._last: PatchProgress | None = None
 
@@ -90,7 +93,7 @@ class PatchRun:
         where it has no sign."""
         if self.config.object != "sign":
             return ()
-        saved = load_curves(self.out, checkpoint_key(self.config))
+        saved = load_curves(self.out, self._key)
         return measure_visibility(task) if saved is None else saved
 
     def check_controls(self) -> list[Finding]:
@@ -105,15 +108,36 @@ class PatchRun:
         self._is_forced = any(finding.light == "red" for finding in findings)
         return findings
 
+    def race(self) -> Iterator[RaceProgress]:
+        """Race the starts and yield the state after each step of theirs; nothing for one start.
+
+        The winner is on disk before the last state is yielded. Its place and size are those of the
+        configuration from then on.
+        """
+        if self._won is not None or self.config.number_of_starts < 2:
+            return
+        won = load_start(self.out, self._key)
+        if won is None:
+            for won in Race(self.config, self.task).run():
+                if won.is_over:
+                    save_start(self.out, won, self._key)
+                yield won
+        assert won is not None  # a race has at least one step
+        self._won = won
+        self.task = task_at(self.task, self.config, won.best)
+        self.config = replace(self.config, center_mm=won.best.center_mm, size_mm=won.best.size_mm)
+
     def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
         """Run the remaining steps and yield the state after each.
 
-        Every ``validate_every`` steps the patch is measured on the validation draws, and the state
-        is on disk before it is yielded.
+        Starts that have not raced yet do so before. Every ``validate_every`` steps the patch is
+        measured on the validation draws, and the state is on disk before it is yielded.
         """
-        key = checkpoint_key(self.config)
+        for _ in self.race():
+            pass
+        key = self._key
         saved = load_checkpoint(self.out, key, self.config.lr, self.config.steps)
-        start: dict[str, Any] = {}
+        start: dict[str, Any] = {} if self._won is None else {"patch": self._won.patch}
         if self.curves:
             save_curves(self.out, self.curves, key)
         if saved is not None:
@@ -131,7 +155,7 @@ class PatchRun:
             draws=self.config.draws,
             lr=self.config.lr,
             tv=self.config.tv,
-            nps=0.0 if self.config.profile else self.config.nps,
+            nps=self.config.printability_weight,
             validate_every=validate_every,
             **start,
         )
@@ -166,6 +190,9 @@ class PatchRun:
             forced=self._is_forced,
             curves=self.curves,
         )
+        if self._won is not None:
+            starts = self.config.number_of_starts
+            card.optimisation["race"] = {"starts": starts, "draws": self._won.draws}
         card.heldout.update(self._further_models(best))
         bundle = write_bundle(
             self.out,
@@ -251,6 +278,8 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         recorded = {"faces": PLAIN, **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
-    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold"}
+    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race"}
+    if config.search != "none":
+        ignored |= {"center_mm", "width_mm", "height_mm"}  # those on the card were found
     names = [key for key in (*current, *recorded) if key not in ignored]
     return [key for key in dict.fromkeys(names) if current.get(key) != recorded.get(key)]

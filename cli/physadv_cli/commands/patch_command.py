@@ -140,7 +140,7 @@ def run_patch(
     for line in limit_lines(run.task, run.curves):
         console.print(line, style="dim")
     print_findings([finding.as_dict() for finding in controls])
-    stopped = _optimize(run)
+    stopped = _race(run) or _optimize(run)
     if run.resumed_at:
         console.print(f"resumed at step {run.resumed_at}")
     if stopped:
@@ -181,6 +181,27 @@ def run_patch(
         f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
+
+
+def _race(run: PatchRun) -> bool:
+    """Race the starts with a bar; whether Ctrl-C ended it."""
+    if run.config.number_of_starts < 2:
+        return False
+    from physadv_cli.progress import bar
+
+    with bar() as progress:
+        work = progress.add_task(
+            f"racing {run.config.number_of_starts} starts", total=None, note=""
+        )
+        try:
+            for state in run.race():
+                progress.update(work, total=state.total, completed=state.steps)
+        except KeyboardInterrupt:
+            return True
+    width, height = run.config.size_mm
+    x, y = run.config.center_mm
+    console.print(f"start: {width:g} x {height:g} mm at {x:g}, {y:g}")
+    return False
 
 
 def _optimize(run: PatchRun) -> bool:

@@ -1,0 +1,367 @@
+"""Race of starts: places, proportions and textures tried at low cost, of which the best goes on.
+
+Successive halving (Karnin et al. 2013): all starts make a few steps on the same draws, those with
+the lowest loss on the validation draws make more. Where the place is searched, those left also send
+out neighbors with their texture, in two rounds of smaller and smaller shifts. A place where a blank
+sticker would do is left out, for there nothing can be claimed of the sticker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from physadv.attacks._optimizers import CosineAdam
+from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
+from physadv.core.random_streams import generator
+from physadv.core.tensor_files import write_tensors
+from physadv.eot.mask_shapes import make_mask
+from physadv.eot.pipeline import Draw
+from physadv.eot.placement import Placement
+from physadv.eot.scenes.scene_batch import SceneBatch
+from physadv.patches.config import PatchConfig
+from physadv.patches.controls import CONTROL_FLOOR
+from physadv.patches.optimize import (
+    annotations_of,
+    blank_patch,
+    initial_patch,
+    regularizer_of,
+    sample_eot,
+    to_8bit,
+    training_draws,
+    training_victims,
+)
+from physadv.patches.task import PatchTask, sample_scenes
+from physadv.threat.patch_goals import Annotations
+from physadv.threat.printability import PatchAppearance, project_printable
+
+_FILE = "start.safetensors"
+_DRAWS = 16
+"""Draws of a step."""
+_VALIDATION_DRAWS = 64
+"""Draws that the starts are compared on."""
+_ROUND_STEPS = 12
+_ROUNDS = 4
+_LEARNING_RATE = 0.1
+_SHIFTS_MM = (24.0, 12.0)
+"""Way to the neighbors of the last two rounds, on a sign of 457 mm."""
+_PROPORTIONS = (1.0, 2.25, 0.5, 1.5, 3.2, 0.7)
+"""Height over width of the stickers that are tried."""
+_MOST_BLANK_SUCCESS = (1 - CONTROL_FLOOR) / 2
+"""Success of a blank sticker up to which a place is tried: half of what a check lets pass."""
+_OCTAGON_DIAGONAL = 2**0.5
+"""|x| + |y| of the slanted sides of an octagon that is 2 wide."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sticker starts as.
+
+    Args:
+        center_mm: Its center from that of the sign, x right, y down.
+        size_mm: Its width and height.
+        texture: Number of the random texture it begins with.
+    """
+
+    center_mm: tuple[float, float]
+    size_mm: tuple[float, float]
+    texture: int = 0
+
+
+@dataclass(frozen=True)
+class RaceProgress:
+    """State of a race.
+
+    Args:
+        steps: Steps made by all starts together.
+        total: Steps that are made in all, at most.
+        draws: Draws with a gradient so far; those without, which only compare, count a third.
+        best: The start that leads.
+        patch: Its patch (1, 3, ph, pw) so far.
+        is_over: Whether it has won.
+    """
+
+    steps: int
+    total: int
+    draws: int
+    best: Start
+    patch: Tensor
+    is_over: bool = False
+
+
+@dataclass
+class _Runner:
+    """One start on its way: its task, its loop, and its patch so far."""
+
+    start: Start
+    task: PatchTask
+    loop: Iterator[PatchStep]
+    patch: Tensor
+
+
+@dataclass
+class _SharedDraws:
+    """Scenes and draws of one step, the same for every start; each part has its own size."""
+
+    parts: Sequence[PatchTask]
+    counts: Sequence[int]
+    drawn: list[tuple[SceneBatch, Draw]] = field(default_factory=list)
+
+    def sample(self, kind: str, index: int) -> None:
+        """Draw those of the step ``index`` from the scenes called ``kind``."""
+        self.drawn = []
+        for part, count in zip(self.parts, self.counts, strict=True):
+            source = getattr(part.scene_sources, kind)
+            scenes = sample_scenes(part, source, count, "race", kind, index)
+            draw = sample_eot(part, scenes, ("race", kind, index))
+            self.drawn.append((scenes.to(part.device), draw))
+
+    def render(self, number: int, task: PatchTask, patch: Tensor) -> tuple[Tensor, Annotations]:
+        """Photograph ``patch``, placed as in ``task``, in the scenes of one part."""
+        scenes, draw = self.drawn[number]
+        mask, shown = task.mask.to(task.device), task.appearance.to(task.device).printed(patch)
+        images = task.stages.apply(shown, mask, task.placement, scenes, draw)
+        return images, annotations_of(self.parts[number], scenes)
+
+
+class Race:
+    """Race of the starts of one configuration.
+
+    Args:
+        config: What is searched, and how many starts run.
+        task: The task of that configuration.
+    """
+
+    def __init__(self, config: PatchConfig, task: PatchTask) -> None:
+        self.config, self.task = config, task
+        parts = task.by_scene_size()
+        self._training = _SharedDraws(parts, training_draws(parts, _DRAWS))
+        self._validation = _SharedDraws(parts, training_draws(parts, _VALIDATION_DRAWS))
+        self._validation.sample("validation", 0)
+        self._victims: list[list[Victim]] = [training_victims(part) for part in parts]
+        self._clean = self._recognized_clean()
+        self._steps, self._compared = 0, 0
+
+    def run(self) -> Iterator[RaceProgress]:
+        """Race and yield the state after each step of all; the last one has the winner."""
+        searches = self.config.search != "none"
+        runners = [self._runner(start) for start in self._starts()]
+        keeps = (max(3, len(runners) // 4), 2, 1, 1)
+        bound = len(runners) + keeps[0] + (keeps[1] + keeps[2]) * (5 if searches else 1)
+        total = bound * _ROUND_STEPS
+
+        for number, keep in enumerate(keeps):
+            if searches and number >= _ROUNDS - len(_SHIFTS_MM):
+                runners += self._neighbors(runners, _SHIFTS_MM[number - _ROUNDS], number)
+            for index in range(number * _ROUND_STEPS, (number + 1) * _ROUND_STEPS):
+                self._training.sample("train", index)
+                for runner in runners:
+                    runner.patch = next(runner.loop).patch
+                self._steps += len(runners)
+                yield self._progress(runners[0], total)
+            runners = self._ranked(runners)[:keep]
+        yield replace(self._progress(runners[0], self._steps), is_over=True)
+
+    def _progress(self, leader: _Runner, total: int) -> RaceProgress:
+        draws = self._steps * sum(self._training.counts)
+        draws += self._compared * sum(self._validation.counts) // 3
+        return RaceProgress(self._steps, total, draws, leader.start, leader.patch)
+
+    def _starts(self) -> list[Start]:
+        """The configured start, and others: random textures there, or places of their own."""
+        first = Start(self.config.center_mm, self.config.size_mm)
+        count = self.config.number_of_starts
+        if self.config.search == "none":
+            return [replace(first, texture=number) for number in range(count)]
+
+        found, refused = [first] if self._hides_nothing(first) else [], [first]
+        for start in _random_starts(self.config):
+            if len(found) == count or len(refused) > 2 * count:
+                break
+            (found if self._hides_nothing(start) else refused).append(start)
+        return found or refused[:1]
+
+    def _neighbors(self, runners: Sequence[_Runner], shift_mm: float, number: int) -> list[_Runner]:
+        """The runners' stickers, shifted up, down, left and right by ``shift_mm``."""
+        shift = shift_mm * self.config.sign_width_mm / 457
+        places: dict[Start, _Runner] = {}
+        for runner in runners:
+            x, y = runner.start.center_mm
+            for dx, dy in ((-shift, 0), (shift, 0), (0, -shift), (0, shift)):
+                start = replace(runner.start, center_mm=(round(x + dx, 1), round(y + dy, 1)))
+                if _is_on_sign(start, self.config.sign_width_mm) and self._hides_nothing(start):
+                    places[start] = runner
+        first_step = number * _ROUND_STEPS
+        return [self._runner(start, parent.patch, first_step) for start, parent in places.items()]
+
+    def _runner(self, start: Start, patch: Tensor | None = None, index: int = 0) -> _Runner:
+        """A start on its way from the step ``index``, with the texture ``patch`` or its own."""
+        task = task_at(self.task, self.config, start)
+        if patch is None:
+            patch = initial_patch(task, start.texture)
+
+        def view_of(number: int) -> View:
+            return View(
+                lambda current, _: self._training.render(number, task, current),
+                self._victims[number],
+            )
+
+        loop = descend_patch(
+            patch,
+            views=[view_of(number) for number in range(len(self._victims))],
+            regularizer=regularizer_of(task, self.config.tv, self.config.printability_weight),
+            project=project_printable,
+            update=CosineAdam(_LEARNING_RATE, _ROUNDS * _ROUND_STEPS),
+            steps=_ROUNDS * _ROUND_STEPS,
+            start=index,
+        )
+        return _Runner(start, task, loop, patch)
+
+    @torch.no_grad()
+    def _ranked(self, runners: list[_Runner]) -> list[_Runner]:
+        """The runners by their loss on the validation draws, the lowest first.
+
+        Of several victims each has its losses in units of their mean over the runners.
+        """
+        self._compared += len(runners)
+        losses = []
+        for runner in runners:
+            shown = to_8bit(runner.task, runner.patch)
+            own = []
+            for number, victims in enumerate(self._victims):
+                images, annotations = self._validation.render(number, runner.task, shown)
+                own += [v.objective(v.model(images), annotations).mean() for v in victims]
+            losses.append(torch.stack(own))
+        table = torch.stack(losses)
+        scores = (table / table.mean(0).clamp(min=1e-9)).mean(1).tolist()
+        order = sorted(range(len(runners)), key=scores.__getitem__)
+        return [runners[number] for number in order]
+
+    @torch.no_grad()
+    def _recognized_clean(self) -> list[list[Tensor]]:
+        """Whether each validation object is recognized without a sticker, by part and victim."""
+        recognized = []
+        for (scenes, draw), part in zip(
+            self._validation.drawn, self._validation.parts, strict=True
+        ):
+            images, annotations = (
+                part.stages.without_patch(scenes, draw),
+                annotations_of(part, scenes),
+            )
+            recognized.append(
+                [
+                    part.goal_of(number).recognized(model(images), annotations)
+                    for number, model in enumerate(part.models)
+                ]
+            )
+        return recognized
+
+    @torch.no_grad()
+    def _hides_nothing(self, start: Start) -> bool:
+        """Whether a blank sticker there leaves what the victims recognize nearly as it is."""
+        task = task_at(self.task, self.config, start)
+        self._compared += 1
+        for number, victims in enumerate(self._victims):
+            images, annotations = self._validation.render(number, task, blank_patch(task))
+            for victim, valid in zip(victims, self._clean[number], strict=True):
+                met = victim.criterion(victim.model(images), annotations)[valid]
+                if met.numel() and float(met.float().mean()) > _MOST_BLANK_SUCCESS:
+                    return False
+        return True
+
+
+def task_at(task: PatchTask, config: PatchConfig, start: Start) -> PatchTask:
+    """Return ``task`` with its sticker placed and shaped as ``start`` says.
+
+    Args:
+        task: The task of ``config``.
+        config: Its shape, resolution and look.
+        start: Place and size.
+    """
+    width, height = start.size_mm
+    mask = make_mask(config.mask, width, height, longest_px=config.resolution)
+    appearance = PatchAppearance.from_files(
+        config.palette, config.content, config.content_weight, (mask.shape[-2], mask.shape[-1])
+    )
+    placement = Placement(width, height, start.center_mm)
+    return replace(task, mask=mask, placement=placement, appearance=appearance)
+
+
+def _random_starts(config: PatchConfig) -> Iterator[Start]:
+    """Places spread evenly over the sign, in turn with each of the proportions tried."""
+    stream = generator(config.seed, "race", "places")
+    offset = torch.rand(2, generator=stream)
+    spread = torch.tensor([0.7548776662, 0.5698402910])  # Roberts' R2 sequence
+    for number in range(10_000):
+        unit = ((offset + spread * number) % 1).tolist()
+        width, height = config.size_mm
+        if config.search == "shape":
+            tallness = _PROPORTIONS[number % len(_PROPORTIONS)]
+            area = width * height
+            width, height = ((area / tallness) ** 0.5, (area * tallness) ** 0.5)
+        room = (config.sign_width_mm - width, config.sign_width_mm - height)
+        center = [round(side * (place - 0.5), 1) for side, place in zip(room, unit, strict=True)]
+        start = Start((center[0], center[1]), (round(width, 1), round(height, 1)))
+        if min(room) >= 0 and _is_on_sign(start, config.sign_width_mm):
+            yield start
+
+
+def _is_on_sign(start: Start, sign_width_mm: float) -> bool:
+    """Whether a sticker lies within an octagon of that width."""
+    half = sign_width_mm / 2
+    x = abs(start.center_mm[0]) + start.size_mm[0] / 2
+    y = abs(start.center_mm[1]) + start.size_mm[1] / 2
+    return max(x, y) <= half and x + y <= half * _OCTAGON_DIAGONAL
+
+
+def save_start(folder: Path, progress: RaceProgress, key: int) -> Path:
+    """Write the winner of a race, atomically, so that a resumed run need not race again.
+
+    Args:
+        folder: Folder of the run.
+        progress: The last state of the race.
+        key: Identifies the configuration.
+
+    Returns:
+        The file.
+    """
+    best = progress.best
+    facts = {
+        "key": str(key),
+        "center_mm": " ".join(map(repr, best.center_mm)),
+        "size_mm": " ".join(map(repr, best.size_mm)),
+        "texture": str(best.texture),
+        "draws": str(progress.draws),
+    }
+    return write_tensors(folder / _FILE, {"patch": progress.patch}, facts)
+
+
+def load_start(folder: Path, key: int) -> RaceProgress | None:
+    """Read the winner of a race.
+
+    Args:
+        folder: Folder of the run.
+        key: Identifies the configuration.
+
+    Returns:
+        The winner; None where there is none, or that of another configuration or damaged.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts, patch = file.metadata(), file.get_tensor("patch")
+    except (SafetensorError, OSError):
+        return None
+    if facts.get("key") != str(key):
+        return None
+    x, y = map(float, facts["center_mm"].split())
+    width, height = map(float, facts["size_mm"].split())
+    best = Start((x, y), (width, height), int(facts["texture"]))
+    return RaceProgress(0, 0, int(facts["draws"]), best, patch, is_over=True)

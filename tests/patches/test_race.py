@@ -1,0 +1,144 @@
+"""A race finds the place where the victim looks, and is kept by a run that is stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from own_model import work_beside
+
+from physadv.core.errors import OptionError
+from physadv.patches import race
+from physadv.patches.config import PatchConfig
+from physadv.patches.patch_run import PatchRun, checkpoint_key
+from physadv.patches.reverify import config_from_bundle, verify_bundle
+
+CORNER = """
+import torch
+from physadv.models.load import as_model
+
+class UpperLeft(torch.nn.Module):
+    # Sees a stop sign unless the upper left of the picture is green.
+    def forward(self, x):
+        part = x[:, :, 4:14, 4:14]
+        green = (part[:, 1] - part[:, ::2].mean(1)).mean((1, 2))
+        return torch.stack([2 + 0 * green, 60 * green], 1)
+
+class BlindedByWhite(UpperLeft):
+    # No stop sign any more where the lower right has something white.
+    def forward(self, x):
+        white = (x[:, :, 18:28, 18:28].amin(1) > 0.6).float().mean((1, 2))
+        return super().forward(x) + torch.stack([0 * white, 1e4 * (white > 0.3)], 1)
+
+def corner():
+    return as_model(UpperLeft(), classes=["stop", "other"], input_size=32)
+
+def blinded():
+    return as_model(BlindedByWhite(), classes=["stop", "other"], input_size=32)
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PatchConfig:
+    work_beside("corner_models", CORNER, tmp_path, monkeypatch)
+    monkeypatch.setattr(race, "_ROUND_STEPS", 2)
+    monkeypatch.setattr(race, "_VALIDATION_DRAWS", 16)
+    monkeypatch.setattr(race, "_DRAWS", 8)
+    narrow = "yaw_deg = 0\npitch_deg = 0\nroll_deg = 0\nmargin = 0.02\nsize_px = [40, 60]\n"
+    (tmp_path / "narrow.toml").write_text(narrow)
+    return PatchConfig(
+        model="corner_models:corner",
+        search="place",
+        restarts=4,
+        size_mm=(140, 140),
+        steps=2,
+        draws=4,
+        resolution=8,
+        test_draws=16,
+        eot_ranges=str(tmp_path / "narrow.toml"),
+        faces="plain",
+    )
+
+
+def test_the_place_where_the_victim_looks_wins(settings: PatchConfig, tmp_path: Path) -> None:
+    """From below the center the sticker comes to the upper left. The card records the place and the
+    race, verifies, and the same command finds its own bundle again."""
+    run = PatchRun(settings, tmp_path / "out", force=True)
+    list(run.steps())
+    bundle, _ = run.finish()
+    x, y = bundle.card.placement.center_mm
+    assert x < -20
+    assert y < -20
+    assert tuple(bundle.card.optimisation["center_mm"]) == (x, y)
+    assert bundle.card.optimisation["race"]["starts"] == 4
+    assert bundle.card.optimisation["race"]["draws"] > 0
+    own = config_from_bundle(bundle)
+    assert own.center_mm == (x, y)
+    given = {"model": settings.model}
+    assert verify_bundle(bundle, given=given).agrees
+    PatchRun(settings, tmp_path / "out")  # refuses the bundle of another configuration
+    with pytest.raises(OptionError, match="search"):
+        PatchRun(replace(settings, search="none"), tmp_path / "out")
+
+
+def test_a_race_is_run_once(settings: PatchConfig, tmp_path: Path) -> None:
+    """A run that is killed after the race goes on from its winner, which the seed alone decides."""
+    first = PatchRun(settings, tmp_path / "a", force=True)
+    states = list(first.race())
+    assert states[-1].is_over
+    assert [state.steps for state in states] == sorted(state.steps for state in states)
+    again = PatchRun(settings, tmp_path / "a", force=True)
+    assert list(again.race()) == []
+    other = PatchRun(settings, tmp_path / "b", force=True)
+    list(other.race())
+    winners = [race.load_start(tmp_path / name, checkpoint_key(settings)) for name in "ab"]
+    for run in (first, again, other):
+        assert run.config.center_mm == run.task.placement.center_mm == states[-1].best.center_mm
+    for won in winners:
+        assert won is not None
+        assert won.patch.equal(states[-1].patch)
+    assert race.load_start(tmp_path / "a", key=1) is None
+
+
+def test_proportions_keep_the_area(settings: PatchConfig) -> None:
+    """Every start lies on the sign, and its sticker is as large as the one given."""
+    searched = replace(settings, search="shape", size_mm=(190, 100))
+    starts = [start for start, _ in zip(race._random_starts(searched), range(40), strict=False)]
+    assert len({start.size_mm for start in starts}) > 3
+    for start in starts:
+        width, height = start.size_mm
+        assert width * height == pytest.approx(190 * 100, rel=0.01)
+        x, y = abs(start.center_mm[0]) + width / 2, abs(start.center_mm[1]) + height / 2
+        assert max(x, y) <= 457 / 2
+        assert x + y <= 457 / 2**0.5
+
+
+def test_no_place_that_a_blank_sticker_wins(settings: PatchConfig, tmp_path: Path) -> None:
+    """At the lower right covering alone does it: none of the starts there races."""
+    run = PatchRun(replace(settings, model="corner_models:blinded"), tmp_path / "out", force=True)
+    entered = race.Race(run.config, run.task)
+    lower_right = race.Start((90.0, 90.0), (140.0, 140.0))
+    assert not entered._hides_nothing(lower_right)
+    assert entered._hides_nothing(replace(lower_right, center_mm=(90.0, -90.0)))
+    assert all(start.center_mm[0] < 60 or start.center_mm[1] < 60 for start in entered._starts())
+
+
+def test_textures_race_where_the_place_is_given(settings: PatchConfig, tmp_path: Path) -> None:
+    """With restarts alone the sticker stays where it is told to be."""
+    given = replace(settings, search="none", restarts=3, center_mm=(-80, -80))
+    run = PatchRun(given, tmp_path / "out", force=True)
+    *_, last = run.race()
+    assert last.best.center_mm == run.config.center_mm == (-80, -80)
+    assert len({start.texture for start in race.Race(given, run.task)._starts()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"search": "anywhere"}, "--search"), ({"object": "person"}, "sign")]
+)
+def test_a_search_without_sense_is_refused(
+    change: dict[str, str], said: str, settings: PatchConfig
+) -> None:
+    """An unknown search, and one where the patch has no one place."""
+    with pytest.raises(OptionError, match=said):
+        replace(settings, **change)  # type: ignore[arg-type]
