@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
-from physadv.core.sign_artwork import PLAIN
+from physadv.core.stop_signs import PLAIN
 from physadv.core.types import Model
 from physadv.datasets import read_dataset
 from physadv.datasets.split import split_by_group

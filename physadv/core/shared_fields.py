@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from physadv.core.config import ConfigField
@@ -136,16 +138,6 @@ RadiusCurve = Annotated[
     ),
 ]
 
-SignPhotos = Annotated[
-    str | None,
-    ConfigField(
-        "Photos (with or without box files) or drawings of the sign.",
-        "Scene",
-        metavar="PATH",
-        path=True,
-        default="drawn by code",
-    ),
-]
 SignFolders = Annotated[
     tuple[str, ...],
     ConfigField(
@@ -156,10 +148,13 @@ SignFolders = Annotated[
         default="drawn by code",
     ),
 ]
+FACES_HELP = "Drawn stop signs: varied (many faces, each drawn anew) or plain (one face)."
+"""Help of ``--faces`` wherever it stands."""
+
 DrawnFaces = Annotated[
     str,
     ConfigField(
-        "Drawn stop signs: varied (many faces, each drawn anew, some held out) or plain (one).",
+        FACES_HELP,
         "Scene",
         completions=("varied", "plain"),
     ),
@@ -303,3 +298,15 @@ Device = Annotated[
         affects_result=False,
     ),
 ]
+
+
+def as_folders(signs: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    """Return one folder, several or none as their names.
+
+    Example:
+        >>> as_folders("photos"), as_folders(None)
+        (('photos',), ())
+    """
+    if isinstance(signs, str | Path):
+        return (str(signs),)
+    return tuple(str(folder) for folder in signs or ())

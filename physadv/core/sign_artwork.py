@@ -15,10 +15,6 @@ from physadv.core.image_io import Array
 from physadv.core.svg import rasterize_svg
 
 STOP_WIDTH_MM = 762.0
-STOP_NAMES = ("stop", "stop sign", "street sign")
-"""Name of the stop sign's class in GTSRB, COCO and ImageNet."""
-VARIED, PLAIN = "varied", "plain"
-"""Kinds of drawn stop faces: many, each drawn anew, or the one of :func:`sign_face`."""
 _RED, _WHITE = "#b01c2e", "#f4f4f1"
 
 
@@ -93,11 +89,3 @@ def sign_face(name: str = "stop", width_px: int = 512, width_mm: float | None = 
         rasterize_svg(stop_sign_svg(), width_px),
         STOP_WIDTH_MM if width_mm is None else width_mm,
     )
-
-
-def check_face_kind(kind: str) -> None:
-    """Raise OptionError where ``kind`` is neither :data:`VARIED` nor :data:`PLAIN`."""
-    if kind not in (VARIED, PLAIN):
-        raise OptionError(
-            f"--faces {kind}", f"must be {VARIED} or {PLAIN}", f"Leave it out for {VARIED}"
-        )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of
-from physadv.core.sign_artwork import PLAIN, VARIED, check_face_kind
+from physadv.core.stop_signs import PLAIN, VARIED, check_face_kind
 
 ANYWHERE = "anywhere"
 """Value of ``object`` for a patch that may lie anywhere in a photo."""
@@ -22,18 +20,6 @@ _SEARCHED_STARTS = 20
 """Starts of a race where the place is searched and no number is given."""
 PROFILES = ("profile", "camera_profile")
 """Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
-
-
-def as_folders(signs: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
-    """Return one folder, several or none as their names.
-
-    Example:
-        >>> as_folders("photos"), as_folders(None)
-        (('photos',), ())
-    """
-    if isinstance(signs, str | Path):
-        return (str(signs),)
-    return tuple(str(folder) for folder in signs or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +191,7 @@ class PatchConfig(Config):
 
     def __post_init__(self) -> None:
         """Check the values. OptionError for one of the wrong type or outside its limits."""
-        object.__setattr__(self, "signs", as_folders(self.signs))
+        object.__setattr__(self, "signs", shared.as_folders(self.signs))
         super().__post_init__()
         check_face_kind(self.faces)
         if not all(0 < side < math.inf for side in self.size_mm):

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
-from physadv.core.sign_artwork import VARIED
+from physadv.core.stop_signs import VARIED
 from physadv.patches.config import PatchConfig
 
 DataFolder = Annotated[

@@ -11,16 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
+from physadv.core import shared_fields as shared
 from physadv.core.errors import OptionError
 from physadv.core.files import atomic_path
 from physadv.core.findings import Finding
 from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
-from physadv.core.sign_artwork import PLAIN
+from physadv.core.stop_signs import PLAIN
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, rates_table
-from physadv.patches.config import PROFILES, PatchConfig, as_folders
+from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.controls import refuse_invalid
 from physadv.patches.optimize import (
     PatchMeasurement,
@@ -274,7 +275,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         if value is not None
     }
     if "victim" in recorded:  # a card of an earlier version names no faces and at most one folder
-        folders = list(as_folders(recorded.get("signs")))
+        folders = list(shared.as_folders(recorded.get("signs")))
         recorded = {"faces": PLAIN, **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()

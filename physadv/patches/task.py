@@ -10,7 +10,7 @@ from torch import Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.core.sign_artwork import STOP_NAMES
+from physadv.core.stop_signs import STOP_NAMES
 from physadv.core.types import Model
 from physadv.defenses.load_model import load_model
 from physadv.eot.color_map import ColorMap

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
-from physadv.core.sign_artwork import check_face_kind
+from physadv.core.stop_signs import check_face_kind
 
 DEFENSE_NAMES = (
     "standard",
@@ -210,7 +210,7 @@ class TrainSignsConfig(Config):
     faces: Annotated[
         str,
         ConfigField(
-            "Drawn stop signs: varied (many faces, with decoys) or plain (one face).",
+            shared.FACES_HELP,
             "Training",
             completions=("varied", "plain"),
         ),

@@ -32,7 +32,7 @@ class TwinConfig(Config):
         ),
     ] = None
 
-    signs: shared.SignPhotos = None
+    signs: shared.SignFolders = ()
     backgrounds: shared.BackgroundPhotos = None
     distances: Annotated[
         tuple[float, float] | None,
@@ -65,3 +65,8 @@ class TwinConfig(Config):
     ] = ()
 
     seed: shared.Seed = 0
+
+    def __post_init__(self) -> None:
+        """Check the values; one folder of signs may stand for a list of one."""
+        object.__setattr__(self, "signs", shared.as_folders(self.signs))
+        super().__post_init__()

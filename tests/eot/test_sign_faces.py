@@ -13,7 +13,8 @@ from PIL import Image
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.random_streams import numpy_generator
-from physadv.core.sign_artwork import PLAIN, SignFace, octagon_mm, sign_face, stop_sign_svg
+from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face, stop_sign_svg
+from physadv.core.stop_signs import PLAIN
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import load_scene_sources
 from physadv.eot.scenes.sign_faces import (

@@ -15,6 +15,7 @@ from physadv.core.package_data import patches_dir
 from physadv.core.rows import read_rows
 from physadv.models.load import card_of
 from physadv.patches.bundle import read_bundle
+from physadv.patches.face_rates import PHOTOS, rates_by_face
 from physadv.patches.optimize import summarize_rows
 from physadv.patches.reverify import config_from_bundle, verify_bundle
 
@@ -59,9 +60,12 @@ def test_card_follows_from_its_rows(name: str) -> None:
     and extra boxes."""
     bundle = read_bundle(patches_dir() / name)
     held = bundle.card.heldout
-    again = summarize_rows(
-        list(read_rows(bundle.folder / "rows.jsonl")), by_group=held["scenes"] == "photos"
-    )
+    shared = held["scenes"] == "photos" or len(held.get("by_face", [])) > 1
+    rows = list(read_rows(bundle.folder / "rows.jsonl"))
+    again = summarize_rows(rows, by_group=shared)
+    faces = [each["name"] for each in held.get("by_face", []) if each["name"] != PHOTOS]
+    if faces:
+        assert [each.as_dict() for each in rates_by_face(rows, faces)] == held["by_face"]
     for key in (
         "success",
         "blank_success",

@@ -12,7 +12,7 @@ from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from physadv.core.image_io import Array
     from physadv.core.sign_artwork import SignFace
@@ -74,7 +74,7 @@ def _prepare(config: TwinConfig, patch: PatchBundle) -> dict[str, Any]:
     """Scenes, faces, backgrounds, cameras and notes, before anything is written."""
     from physadv.twin.cameras import cameras_named
 
-    scenes, faces, notes = _signs(Path(config.signs), patch) if config.signs else ([], [], [])
+    scenes, faces, notes = _signs(config.signs, patch) if config.signs else ([], [], [])
     return {
         "scenes": scenes,
         "signs": faces,
@@ -128,7 +128,9 @@ def _sheet(patch: PatchBundle, folder: Path) -> Path:
     return folder / "sheet.pdf"
 
 
-def _signs(path: Path, patch: PatchBundle) -> tuple[list[PhotoScene], list[SignFace], list[str]]:
+def _signs(
+    folders: Sequence[str], patch: PatchBundle
+) -> tuple[list[PhotoScene], list[SignFace], list[str]]:
     """Photos with their signs located, or drawings; and notes on what is filmed.
 
     Of photos with which the patch was optimized, only the held-out ones are filmed.
@@ -140,20 +142,21 @@ def _signs(path: Path, patch: PatchBundle) -> tuple[list[PhotoScene], list[SignF
 
     from physadv.core.errors import DataError
     from physadv.core.rows import read_rows
-    from physadv.eot.scenes.load import read_signs
+    from physadv.eot.scenes.load import read_sign_folders
     from physadv.twin.photo_clips import PhotoScene
 
-    photos, faces, notes = read_signs(path)
+    photos, faces, notes = read_sign_folders(folders)
     width = patch.card.placement.sign_width_mm
     if not photos:
         return [], [replace(face, width_mm=width) for face in faces], notes
 
     large = [p for p in photos if cv2.contourArea(p.corners.astype(np.float32)) >= 256]
     if not large:
-        raise DataError(f"{path}", "no sign in it is 16 px wide", "Use larger photos")
+        raise DataError(", ".join(folders), "no sign in it is 16 px wide", "Use larger photos")
 
     rows = patch.folder / "rows.jsonl"
     groups = {str(row.get("group")) for row in read_rows(rows)} if rows.is_file() else set()
+    groups |= {group.partition("/")[2] for group in groups}  # of several folders each led its own
     held_out = [p for p in large if p.group in groups]
     if held_out and len(held_out) < len(large):
         notes.append(

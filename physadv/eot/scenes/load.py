@@ -19,7 +19,8 @@ from physadv.core.image_io import (
     read_rgba,
 )
 from physadv.core.random_streams import numpy_generator
-from physadv.core.sign_artwork import STOP_NAMES, VARIED, SignFace, sign_face
+from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.core.stop_signs import STOP_NAMES, VARIED
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets import read_dataset
 from physadv.eot.scenes.boxes import (
@@ -113,7 +114,7 @@ def load_scene_sources(
     """
     paths = [signs] if isinstance(signs, str | Path) else list(signs or ())
     varied = faces == VARIED and (class_name is None or class_name in STOP_NAMES)
-    photos, drawings, notes = _read_all(paths, boxes, class_name, mixes=varied)
+    photos, drawings, notes = read_sign_folders(paths, boxes, class_name, mixes=varied)
     if photos and accept is not None:
         photos = _accepted(photos, accept, ", ".join(map(str, paths)), notes)
     pools, note = _background_pools(backgrounds, seed)
@@ -197,16 +198,27 @@ def _drawing_parts(
     return train, validation or train, test
 
 
-def _read_all(
+def read_sign_folders(
     paths: Sequence[str | Path],
-    boxes: str | Path | None,
-    class_name: str | None,
+    boxes: str | Path | None = None,
+    class_name: str | None = None,
     *,
-    mixes: bool,
+    mixes: bool = False,
 ) -> tuple[list[PhotoSign], list[SignFace], list[str]]:
-    """Photos, drawings and notes of several folders; ``mixes`` as in :func:`read_signs`.
+    """Read photos and drawings of signs in several folders.
 
-    The file of ``boxes`` counts for every folder that it names photos of, at least one.
+    Args:
+        paths: Folders or files, as :func:`read_signs` takes them.
+        boxes: File or folder of the signs' boxes, for every folder that it names photos of.
+        class_name: Class of the signs, for files with boxes of several classes.
+        mixes: Whether drawings are used beside photos, which they are not by default.
+
+    Returns:
+        Photo signs, drawn faces and notes; of several folders each name is led by its folder's.
+
+    Raises:
+        ImageError: The only file of a path cannot be read.
+        DataError: A path has no sign, or ``boxes`` can be used for none of them.
     """
     photos: list[PhotoSign] = []
     drawings: list[SignFace] = []

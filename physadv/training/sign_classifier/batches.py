@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator, numpy_generator
-from physadv.core.sign_artwork import PLAIN
+from physadv.core.stop_signs import PLAIN
 from physadv.eot.sampling import draw_uniform
 from physadv.eot.scenes.sign_faces import DECOYS, TRAINING_FACES, UNREAD_FACES, FaceDesign
 from physadv.models.architectures.signnet import BACKGROUND, INPUT_PX, STOP

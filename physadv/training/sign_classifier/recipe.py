@@ -18,7 +18,7 @@ from physadv.core.image_io import Array
 from physadv.core.lights import worst_light
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows
-from physadv.core.sign_artwork import PLAIN
+from physadv.core.stop_signs import PLAIN
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.tensor_files import write_tensors
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
