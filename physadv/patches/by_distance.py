@@ -150,25 +150,36 @@ def rate_lines(heldout: Mapping[str, Any]) -> list[str]:
         >>> entry = {"from": 0.0, "to": 15.0, **dict.fromkeys(RATES, rate)}
         >>> for line in rate_lines({"by_angle": {"bins": [entry]}}):
         ...     print(line)
-        angle                  sticker         blank             of  clean             of
-        0-15 deg               50 % [20, 80]   50 % [20, 80]      8  50 % [20, 80]      8
+        angle                sticker         blank             of  clean             of
+        0-15 deg             50 % [20, 80]   50 % [20, 80]      8  50 % [20, 80]      8
     """
     lines = []
     for name in (BY_DISTANCE, BY_ANGLE):
         table = heldout.get(name)
         if not table:
             continue
-        lines.append(_columns(_title(table), "sticker", "blank", "of", "clean", "of"))
+        lines.append(rate_header(_title(table)))
         bins = table["bins"] if name == BY_ANGLE else reversed(table["bins"])
         for entry in bins:
-            success, blank, clean = (RateInterval(**entry[rate]) for rate in RATES)
-            rates = _short(success), _short(blank), f"{success.n}", _short(clean), f"{clean.n}"
-            lines.append(_columns(_span(entry, table.get("unit")), *rates))
+            rates = (RateInterval(**entry[rate]) for rate in RATES)
+            lines.append(rate_line(_span(entry, table.get("unit")), *rates))
     return lines
 
 
+def rate_header(title: str) -> str:
+    """Return the first line of a table of :func:`rate_line`, whose rows are named by ``title``."""
+    return _columns(title, "sticker", "blank", "of", "clean", "of")
+
+
+def rate_line(name: str, success: RateInterval, blank: RateInterval, clean: RateInterval) -> str:
+    """Return the rates of what is called ``name`` in columns for a terminal, as in
+    :func:`rate_lines`."""
+    rates = _short(success), _short(blank), f"{success.n}", _short(clean), f"{clean.n}"
+    return _columns(name, *rates)
+
+
 def _columns(span: str, success: str, blank: str, valid: str, clean: str, draws: str) -> str:
-    return f"{span:22} {success:15} {blank:15} {valid:>4}  {clean:15} {draws:>4}"
+    return f"{span:20} {success:15} {blank:15} {valid:>4}  {clean:15} {draws:>4}"
 
 
 def _title(table: Mapping[str, Any]) -> str:

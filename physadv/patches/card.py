@@ -19,9 +19,8 @@ from physadv.patches.bundle import (
     PatchCard,
     PatchInfo,
     PatchSize,
-    TransferRecord,
 )
-from physadv.patches.by_distance import bin_rates
+from physadv.patches.by_distance import RATES, bin_rates, rate_header, rate_line, rate_lines
 from physadv.patches.config import ANYWHERE, PROFILES, PatchConfig
 from physadv.patches.controls import control_findings
 from physadv.patches.face_rates import rates_by_face, worst_face
@@ -148,7 +147,8 @@ def face_tables(sources: SceneSources, measured: PatchMeasurement) -> dict[str, 
 
 
 def card_lines(card: PatchCard) -> list[str]:
-    """Return ``card`` in lines for people: the patch, its success with controls, its transfer.
+    """Return ``card`` in lines for people: the patch, its success with controls, by distance, face
+    and model.
 
     Example:
         >>> from physadv.patches.bundle import read_bundle
@@ -174,17 +174,18 @@ def card_lines(card: PatchCard) -> list[str]:
     findings = [Finding(**table) for table in card.heldout.get("doubts", ())]
     lines += [f"{'doubt':10} {finding}" for finding in findings]
 
-    lines += [f"{'transfer':10} {record_line(record)}" for record in card.transfer]
+    lines += rate_lines(card.heldout)
+    if faces := card.heldout.get("by_face", ()):
+        lines.append(rate_header("held-out face"))
+    for face in faces:
+        lines.append(rate_line(face["name"], *(RateInterval(**face[rate]) for rate in RATES)))
+    if card.transfer:
+        lines.append(rate_header("model"))
+    for record in card.transfer:
+        name = record.victim.name + (" (trained)" if record.in_training else "")
+        rates = record.success, record.blank_success, record.clean_recognised
+        lines.append(rate_line(name, *rates))
     return lines
-
-
-def record_line(record: TransferRecord) -> str:
-    """Return a card's ``record`` of transfer to one model in one line."""
-    trained = "made on it" if record.in_training else "not made on it"
-    return (
-        f"{record.victim.name} ({trained}): {record.success}; blank {record.blank_success}; "
-        f"clean {record.clean_recognised}"
-    )
 
 
 def rates_table(measured: PatchMeasurement) -> dict[str, Any]:

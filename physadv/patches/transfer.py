@@ -225,11 +225,9 @@ def recorded_models(bundle: PatchBundle, *, named_by_user: Sequence[str] = ()) -
         BundleError: The card has no such table, or names a model that would run foreign code and is
             not ``named_by_user``.
 
-    Example:
-        >>> from physadv.patches.bundle import read_bundle
-        >>> bundle = read_bundle("stop-sticker-signs-v1")
-        >>> set(recorded_models(bundle)) == {r.victim.name for r in bundle.card.transfer}
-        True
+    Example::
+
+        transfer_matrix([bundle], recorded_models(bundle), as_recorded=True)
     """
     names = tuple(record.victim.name for record in bundle.card.transfer)
     if not names:
