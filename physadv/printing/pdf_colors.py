@@ -81,6 +81,17 @@ def name_cut_color(pdf: pikepdf.Pdf, resource: str, name: str, press: PressProfi
                 spaces[key] = ink
 
 
+def blend_in_press_space(pdf: pikepdf.Pdf, press: PressProfile) -> None:
+    """Declare that pages of ``pdf`` with see-through pictures are blended in the space of
+    ``press``."""
+    for page in pdf.pages:
+        pictures = page.obj["/Resources"].get("/XObject", Dictionary())
+        if any("/SMask" in picture for picture in pictures.values()):
+            page.obj["/Group"] = Dictionary(
+                Type=Name("/Group"), S=Name("/Transparency"), CS=_DEVICE[press.space]
+            )
+
+
 def gray_as_rgb(pdf: pikepdf.Pdf) -> None:
     """Write the grays of ``pdf`` as equal parts of red, green and blue, as a file for an RGB
     printer needs them."""

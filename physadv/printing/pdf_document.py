@@ -21,7 +21,13 @@ from physadv.printing.fonts import base_font
 from physadv.printing.glyph_fonts import GlyphFonts
 from physadv.printing.icc import PressProfile
 from physadv.printing.layout import PageRect
-from physadv.printing.pdf_colors import color_pictures, gray_as_rgb, name_cut_color, output_intent
+from physadv.printing.pdf_colors import (
+    blend_in_press_space,
+    color_pictures,
+    gray_as_rgb,
+    name_cut_color,
+    output_intent,
+)
 
 VISIBLE_LINE = "Robustness test print - for your own signs in a lab, never for public roads"
 """Label of every page."""
@@ -104,6 +110,7 @@ def finish_document(
         color_pictures(pdf, press)
         if press is not None:
             pdf.Root.OutputIntents = Array([output_intent(pdf, press)])
+            blend_in_press_space(pdf, press)
             if press.space == "RGB":
                 gray_as_rgb(pdf)
 

@@ -4,6 +4,7 @@ errors."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from bundle_fixtures import demo_bundle
+from press_profiles import cmyk_profile
 from typer.testing import CliRunner
 
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import save_png
+from physadv.printing.icc import srgb_profile
 from physadv_cli.main import app
 
 
@@ -37,6 +40,46 @@ def test_print_writes_the_sheet(bundle: Path, tmp_path: Path) -> None:
     said = json.loads(result.stdout)
     assert said["pdf"] == str(tmp_path / "x.pdf")
     assert said["sticker_mm"][2:] == [120.0, 80.0]
+
+
+def test_print_says_which_standard_the_file_keeps(bundle: Path, tmp_path: Path) -> None:
+    """Without a profile none, with one PDF/X-4, in words and as JSON; a display's is refused."""
+    words = ["print", str(bundle), "--json", "--out"]
+    plain = CliRunner().invoke(app, [*words, str(tmp_path / "x.pdf")])
+    assert "standard" not in json.loads(plain.stdout)
+    assert "--icc" in plain.stderr
+
+    profile = cmyk_profile(tmp_path / "press.icc")
+    pressed = CliRunner().invoke(app, [*words, str(tmp_path / "y.pdf"), "--icc", str(profile)])
+    said = json.loads(pressed.stdout)
+    assert said["standard"] == "PDF/X-4"
+    assert min(said["picture_dpi"]) >= 300
+    assert said["doubts"] == []
+    assert "PDF/X-4 for the profile press.icc" in " ".join(pressed.stderr.split())
+
+    (tmp_path / "display.icc").write_bytes(srgb_profile())
+    refused = CliRunner().invoke(
+        app, [*words, str(tmp_path / "z.pdf"), "--icc", str(tmp_path / "display.icc")]
+    )
+    assert isinstance(refused.exception, OptionError)
+    assert not (tmp_path / "z.pdf").exists()
+
+
+def test_a_character_without_a_font_is_announced(bundle: Path, tmp_path: Path) -> None:
+    """The sheet is written all the same; the warning names the character and what to install."""
+    pytest.importorskip("uharfbuzz")
+    card = bundle / "card.toml"
+    text = card.read_text(encoding="utf-8").replace('name = "demo"', 'name = "demo \\U0010FFFD"')
+    text = re.sub('sha256 = ".*"\n', "", text, count=1)  # the card's own, which the name changes
+    card.write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(
+        app, ["print", str(bundle), "--json", "--out", str(tmp_path / "x.pdf")]
+    )
+    assert result.exit_code == 0, result.output
+    (doubt,) = json.loads(result.stdout)["doubts"]
+    assert doubt["name"] == "missing font"
+    assert "U+10FFFD" in doubt["finding"]
+    assert "physadv[fonts]" in " ".join(result.stderr.split())
 
 
 def test_print_paper_in_mm(bundle: Path) -> None:

@@ -41,6 +41,7 @@ def broken_rules(path: Path) -> list[str]:
             *_fonts(pdf),
             *_colors(pdf),
             *_pictures(pdf),
+            *_blending(pdf),
             *_layers(pdf),
             *_nothing_else(pdf),
         ]
@@ -176,6 +177,14 @@ def _pictures(pdf: pikepdf.Pdf) -> Iterator[str]:
             yield f"picture in {space} without such an output intent"
         if "/Alternates" in item or "/OPI" in item or item.get("/Interpolate", False):
             yield "picture with alternates, OPI or interpolation"
+
+
+def _blending(pdf: pikepdf.Pdf) -> Iterator[str]:
+    for number, page in enumerate(pdf.pages, 1):
+        pictures = page.obj.Resources.get("/XObject", Dictionary()).values()
+        group = page.obj.get("/Group", Dictionary())
+        if any("/SMask" in picture for picture in pictures) and group.get("/CS") != _space(pdf):
+            yield f"page {number}: blended in another space than the output intent's"
 
 
 def _layers(pdf: pikepdf.Pdf) -> Iterator[str]:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pikepdf
 import pytest
+import torch
 from pdfx_rules import broken_rules
 from pikepdf import Array, Dictionary, Name
-from printed import cmyk_profile, gray_profile, noise, rgb_profile, sticker
+from press_profiles import cmyk_profile, gray_profile, rgb_profile
+from printed import noise, sticker
 
 from physadv.calibration.charuco_board import write_board
 from physadv.calibration.color_chart import write_chart
@@ -46,6 +49,20 @@ def pressed(folder: Path, space: str = "CMYK", *, tile: bool = False) -> Path:
 def test_a_sheet_with_a_profile_is_pdfx4(tmp_path: Path, space: str, tile: bool) -> None:
     """No rule is broken, for a CMYK, an RGB and a gray press, with test signs and with tiles."""
     assert broken_rules(pressed(tmp_path, space, tile=tile)) == []
+
+
+def test_a_round_sticker_is_pdfx4(tmp_path: Path) -> None:
+    """A mask makes pictures see-through: their pages are blended in the press's space."""
+    yy, xx = np.mgrid[:24, :24] - 11.5
+    mask = torch.from_numpy((xx**2 + yy**2 < 140).astype(np.float32))[None, None]
+    sheet = write_sheet(
+        sticker(tmp_path / "b", 60, 60, noise(24, 24), mask),
+        tmp_path / "s.pdf",
+        press=PressProfile(cmyk_profile(tmp_path / "press.icc")),
+    )
+    assert broken_rules(sheet.pdf) == []
+    with pikepdf.open(sheet.pdf) as pdf:
+        assert pdf.pages[0].obj.Group.CS == "/DeviceCMYK"
 
 
 def test_real_profiles_make_pdfx4(tmp_path: Path) -> None:
@@ -98,6 +115,9 @@ SPOILED: dict[str, Callable[[pikepdf.Pdf], object]] = {
         "/ColorSpace", Name.DeviceRGB
     ),
     "interpolation": lambda pdf: _first(pdf, "/Image").__setitem__("/Interpolate", True),
+    "blended in another": lambda pdf: _first(pdf, "/Image").__setitem__(
+        "/SMask", pdf.make_stream(b"\0", Subtype=Name.Image)
+    ),
     "without a name": lambda pdf: pdf.Root.OCProperties.D.__delitem__("/Name"),
     "switch themselves": lambda pdf: pdf.Root.OCProperties.D.__setitem__("/AS", Array([])),
     "not listed": lambda pdf: pdf.Root.OCProperties.D.__setitem__("/Order", Array([])),
@@ -136,6 +156,7 @@ def test_without_a_profile_no_standard_is_claimed(tmp_path: Path) -> None:
 
 def test_metadata_say_what_it_is_and_nobody_s_name(tmp_path: Path) -> None:
     """Title, tool, day of the patch and run; XMP and Info agree; no path, user or machine."""
+    pytest.importorskip("uharfbuzz")
     bundle = sticker(tmp_path / "b", 60, 40, noise(8, 12))
     card = replace(
         bundle.card,

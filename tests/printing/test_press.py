@@ -12,7 +12,8 @@ import pikepdf
 import pytest
 import torch
 from PIL import Image, ImageCms
-from printed import cmyk_profile, gray_profile, noise, rgb_profile, sticker
+from press_profiles import cmyk_profile, gray_profile, rgb_profile
+from printed import noise, sticker
 
 from physadv.core.errors import OptionError
 from physadv.core.image_io import read_rgba

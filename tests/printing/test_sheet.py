@@ -134,32 +134,41 @@ def test_sheet_is_true_to_a_fiftieth_of_a_millimeter(tmp_path: Path) -> None:
     )
     pdf, s, bar = without_cut_line(sheet.pdf), sheet.layout.sticker, sheet.layout.bar
 
-    def line(x: float, y: float, along: str) -> np.ndarray:
-        """Gray values of 4 mm around a point, across or down."""
-        half = (2.0, 0.0) if along == "x" else (0.0, 2.0)
-        start = (round((x - half[0]) * dots), round((y - half[1]) * dots))
-        span = (round(4 * dots), 1) if along == "x" else (1, round(4 * dots))
-        return poppler(pdf, dpi=dpi, crop=(*start, *span)).mean(-1).ravel()
+    def across(y: float) -> np.ndarray:
+        """Gray values of the page along a line at ``y`` mm."""
+        span = round(sheet.page_mm[0] * dots)
+        return poppler(pdf, dpi=dpi, crop=(0, round(y * dots), span, 1)).mean(-1).ravel()
 
-    def place(value: float, at: float) -> float:
-        return (round((at - 2) * dots) + value) / dots
+    def down(x: float) -> np.ndarray:
+        span = round(sheet.page_mm[1] * dots)
+        return poppler(pdf, dpi=dpi, crop=(round(x * dots), 0, 1, span)).mean(-1).ravel()
 
-    middle_x, middle_y = s.x + s.w / 2, s.y + s.h / 2
-    edges = {
-        "left": (place(first_dark(line(s.x, middle_y, "x")), s.x), s.x),
-        "top": (place(first_dark(line(middle_x, s.y, "y")), s.y), s.y),
-        "bar": (place(first_dark(line(bar.x, bar.y + 0.4, "x")), bar.x), bar.x),
+    def near(values: np.ndarray, at: float) -> tuple[np.ndarray, int]:
+        """4 mm of a line around ``at`` mm, and the dot with which they begin."""
+        start = round((at - 2) * dots)
+        return values[start : start + round(4 * dots)], start
+
+    rows = {
+        "sticker": across(s.y + s.h / 2),
+        "bar": across(bar.y + 0.4),
+        "marks": across(s.y - 2.5),
     }
-    for name, at, row in (
-        ("right", s.x + s.w, line(s.x + s.w, middle_y, "x")),
-        ("bottom", s.y + s.h, line(middle_x, s.y + s.h, "y")),
-        ("end of the bar", bar.x + bar.w, line(bar.x + bar.w, bar.y + 0.4, "x")),
+    columns = {"sticker": down(s.x + s.w / 2), "marks": down(s.x - 2.5)}
+    edges = {}
+    for name, line, begin, end in (
+        ("sticker across", rows["sticker"], s.x, s.x + s.w),
+        ("sticker down", columns["sticker"], s.y, s.y + s.h),
+        ("bar", rows["bar"], bar.x, bar.x + bar.w),
     ):
-        edges[name] = (place(len(row) - first_dark(row[::-1]), at), at)
-    for x in (s.x, s.x + s.w):
-        edges[f"cut mark at x {x}"] = (place(middle(line(x, s.y - 2.5, "x")), x), x)
-    for y in (s.y, s.y + s.h):
-        edges[f"cut mark at y {y}"] = (place(middle(line(s.x - 2.5, y, "y")), y), y)
+        values, start = near(line, begin)
+        edges[f"begin of {name}"] = ((start + first_dark(values)) / dots, begin)
+        values, start = near(line, end)
+        edges[f"end of {name}"] = ((start + len(values) - first_dark(values[::-1])) / dots, end)
+    for line, places in ((rows["marks"], (s.x, s.x + s.w)), (columns["marks"], (s.y, s.y + s.h))):
+        for place in places:
+            values, start = near(line, place)
+            edges[f"cut mark at {place}"] = ((start + middle(values)) / dots, place)
+    assert len(edges) == 10
     for name, (found, wanted) in edges.items():
         assert found == pytest.approx(wanted, abs=0.02), name
 

@@ -145,11 +145,11 @@ def _findings(sheet: PrintedSheet) -> list[Finding]:
     """Characters that are not on the sheet as they should be."""
     if not sheet.lacking:
         return []
+    characters = ", ".join(f"{c} (U+{ord(c):04X})" for c in sheet.lacking)
     return [
         Finding(
             "missing font",
-            f"no font on this machine has {sheet.lacking!r}; a frame with its code is printed "
-            "instead",
+            f"no font on this machine has {characters}; a frame with the code is printed instead",
             "Install the fonts with `pip install 'physadv[fonts]'` and print again",
         )
     ]
@@ -166,8 +166,8 @@ def _summary(sheet: PrintedSheet, size: str, paper: str, profile: str | None) ->
     )
     lines = [
         f"{sheet.pdf}: sticker {size} {on}. Print at 100 %, measure the bar.",
-        f"{sheet.svg}: the cut line",
         _standard_in_words(sheet, profile),
+        f"{sheet.svg}: the cut line",
     ]
     if sheet.proof is not None:
         p = sheet.proof
@@ -186,4 +186,4 @@ def _standard_in_words(sheet: PrintedSheet, profile: str | None) -> str:
             f"picture at {dpi} dpi in sRGB; plain PDF: for PDF/X-4 give your print shop's profile "
             "with --icc"
         )
-    return f"picture at {dpi} dpi; {sheet.standard} for {profile}"
+    return f"picture at {dpi} dpi; {sheet.standard} for the profile {Path(profile or '').name}"
