@@ -147,6 +147,20 @@ def test_a_scene_draws_its_face_anew_and_shifts_no_other_draw() -> None:
     assert len({image.numpy().tobytes() for image in batch.images}) == 6
 
 
+def test_a_patch_is_lit_between_full_and_as_the_signs_white() -> None:
+    """On a face that is always the same the light is 1; on a design it lies between 1 and the
+    white's, a worn one being darker, and differs from scene to scene."""
+    ground = [np.full((80, 80, 3), 128, np.uint8)]
+    fixed = DrawnScenes([sign_face(width_px=64)], ground, 457)
+    assert bool((fixed.sample(8, CROP, EotRanges(), numpy_generator(2, "light")).gain == 1).all())
+    varied = DrawnScenes(TRAINING_FACES, ground, 457)
+    gain = varied.sample(200, CROP, EotRanges(), numpy_generator(2, "light")).gain
+    assert 0.08 <= float(gain.min()) < 0.6
+    assert float(gain.max()) <= 1.6
+    assert 0.6 < float(gain.mean()) < 1
+    assert len(set(gain[:, 0].tolist())) > 190
+
+
 def photo(path: Path, number: int) -> None:
     """A street with the plain sign in it."""
     street = np.full((240, 320, 3), 150, np.uint8)

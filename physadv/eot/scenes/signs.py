@@ -33,6 +33,10 @@ from physadv.eot.scenes.sign_framing import (
     yaw_of,
 )
 
+_WHITE_PERCENTILE = 92
+"""Percentile of a sign's light that its white has."""
+_PLAIN_WHITE = 0.9
+"""Linear light of the plain face's white."""
 _FACE_PX = (64, 128, 256, 512)
 """Sides at which a design is drawn: few, since what they share is kept."""
 _SUPERSAMPLING = 2
@@ -101,7 +105,8 @@ class DrawnScenes:
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator
     ) -> SceneBatch:
         """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
-        images, matrices, enlargements, groups, distances, yaws = [], [], [], [], [], []
+        images, matrices, gains, enlargements = [], [], [], []
+        groups, distances, yaws = [], [], []
         for _ in range(count):
             camera = draw_framing(rng, ranges, self.width_mm, whole_frame=view.whole_frame)
             face = self.faces[int(rng.integers(len(self.faces)))]
@@ -114,15 +119,17 @@ class DrawnScenes:
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             canvas = _random_crop(background, view, rng)
             drawn = _drawn_once(face, to_pixels(matrix, square_corners(self.width_mm)), rng)
-            images.append(_composite(canvas, drawn, matrix, self.width_mm, rng))
+            reflectance = _draw_reflectance(rng)
+            images.append(_composite(canvas, drawn, matrix, self.width_mm, reflectance))
+            gains.append(_patch_gain(face, drawn, reflectance, rng))
             matrices.append(matrix)
             enlargements.append(enlargement)
             groups.append(face.name)
             distances.append(pose[2, 2] * self.width_mm / 1000)
             yaws.append(yaw_of(pose))
 
-        ones = torch.ones(count, 3)
-        batch = batch_of(images, matrices, ones, torch.zeros_like(ones), enlargements, groups)
+        gain = torch.from_numpy(np.stack(gains))
+        batch = batch_of(images, matrices, gain, torch.zeros_like(gain), enlargements, groups)
         return replace(
             batch,
             distance_m=torch.tensor(distances, dtype=torch.float32),
@@ -268,7 +275,9 @@ def relight_gains(sign: PhotoSign) -> tuple[Tensor, Tensor]:
     inside = face[..., 3] > 250
     photographed, drawn = _linear(rectified[inside]), _linear(face[..., :3][inside])
 
-    bright, bright_drawn = (np.percentile(x, 92, axis=0) for x in (photographed, drawn))
+    bright, bright_drawn = (
+        np.percentile(x, _WHITE_PERCENTILE, axis=0) for x in (photographed, drawn)
+    )
     dark, dark_drawn = (np.percentile(x, 8, axis=0) for x in (photographed, drawn))
     gain = np.clip(bright / bright_drawn, 0.08, 1.6)
     lift = np.clip(dark - gain * dark_drawn, 0.0, 0.15)
@@ -360,17 +369,36 @@ def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Flo
     return np.asarray(resized, np.float32) / 255
 
 
-def _composite(
-    canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, rng: np.random.Generator
-) -> Float:
-    """Lay a sign's face over the canvas, supersampled and blended in linear light.
+def _draw_reflectance(rng: np.random.Generator) -> Float:
+    """Factor (3,) of a sign's light, which varies from scene to scene, as prints and paints do."""
+    return (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
 
-    Its reflectance varies a little from scene to scene, as prints and paints do.
+
+def _patch_gain(
+    face: SignFace | FaceDesign, drawn: SignFace, reflectance: Float, rng: np.random.Generator
+) -> Float:
+    """Factor (3,) that relights a patch: 1 on a face that is always the same.
+
+    A design's white tells how much light there is as well as how worn it is, so that the light on a
+    patch is drawn between that of a white as bright as the sign's, as photos are relit, and full.
     """
+    if isinstance(face, SignFace):
+        return np.ones(3, np.float32)
+    step = max(1, len(drawn.rgba) // 48)
+    few = drawn.rgba[::step, ::step]
+    white = np.percentile(few[few[..., 3] > 250][:, :3], _WHITE_PERCENTILE, axis=0)
+    ratio = _linear(np.asarray(white, np.uint8)) * reflectance / _PLAIN_WHITE
+    share = np.float32(rng.spawn(1)[0].uniform())
+    return np.asarray(1 + share * (np.clip(ratio, 0.08, 1.6) - 1), np.float32)
+
+
+def _composite(
+    canvas: Float, face: SignFace, matrix: Matrix, width_mm: float, reflectance: Float
+) -> Float:
+    """Lay a sign's face over the canvas, supersampled and blended in linear light."""
     corners = to_pixels(matrix, square_corners(width_mm))
     picture = _no_finer_than(face.rgba, 2 * np.ptp(corners, axis=0).max() * _SUPERSAMPLING)
     alpha = picture[..., 3:].astype(np.float32) / 255
-    reflectance = (rng.uniform(0.75, 1.1) * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
     light = _linear(picture[..., :3]) * alpha * reflectance
 
     height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
