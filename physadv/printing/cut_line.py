@@ -14,6 +14,7 @@ import numpy.typing as npt
 from physadv.core.errors import GeometryError, OptionError
 from physadv.core.image_io import to_uint8
 from physadv.patches.bundle import PatchBundle
+from physadv.printing.fonts import printable
 from physadv.printing.layout import MAX_BLEED, PageRect
 
 Polygon = npt.NDArray[np.float64]
@@ -163,7 +164,7 @@ def cut_svg(
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <svg xmlns="http://www.w3.org/2000/svg" width="{view.w:.4f}mm" height="{view.h:.4f}mm"
  viewBox="{view.x:.4f} {view.y:.4f} {view.w:.4f} {view.h:.4f}">
-<title>{escape(title)}</title>
+<title>{escape(printable(title))}</title>
 <g id="guides" fill="none" stroke="#00a0ff" stroke-width="0.1">{guide}</g>
 <g id={name} fill="none" stroke="#ff00ff" stroke-width="{width:.4f}">{line}</g>
 </svg>

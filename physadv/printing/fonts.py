@@ -46,3 +46,20 @@ def clusters(text: str) -> list[str]:
         else:
             found.append(c)
     return found
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with accents composed, and with blanks for line breaks, controls and codes
+    that are no characters.
+
+    Example:
+        >>> printable("e\\u0301\\n\\x07x") == "\\u00e9  x"
+        True
+    """
+    text = unicodedata.normalize("NFC", text)
+    return "".join(c if _is_character(c) else " " for c in text)
+
+
+def _is_character(c: str) -> bool:
+    controls = unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+    return not controls and ord(c) & 0xFFFE != 0xFFFE and not 0xFDD0 <= ord(c) <= 0xFDEF

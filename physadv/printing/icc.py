@@ -99,27 +99,45 @@ class PressProfile:
             raise OptionError(f"ICC profile {self.path}", "no such file", "Check the path")
 
         self.data = self.path.read_bytes()
-        self._profile = self._read()
-        self.space: str = self._profile.profile.xcolor_space.strip()
-        self.name = ImageCms.getProfileDescription(self._profile).strip() or self.path.stem
-
-    def _read(self) -> Any:
+        self.space: str = self._checked_space()
         try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(self.data))
+            self._profile = ImageCms.ImageCmsProfile(io.BytesIO(self.data))
+            self._assert_usable()
         except (ImageCms.PyCMSError, OSError) as error:
-            raise self._refusal("not an ICC profile") from error
+            raise self._refusal("not a readable ICC profile") from error
+        self.name = self._description()
 
-        facts = profile.profile
-        space, kind = facts.xcolor_space.strip(), facts.device_class.strip()
+    def _checked_space(self) -> str:
+        """Return the color space that the profile's header names, of a printer."""
+        if self.data[36:40] != b"acsp":
+            raise self._refusal("not an ICC profile")
+        kind, space = (self.data[i : i + 4].decode("latin-1").strip() for i in (12, 16))
         if kind != "prtr":
-            raise self._refusal(
-                f"a profile for {_CLASSES.get(kind, kind)}; an output profile (prtr) is needed"
-            )
+            what = _CLASSES.get(kind, f"something else ({kind!r})")
+            raise self._refusal(f"a profile for {what}; an output profile (prtr) is needed")
         if space not in _MODES:
-            raise self._refusal(f"color space {space}; CMYK, RGB or GRAY is needed")
+            raise self._refusal(f"color space {space!r}; CMYK, RGB or GRAY is needed")
+        return space
+
+    def _assert_usable(self) -> None:
+        """Refuse a profile that cannot convert to the printer's colors and back.
+
+        Raises:
+            OptionError: A table is missing.
+            ImageCms.PyCMSError: A table is damaged.
+        """
+        facts = self._profile.profile
         if not facts.is_intent_supported(INTENTS[self.intent], 1):
             raise self._refusal(f"it has no table for the intent {self.intent!r}")
-        return profile
+        if not facts.is_intent_supported(INTENTS["relative"], 0):
+            raise self._refusal("it does not tell how its colors look, so no proof can be made")
+        self.proof(np.zeros((1, 1, 3), np.uint8))
+
+    def _description(self) -> str:
+        try:
+            return ImageCms.getProfileDescription(self._profile).strip() or self.path.stem
+        except ImageCms.PyCMSError:  # the text alone is damaged
+            return self.path.stem
 
     def _refusal(self, what: str) -> OptionError:
         remedy = "Give the output profile of your print shop, e.g. one of ISO Coated or GRACoL"

@@ -17,7 +17,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 import physadv
 from physadv.core.files import atomic_path
-from physadv.printing.fonts import base_font
+from physadv.printing.fonts import base_font, printable
 from physadv.printing.glyph_fonts import GlyphFonts
 from physadv.printing.icc import PressProfile
 from physadv.printing.layout import PageRect
@@ -167,10 +167,10 @@ def _write_metadata(
     fingerprint = hashlib.sha256(content + repr(info).encode()).hexdigest()
 
     with pdf.open_metadata(set_pikepdf_as_editor=False) as record:
-        record["dc:title"] = info.title
+        record["dc:title"] = printable(info.title)
         record["dc:description"] = VISIBLE_LINE
         record["dc:creator"] = ["physadv"]
-        record["pdf:Keywords"] = ", ".join(info.keywords)
+        record["pdf:Keywords"] = printable(", ".join(info.keywords))
         record["pdf:Producer"] = f"physadv {physadv.__version__}"
         record["pdf:Trapped"] = "False"
         record["xmp:CreatorTool"] = "physadv"

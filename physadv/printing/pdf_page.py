@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from reportlab.pdfbase.pdfmetrics import stringWidth
 
 from physadv.core.image_io import Array
 from physadv.printing.aruco_markers import marker_modules, square_points
-from physadv.printing.fonts import base_font, clusters, writes_plainly
+from physadv.printing.fonts import base_font, clusters, printable, writes_plainly
 from physadv.printing.glyph_fonts import EM
 from physadv.printing.layout import PageRect
 
@@ -129,7 +128,7 @@ class PdfPage:
             size: Font size in points.
             bold: Whether the font is bold.
         """
-        text = _printable(text)
+        text = printable(text)
         if writes_plainly(text):
             return float(stringWidth(text, base_font(bold=bold), size) / mm)
         return float(_shaped(text, bold).width / EM * size / mm)
@@ -156,7 +155,7 @@ class PdfPage:
         return ends[-1] if ends and ends[-1] > most / 2 else most
 
     def _write(self, x: float, y: float, text: str, size: float, bold: bool) -> None:
-        text = _printable(text)
+        text = printable(text)
         if writes_plainly(text):
             self.canvas.setFont(base_font(bold=bold), size)
             self.canvas.drawString(*self.point(x, y), text)
@@ -254,12 +253,6 @@ def _shaped(text: str, bold: bool) -> ShapedLine:
     from physadv.printing.lettering import shaped_line
 
     return shaped_line(text, bold=bold)
-
-
-def _printable(text: str) -> str:
-    """Compose accents, and make line breaks and other controls blanks."""
-    text = unicodedata.normalize("NFC", text)
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
 
 
 def pdf_image(rgba: Array) -> ImageReader:

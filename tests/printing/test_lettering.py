@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pikepdf
@@ -140,12 +141,20 @@ def test_plain_names_need_no_other_font(tmp_path: Path) -> None:
 
 def test_composed_and_decomposed_names_are_the_same(tmp_path: Path) -> None:
     """File systems decompose accents; the sheet does not show it, nor line breaks."""
-    name = "Stra\u00dfe e\u0301\nx"
-    assert "\u00e9 x" in printed(tmp_path, name)[1]
+    name = "Stra\u00dfe e\u0301\nx\x07\uffff\ufdd0y"
+    sheet, text = printed(tmp_path, name)
+    assert "\u00e9 x y" in " ".join(text.split())
+    with pikepdf.open(sheet.pdf) as pdf:
+        assert str(pdf.docinfo["/Title"]).startswith("Stra\u00dfe \u00e9 x   y")
+    ElementTree.parse(sheet.svg)
     assert clusters("e\u0301a\u200db") == ["e\u0301", "a\u200db"]
 
 
-@pytest.mark.parametrize("name", ["a long name with words " * 5, "x" * 150, "停" * 80])
+@pytest.mark.parametrize(
+    "name",
+    ["a long name with words " * 5, "x" * 150, "停" * 80],
+    ids=("words", "one word", "Chinese"),
+)
 def test_long_names_are_wrapped_and_stay_clear(tmp_path: Path, name: str) -> None:
     """However long, the name ends before the code, on two lines at most."""
     sheet = write_sheet(named(tmp_path, name), tmp_path / "s.pdf")

@@ -11,6 +11,8 @@ import numpy as np
 import pikepdf
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from press_profiles import cmyk_profile, gray_profile, rgb_profile
 from printed import noise, sticker
@@ -134,3 +136,35 @@ def test_wrong_profiles_are_refused(tmp_path: Path) -> None:
         PressProfile(tmp_path / "rgb.icc")
     with pytest.raises(OptionError, match="relative"):
         PressProfile(cmyk_profile(tmp_path / "press.icc"), intent="vivid")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    length=st.integers(0, 9000),
+    spoiled=st.dictionaries(st.integers(0, 600), st.integers(0, 255), max_size=12),
+    space=st.sampled_from([cmyk_profile, gray_profile, rgb_profile]),
+)
+def test_damaged_profiles_are_refused_in_words(
+    tmp_path: Path, length: int, spoiled: dict[int, int], space: Callable[[Path], Path]
+) -> None:
+    """Whatever bytes a profile has, it can be used or is refused as an option."""
+    path = tmp_path / "damaged.icc"
+    if not (tmp_path / space.__name__).exists():
+        space(tmp_path / space.__name__)
+    data = bytearray((tmp_path / space.__name__).read_bytes())
+    if length < 3000:
+        data = data[:length]
+    for place, value in spoiled.items():
+        if place < len(data):
+            data[place] = value
+    path.write_bytes(data)
+    picture = np.zeros((2, 2, 3), np.uint8)
+    try:
+        press = PressProfile(path)
+    except OptionError:
+        return
+    assert press.name
+    assert press.convert(picture).shape == (2, 2, press.channels)
+    press.compare(picture, np.ones((2, 2), bool))
