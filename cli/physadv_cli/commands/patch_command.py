@@ -131,6 +131,7 @@ def run_patch(
     from physadv.patches.face_rates import rates_by_face
     from physadv.patches.patch_run import PatchRun
     from physadv.patches.visibility import limit_lines
+    from physadv.report.patch_report import write_patch_report
 
     run = PatchRun(config, folder, overwrite=overwrite, force=force)
     controls = run.check_controls()
@@ -150,6 +151,7 @@ def run_patch(
     result: dict[str, Any] = {
         "bundle": str(bundle.folder),
         "preview": str(bundle.folder / "preview.png"),
+        "report": str(bundle.folder / "report.html"),
         "success": measured.success.as_dict(),
         "blank_success": measured.blank_success.as_dict(),
         "clean_recognised": measured.clean_recognised.as_dict(),
@@ -168,7 +170,7 @@ def run_patch(
         result["detection"] = {
             block: rates.as_dict() for block, rates in measured.detection.items()
         }
-    card = bundle.card
+    card, page = bundle.card, write_patch_report(bundle.folder)
     tables = {name: card.heldout[name] for name in (BY_DISTANCE, BY_ANGLE) if name in card.heldout}
     result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
     print_findings(result["doubts"])
@@ -178,7 +180,7 @@ def run_patch(
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
         f"{_detector_lines(measured.detection)}{columns}"
         f"{_face_lines(by_face) if by_face else ''}"
-        f"bundle: {bundle.folder}\nnext: physadv print {bundle.folder}"
+        f"bundle: {bundle.folder}\nreport: {page}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
 

@@ -1,4 +1,4 @@
-"""``physadv report``: the report of a check, made again from its raw rows."""
+"""``physadv report``: the report of a check, made again from its raw rows, or of a patch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of a `physadv check` run.", metavar="FOLDER")
+        Path,
+        typer.Argument(help="Folder of a `physadv check` run, or of a patch.", metavar="FOLDER"),
     ],
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -27,8 +28,19 @@ def report(
 ) -> None:
     """Rebuild report.html and report.json of a check from its raw rows.
 
-    Every table and chart is computed anew.
+    Every table and chart is computed anew. Of a patch, report.html shows its card: success by
+    distance and angle beside both controls, and how far its models see.
 
     Example: physadv report runs/20260101T120000Z-check
     """
-    report_run(folder, begin_report("report", json=json, quiet=quiet, verbose=verbose))
+    from physadv.patches.bundle import CARD
+
+    run = begin_report("report", json=json, quiet=quiet, verbose=verbose)
+    if not (folder / CARD).is_file():
+        report_run(folder, run)
+        return
+
+    from physadv.report.patch_report import write_patch_report
+
+    page = write_patch_report(folder)
+    run.finish({"run": str(folder), "report": str(page)}, f"report: {page}")

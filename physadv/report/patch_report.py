@@ -1,0 +1,159 @@
+"""Report of a patch bundle: its success by distance and angle beside both controls, and how far its
+victims see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from physadv.core.files import write_text
+from physadv.core.lights import worst_light
+from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.patches.apparent_size import SHARE
+from physadv.patches.bundle import PREVIEW, PatchCard, read_bundle
+from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE
+from physadv.report.charts import rate_along
+from physadv.report.design import data_uri, render_page
+
+HTML = "report.html"
+Bins = Sequence[Mapping[str, Any]]
+_BLOCKS = {"patch": "success", "blank": "blank_success", "clean": "clean_recognised"}
+
+
+def write_patch_report(folder: str | Path) -> Path:
+    """Write report.html of the patch bundle in ``folder``, replacing an earlier one.
+
+    Args:
+        folder: Folder of the bundle.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        BundleError: The folder holds no bundle, or it was altered.
+    """
+    bundle = read_bundle(folder)
+    preview = bundle.folder / PREVIEW
+    uri = data_uri(preview.read_bytes()) if preview.is_file() else ""
+    return write_text(bundle.folder / HTML, render_patch_report(bundle.card, preview=uri))
+
+
+def render_patch_report(card: PatchCard, *, preview: str = "") -> str:
+    """Render the page.
+
+    Args:
+        card: Card of the bundle.
+        preview: Its preview as a data URI; none where empty.
+
+    Returns:
+        The page as HTML.
+
+    Example:
+        >>> card = read_bundle("stop-sticker-signs-v1").card
+        >>> card.patch.name in render_patch_report(card)
+        True
+    """
+    heldout = card.heldout
+    doubts = heldout.get("doubts", [])
+    distance = heldout.get(BY_DISTANCE)
+    angle = heldout.get(BY_ANGLE)
+    return render_page(
+        "patch.html.j2",
+        title=card.patch.name,
+        card=card,
+        light=heldout.get("light", worst_light(entry["light"] for entry in doubts)),
+        doubts=doubts,
+        rates={block: RateInterval(**heldout[key]) for block, key in _BLOCKS.items()},
+        distance=None if distance is None else _by_distance(distance),
+        angle=None if angle is None else _by_angle(angle["bins"]),
+        visibility=[_visibility(curve) for curve in card.visibility.get("curves", [])],
+        rule=card.visibility.get("rule", ""),
+        preview=preview,
+        eot=card.eot,
+    )
+
+
+def _by_distance(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Chart and rows of a card's table by distance, nearest first."""
+    bins, in_frames = table["bins"], table["unit"] == SHARE
+    unit = "share of the frame's height" if in_frames else "px of the camera"
+    rows = [
+        {
+            "name": _ends(entry) + ("" if in_frames else " px"),
+            "meters": f"{entry['near_m']:.2g} to {entry['far_m']:.2g} m"
+            if "far_m" in entry
+            else "",
+            **_rates(entry),
+        }
+        for entry in reversed(bins)
+    ]
+    return {
+        "chart": _chart(bins, unit, "size of the sign"),
+        "rows": rows,
+        "camera": table.get("camera"),
+        "unit": unit,
+    }
+
+
+def _by_angle(bins: Bins) -> dict[str, Any]:
+    """Chart and rows of a card's table by angle."""
+    rows = [{"name": f"{_ends(entry)} deg", **_rates(entry)} for entry in bins]
+    return {"chart": _chart(bins, "degrees, either way", "yaw of the sign"), "rows": rows}
+
+
+def _visibility(curve: Mapping[str, Any]) -> dict[str, Any]:
+    """Chart and words of one victim's curve."""
+    in_frames = curve["unit"] == SHARE
+    unit = "share of the frame's height" if in_frames else "px of the camera"
+    limit = curve.get("limit")
+    words = "no size is read"
+    if limit is not None:
+        words = f"{limit:.3f} of the frame's height" if in_frames else f"{limit:.0f} px"
+    rates = [_rate(entry) for entry in curve["sizes"]]
+    series = {"clean": _aligned(curve["sizes"], rates)}
+    chart = rate_along(series, _edges(curve["sizes"]), unit, "size of the clean sign")
+    return {"model": curve["model"], "limit": words, "draws": curve["draws"], "chart": chart}
+
+
+def _chart(bins: Bins, unit: str, label: str) -> Markup:
+    series = {
+        block: _aligned(bins, [RateInterval(**entry[key]) for entry in bins])
+        for block, key in _BLOCKS.items()
+    }
+    return rate_along(series, _edges(bins), unit, label)
+
+
+def _edges(bins: Bins) -> list[float]:
+    """Edges of bins in order; where one was left out, its place stays empty."""
+    ends = {float(entry[end]) for entry in bins for end in ("from", "to")}
+    return sorted(ends)
+
+
+def _aligned(bins: Bins, rates: Sequence[RateInterval]) -> list[RateInterval | None]:
+    """A rate for each pair of edges, None where there is no bin or no trial."""
+    known = {
+        (float(entry["from"]), float(entry["to"])): rate
+        for entry, rate in zip(bins, rates, strict=True)
+        if rate.n
+    }
+    return [known.get(ends) for ends in pairwise(_edges(bins))]
+
+
+def _rate(entry: Mapping[str, Any]) -> RateInterval:
+    return RateInterval(**{key: entry[key] for key in ("rate", "low", "high", "n")})
+
+
+def _rates(entry: Mapping[str, Any]) -> dict[str, RateInterval]:
+    return {block: RateInterval(**entry[key]) for block, key in _BLOCKS.items()}
+
+
+def _meters(entry: Mapping[str, Any]) -> str:
+    return f"{entry['near_m']:.2g} to {entry['far_m']:.2g} m" if "far_m" in entry else ""
+
+
+def _ends(entry: Mapping[str, Any]) -> str:
+    return f"{entry['from']:g} to {entry['to']:g}"
