@@ -190,17 +190,28 @@ def _curves_of(task: PatchTask, draws_a_cell: int) -> tuple[VisibilityCurve, ...
 
     clusters = groups if task.scene_sources.clustered else None
     return tuple(
-        _curve(_name_of(model), edges, sizes, yaws, answer, clusters, task)
+        _curve(
+            _name_of(model),
+            edges,
+            sizes,
+            yaws,
+            answer,
+            clusters,
+            task,
+            limit_of(sizes, answer, least=2 * draws_a_cell),
+        )
         for model, answer in zip(task.models, answers, strict=True)
     )
 
 
-def limit_of(sizes: Sequence[float], recognized: Sequence[bool]) -> float | None:
+def limit_of(sizes: Sequence[float], recognized: Sequence[bool], *, least: int = 1) -> float | None:
     """Return the smallest size that is read in at least half of the cases (:data:`RULE`).
 
     Args:
         sizes: Size of each sign that was shown.
         recognized: Whether each was recognized.
+        least: Number of signs from the limit on below which they are chance: a monotone fit ends
+            in whatever the last few answers are.
 
     Returns:
         The limit, which is one of ``sizes``; None where no size is read.
@@ -215,7 +226,7 @@ def limit_of(sizes: Sequence[float], recognized: Sequence[bool]) -> float | None
     answers = np.asarray(recognized, np.float64)[order]
     fit = isotonic_regression(answers, increasing=True).x
     read = np.flatnonzero(fit >= READ_RATE)
-    return float(np.asarray(sizes)[order][read[0]]) if len(read) else None
+    return float(np.asarray(sizes)[order][read[0]]) if len(read) >= least else None
 
 
 def visible_ranges(task: PatchTask, curves: Sequence[VisibilityCurve]) -> EotRanges:
@@ -390,8 +401,8 @@ def _curve(
     recognized: Sequence[bool],
     groups: Sequence[str] | None,
     task: PatchTask,
+    limit: float | None,
 ) -> VisibilityCurve:
-    limit = limit_of(sizes, recognized)
     near = [limit is not None and size >= limit for size in sizes]
     turned = [yaw if is_near else math.nan for yaw, is_near in zip(yaws, near, strict=True)]
     return VisibilityCurve(

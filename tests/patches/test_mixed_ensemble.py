@@ -49,7 +49,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PatchConfig:
         draws=8,
         lr=0.1,
         resolution=8,
-        test_draws=32,
+        test_draws=80,
     )
 
 

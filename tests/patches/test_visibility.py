@@ -161,6 +161,7 @@ def test_the_limit_is_a_size_that_was_shown(cases: list[tuple[float, bool]], ord
     if sizes:
         assert limit_of(sizes, [True] * len(sizes)) == min(sizes)
         assert limit_of(sizes, [False] * len(sizes)) is None
+        assert limit_of(sizes, [size == max(sizes) for size in sizes], least=61) is None
         step = sorted(sizes)[len(sizes) // 2]
         assert limit_of(sizes, [size >= step for size in sizes]) == step
 
