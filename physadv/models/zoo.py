@@ -234,7 +234,7 @@ def yolox_nano_card() -> ModelCard:
         "https://github.com/Kazuhito00/YOLOX-ONNX-TFLite-Sample",
         data="COCO 2017 train",
         sha256="695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14",
-        accuracy="COCO val2017 AP 25.8 % at 416x416, as published; "
+        accuracy="COCO val2017 AP 25.8 % at 416x416, as published for the network; "
         "stop sign found on 12 of 12 street photos [75.8, 100] %, invented on 0 of 12 [0, 24.2] % "
         "at score 0.3 "
         "(tests/models/test_yolox.py)",

@@ -131,11 +131,20 @@ def test_fetch_of_what_is_embedded_or_installed_says_how(monkeypatch: pytest.Mon
     assert "physadv[imagenet]" in str(result.exception)
 
 
-def test_fastestdet_from_a_carried_file_loads_by_name(shared_data: Path) -> None:
-    """The real file passes its pinned sha256, and load_model("fastestdet") then needs no path."""
-    file = shared_data / "weights" / "fastestdet_coco.pth"
-    assert invoke("models", "fetch", "fastestdet", "--from", str(file), "--yes").exit_code == 0
-    assert load_model("fastestdet").card.task == "detect"
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("fastestdet", "fastestdet_coco.pth"), ("yolox-nano", "yolox_nano_coco.onnx")],
+)
+def test_a_detector_from_a_carried_file_loads_by_name(
+    shared_data: Path, name: str, weights: str
+) -> None:
+    """The real file passes its pinned sha256, keeps its kind in the cache, and load_model(name)
+    then needs no path."""
+    file = shared_data / "weights" / weights
+    done = invoke("models", "fetch", name, "--from", str(file), "--yes", "--json")
+    assert done.exit_code == 0
+    assert Path(json.loads(done.stdout)["path"]).suffix == file.suffix
+    assert load_model(name).card.task == "detect"
 
 
 def test_an_unknown_name_ends_with_one_line_and_exit_code_1() -> None:
