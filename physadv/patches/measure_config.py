@@ -92,6 +92,12 @@ class TransferConfig(Config):
     weights: Annotated[
         tuple[str, ...], ConfigField(shared.WEIGHTS_HELP, "Model", metavar="FILE", path=False)
     ] = ()
+    faces: Annotated[
+        str | None,
+        ConfigField(
+            shared.FACES_HELP, "Scene", default="the card's", completions=("varied", "plain")
+        ),
+    ] = None
     record: Annotated[
         bool, ConfigField("Write the rates on the cards of the bundles.", "Measurement")
     ] = False

@@ -91,7 +91,7 @@ def transfer_matrix(
         draws: Draws a cell; None for the number on each card.
         as_recorded: Whether a model on a card's table of transfer gets the number of draws that it
             had there, unless ``draws`` is given.
-        scenes: Files that replace "signs", "backgrounds", "photos" or "boxes" of every bundle.
+        scenes: What replaces "signs", "faces", "backgrounds", "photos" or "boxes" of every bundle.
         report: Called with the name of each cell before it is measured.
 
     Yields:

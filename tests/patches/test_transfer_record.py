@@ -167,9 +167,24 @@ def test_the_command_records_verifies_and_shows(bundle: PatchBundle, tmp_path: P
     code, words = run("transfer", folder, "--verify", *out)
     assert code == 1
     assert "does not agree with the card's" in words
-    code, words = run("transfer", folder, *out)
-    assert code == 1
-    assert "No --model" in words
+    for further, reason in (((), "No --model"), (("--verify", "--faces", "varied"), "own scenes")):
+        code, words = run("transfer", folder, *further, *out)
+        assert code == 1
+        assert reason in words
+
+
+def test_the_faces_of_an_older_card_can_be_varied(bundle: PatchBundle) -> None:
+    """The card knows the plain face alone; with others its draws are in groups."""
+    settings = {k: v for k, v in bundle.card.optimisation.items() if k != "faces"}
+    bundle = replace(bundle, card=replace(bundle.card, optimisation=settings))
+    plain, varied = (
+        next(transfer_matrix([bundle], ["signs"], scenes=scenes))
+        for scenes in ({}, {"faces": "varied"})
+    )
+    assert plain.measured is not None
+    assert plain.measured.success.clusters is None
+    assert varied.measured is not None
+    assert (varied.measured.clean_recognised.clusters or 0) > 1
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,12 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
         raise OptionError(
             "No --model", "a transfer is measured on one or more", "Name them with --model"
         )
+    if config.faces is not None and (config.record or config.verify):
+        raise OptionError(
+            f"--faces {config.faces}",
+            "a card holds the transfer in its own scenes",
+            "Leave it out, or --record and --verify",
+        )
     first, own_weights, further = parse_models(models, config.weights)
     names = [first if own_weights is None else f"{first}={own_weights}", *further]
     folder = run.open_folder(config)
@@ -349,6 +355,7 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
             data=_path(config.data_folder),
             draws=config.test_draws,
             as_recorded=config.verify,
+            scenes=None if config.faces is None else {"faces": config.faces},
             report=lambda note: progress.update(task, note=note),
         ):
             append_rows(folder / "transfer.jsonl", [cell.as_row()])
