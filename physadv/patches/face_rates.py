@@ -10,6 +10,8 @@ from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.patches.optimize import summarize_rows
 
+_NAME_WIDTH = 28
+"""Characters of a name in a table for the terminal."""
 PHOTOS = "real photos"
 """Name of the entry that all real photos have together."""
 
@@ -87,13 +89,18 @@ def face_table(rates: Sequence[FaceRates]) -> str:
     The clean control's trials are all n draws; those of the blank and the patch are the draws
     recognized without a patch.
     """
-    width = max((len(each.name) for each in rates), default=0)
-    head = f"{'held-out face':{width}}  {'n':>4}  {'clean':>15}  {'blank':>15}  {'patch':>15}"
-    lines = [head]
+    lines = [_table_line("held-out face", "n", ["clean", "blank", "patch"])]
     for each in rates:
         cells = [_percent(r) for r in (each.clean_recognised, each.blank_success, each.success)]
-        lines.append(f"{each.name:{width}}  {each.n:4}  " + "  ".join(f"{c:>15}" for c in cells))
+        lines.append(_table_line(each.name, str(each.n), cells))
     return "\n".join(lines)
+
+
+def _table_line(name: str, n: str, cells: Sequence[str]) -> str:
+    """A line of at most 80 characters; a long name loses its middle."""
+    if len(name) > _NAME_WIDTH:
+        name = f"{name[: _NAME_WIDTH // 2 - 1]}…{name[-_NAME_WIDTH // 2 :]}"
+    return f"{name:{_NAME_WIDTH}} {n:>4} " + " ".join(f"{cell:>14}" for cell in cells)
 
 
 def _percent(rate: RateInterval) -> str:

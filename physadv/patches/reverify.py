@@ -16,6 +16,7 @@ from physadv.models.load import is_built_in
 from physadv.patches.bundle import PatchBundle
 from physadv.patches.by_distance import bin_rates, differing_bins
 from physadv.patches.config import PROFILES, PatchConfig
+from physadv.patches.face_rates import FaceRates, rates_by_face
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.task import PatchTask
 
@@ -31,6 +32,7 @@ class VerifyOutcome:
         bins: Rates measured now by distance and by angle, as
             :func:`physadv.patches.by_distance.bin_rates` returns them.
         differing: A line for each of these bins whose success is not that of the card.
+        by_face: Rates measured now on each held-out face and on real photos.
     """
 
     claimed: RateInterval
@@ -38,6 +40,7 @@ class VerifyOutcome:
     agrees: bool
     bins: dict[str, Any] = field(default_factory=dict)
     differing: tuple[str, ...] = ()
+    by_face: tuple[FaceRates, ...] = ()
 
 
 def config_from_bundle(bundle: PatchBundle, *, eot: str | None = None) -> PatchConfig:
@@ -238,7 +241,9 @@ def verify_bundle(
     agrees = rates_agree(claimed, now, same_draws=same_draws)
     if same_draws:
         agrees = agrees and not differing
-    return VerifyOutcome(claimed, measured, agrees, bins, tuple(differing))
+    faces = task.scene_sources.held_out_faces
+    by_face = tuple(rates_by_face(measured.rows, faces)) if faces else ()
+    return VerifyOutcome(claimed, measured, agrees, bins, tuple(differing), by_face)
 
 
 def rates_agree(claimed: RateInterval, now: RateInterval, *, same_draws: bool) -> bool:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from physadv.core.errors import GeometryError
 from physadv.core.random_streams import numpy_generator
+from physadv.core.sign_artwork import SignFace
 from physadv.eot.placement import Placement
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
-from physadv.eot.scenes.signs import PhotoScenes, PhotoSign, SceneSize
+from physadv.eot.scenes.signs import (
+    DrawnScenes,
+    PhotoScenes,
+    PhotoSign,
+    SceneSize,
+    SceneSource,
+)
 from physadv.eot.warp import square_boxes
 from physadv.models.cards import LoadedModel
 from physadv.patches.config import PatchConfig
@@ -69,8 +77,8 @@ def load_sign_sources(
         DataError: No sign is usable.
     """
 
-    def accept(photos: Sequence[PhotoSign]) -> list[bool]:
-        return recognized_photos(model, goal, photos, config.sign_width_mm, size)
+    def accept(signs: Sequence[PhotoSign | SignFace]) -> list[bool]:
+        return recognized_signs(model, goal, signs, config.sign_width_mm, size)
 
     return load_scene_sources(
         config.signs,
@@ -85,19 +93,19 @@ def load_sign_sources(
 
 
 @torch.no_grad()
-def recognized_photos(
+def recognized_signs(
     model: LoadedModel,
     goal: PatchGoal,
-    photos: Sequence[PhotoSign],
+    signs: Sequence[PhotoSign | SignFace],
     width_mm: float,
     size: SceneSize,
 ) -> list[bool]:
-    """Test which located signs a model recognizes in at least half of four mild, clean views.
+    """Test which signs a model recognizes in at least half of four mild, clean views.
 
     Args:
         model: Model under attack.
         goal: Goal in its terms; recognized is what is of its true class.
-        photos: Located signs.
+        signs: Signs located in photos, or drawings of them, which are laid on gray.
         width_mm: Width of the sign.
         size: Size of the scenes that the model takes.
 
@@ -105,10 +113,13 @@ def recognized_photos(
         Whether each sign is recognized.
     """
     recognized = []
-    for number, photo in enumerate(photos):
-        scenes = PhotoScenes([photo], width_mm).sample(
-            4, size, _MILD_VIEWS, numpy_generator(0, "accept", number)
-        )
+    for number, sign in enumerate(signs):
+        source: SceneSource
+        if isinstance(sign, SignFace):
+            source = DrawnScenes([sign], [np.full((64, 64, 3), 128, np.uint8)], width_mm)
+        else:
+            source = PhotoScenes([sign], width_mm)
+        scenes = source.sample(4, size, _MILD_VIEWS, numpy_generator(0, "accept", number))
         boxes = square_boxes(scenes.homography, width_mm, scenes.images.shape[-1]).to(model.device)
         hits = goal.recognized(model(scenes.images.to(model.device)), boxes)
         recognized.append(bool(hits.float().mean() >= 0.5))

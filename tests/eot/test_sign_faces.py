@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from physadv.eot.scenes.sign_faces import (
     FaceDesign,
 )
 from physadv.eot.scenes.sign_lettering import HAND, SCRIBBLE, TextLine, draw_lines, glyph
-from physadv.eot.scenes.signs import DrawnScenes, SceneSize
+from physadv.eot.scenes.signs import DrawnScenes, PhotoSign, SceneSize
 from physadv.patches.config import PatchConfig
 
 DESIGNS = [
@@ -233,6 +234,24 @@ def test_a_box_file_counts_where_it_names_photos(folders: tuple[Path, Path]) -> 
     boxes.write_text("file,x0,y0,x1,y1,note\nother.png,1,1,9,9,\n", encoding="utf-8")
     with pytest.raises(DataError):
         load_scene_sources([str(drawings), str(photos)], None, width_mm=457, seed=0, boxes=boxes)
+
+
+def test_drawings_that_the_model_does_not_read_are_left_out(folders: tuple[Path, Path]) -> None:
+    """They count as photos do: noted, and refused where nothing of the user's is left."""
+
+    def accept(signs: Sequence[PhotoSign | SignFace]) -> list[bool]:
+        return [isinstance(sign, PhotoSign) or sign.name.endswith("mine1") for sign in signs]
+
+    sources = load_scene_sources(list(map(str, folders)), None, width_mm=457, seed=0, accept=accept)
+    assert any(note.startswith("2 drawings left out") for note in sources.notes)
+    groups = sources.test.sample(30, CROP, EotRanges(), numpy_generator(0, "read")).groups
+    assert {group for group in groups if group.startswith("artwork")} == {"artwork/mine1"}
+
+    def refuse(signs: Sequence[PhotoSign | SignFace]) -> list[bool]:
+        return [False] * len(signs)
+
+    with pytest.raises(DataError, match="recognized by the model"):
+        load_scene_sources(str(folders[1]), None, width_mm=457, seed=0, accept=refuse)
 
 
 def test_a_single_drawing_is_used_in_every_part(folders: tuple[Path, Path]) -> None:

@@ -53,7 +53,9 @@ def test_the_rates_of_the_faces_add_up(rows: list[dict[str, object]]) -> None:
     assert (worst is None) == (not valid)
     if worst is not None:
         assert worst.success.rate == min(e.success.rate for e in rates if e.success.n)
-    assert len(face_table(rates).splitlines()) == len(rates) + 1
+    lines = face_table(rates).splitlines()
+    assert len(lines) == len(rates) + 1
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_command_tells_each_face(own_model: str, tmp_path: Path) -> None:

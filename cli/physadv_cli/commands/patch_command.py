@@ -288,10 +288,14 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
         "differing_bins": list(outcome.differing),
         **outcome.bins,
     }
+    if outcome.by_face:
+        result["by_face"] = [each.as_dict() for each in outcome.by_face]
     word = "agrees" if outcome.agrees else "differs"
     lines = [f"{word}: card {outcome.claimed}; measured now {success}"]
     lines += [f"  {line}" for line in rate_lines(outcome.bins)]
     lines += [f"differs in one bin: {line}" for line in outcome.differing]
+    if outcome.by_face:
+        lines.append(_face_lines(outcome.by_face).rstrip("\n"))
     run.finish(result, "\n".join(lines))
     if not outcome.agrees:
         raise BundleError(

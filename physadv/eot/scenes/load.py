@@ -36,6 +36,7 @@ from physadv.eot.scenes.sign_faces import HELD_OUT_FACES, TRAINING_FACES, FaceDe
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
 _Item = TypeVar("_Item")
+_Sign = TypeVar("_Sign", PhotoSign, SignFace)
 SPLIT_SHARES = (0.6, 0.15, 0.25)
 """Shares of training, validation (which chooses the best patch) and test (the reported rates)."""
 _MOST_BACKGROUNDS = 400
@@ -76,7 +77,7 @@ def load_scene_sources(
     *,
     width_mm: float,
     seed: int,
-    accept: Callable[[Sequence[PhotoSign]], Sequence[bool]] | None = None,
+    accept: Callable[[Sequence[PhotoSign | SignFace]], Sequence[bool]] | None = None,
     boxes: str | Path | None = None,
     class_name: str | None = None,
     faces: str = VARIED,
@@ -95,7 +96,8 @@ def load_scene_sources(
         backgrounds: Folder of photos without the sign; None: synthetic ones.
         width_mm: Width of the sign.
         seed: Seed of the split and of synthetic backgrounds.
-        accept: Function of the located signs that returns whether each is kept.
+        accept: Function of the located signs, and of the drawings beside varied faces, that returns
+            whether each is kept.
         boxes: CSV (file, x0, y0, x1, y1), COCO, VOC or YOLO file or folder of the signs' boxes.
         class_name: Class of the signs, for files with boxes of several classes.
         faces: Kind of the drawn faces: "varied" or "plain".
@@ -115,8 +117,16 @@ def load_scene_sources(
     paths = [signs] if isinstance(signs, str | Path) else list(signs or ())
     varied = faces == VARIED and (class_name is None or class_name in STOP_NAMES)
     photos, drawings, notes = read_sign_folders(paths, boxes, class_name, mixes=varied)
-    if photos and accept is not None:
-        photos = _accepted(photos, accept, ", ".join(map(str, paths)), notes)
+    if accept is not None:
+        name = ", ".join(map(str, paths))
+        photos = _accepted(photos, accept, "located signs", notes)
+        drawings = _accepted(drawings, accept, "drawings", notes) if varied else drawings
+        if paths and not photos and not drawings:
+            raise DataError(
+                f"'{name}': no sign in it is recognized by the model",
+                "The model must recognize the true class without a patch",
+                "Use clearer photos of the sign",
+            )
     pools, note = _background_pools(backgrounds, seed)
     notes.append(note)
     photo_parts = _photo_parts(photos, notes, seed, varied=varied) if photos else ()
@@ -192,7 +202,9 @@ def _drawing_parts(
     train, validation, test = split_parts(drawings, [face.name for face in drawings], seed)
     if len({face.name for face in drawings}) == 1:
         test = train
-        notes.append("one drawing only: judged on the drawing it was optimized on, drawn anew")
+        notes.append(
+            "one drawing only: judged on the drawing it was optimized on, with other draws"
+        )
     elif drawings:
         notes.append(f"{len(drawings)} drawings: {len(train)} train, {len(test)} test")
     return train, validation or train, test
@@ -257,24 +269,17 @@ def _named_by_folder(
 
 
 def _accepted(
-    photos: list[PhotoSign],
-    accept: Callable[[Sequence[PhotoSign]], Sequence[bool]],
-    name: str,
+    signs: list[_Sign],
+    accept: Callable[[Sequence[PhotoSign | SignFace]], Sequence[bool]],
+    kind: str,
     notes: list[str],
-) -> list[PhotoSign]:
-    """The signs of the folder ``name`` that are accepted; how many are not goes to ``notes``."""
-    accepted = accept(photos)
-    kept = [sign for sign, good in zip(photos, accepted, strict=True) if good]
-    if not kept:
-        raise DataError(
-            f"'{name}': no sign in it is recognized by the model",
-            "The model must recognize the true class without a patch",
-            "Use clearer photos of the sign",
-        )
-    if len(kept) < len(photos):
+) -> list[_Sign]:
+    """The ``signs`` of a kind that are accepted; how many are not goes to ``notes``."""
+    kept = [sign for sign, good in zip(signs, accept(signs), strict=True) if good]
+    if len(kept) < len(signs):
         notes.append(
-            f"{len(photos) - len(kept)} located signs left out: the model does not recognize the "
-            "true class in them without a patch"
+            f"{len(signs) - len(kept)} {kind} left out: the model does not recognize the true "
+            "class in them without a patch"
         )
     return kept
 
