@@ -1,4 +1,4 @@
-"""A patch in path-traced frames, by distance, angle and light.
+"""A patch in path-traced frames, beside the twin's frames of the same poses.
 
     python benchmarks/path_traced.py stop-sticker-signs-v1 --model signs --faces stop-drawings
     python benchmarks/path_traced.py table
@@ -8,21 +8,27 @@ light) is traced once and kept in --cache; every face, clean, with a blank stick
 is then laid into its light exactly and photographed by the cameras of path_traced_camera.py, which
 share no code with the twin. The blocks of a pose share path, light and noise, so they are compared
 pose by pose. Rows that exist are not measured again: kill it at any moment.
+
+Of each frame there are three versions ("arms"): `tracer`, as above; `twin camera`, the same traced
+light photographed by the twin's camera of that name; and `twin`, the same face, pose and field of
+view filmed by the twin in its own light. The first two differ by the camera alone, the last two by
+light, print, wear, placing and background.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
-from path_traced_camera import DEVICES, F32, U8, Camera
-from path_traced_poses import BINS, FOCAL, LIGHTS, YAWS, all_poses
+from path_traced_camera import DEVICES, F32, U8, Camera, Device, corners_px
+from path_traced_poses import BINS, FOCAL, LIGHTS, SIZE, YAWS, all_poses
 
 from physadv.camera.localization.boxes import box_of, crop_square, resize_box, square_around
 from physadv.check.frame_verdict import VerdictRule, frame_verdicts, verdict_rule
@@ -31,12 +37,21 @@ from physadv.core.image_io import save_png, to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, drop_torn_row, read_rows
 from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.defenses.load_model import load_model
 from physadv.eot.scenes.load import read_signs
 from physadv.evaluation.metrics.intervals import clustered_interval, paired_difference
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import PatchBundle, read_bundle
+from physadv.printing.layout import smallest_paper
+from physadv.printing.sheet import write_sheet
+from physadv.twin.cameras import KNOWN, develop_frame, exposure_at
 from physadv.twin.linear_light import srgb_to_light
+from physadv.twin.optics import blur_kernel, blur_light
+from physadv.twin.printed_sheet import read_sticker
+from physadv.twin.sign_clips import SignClip, StickerPrint, print_out
+from physadv.twin.trajectories import AngleLimits, SignPose
+from physadv.twin.virtual_printer import random_printer
 
 if TYPE_CHECKING:
     from path_traced_scene import TracedPose
@@ -44,8 +59,6 @@ if TYPE_CHECKING:
 ROWS = Path(__file__).with_suffix(".jsonl")
 BLOCKS = ("clean", "blank", "patch")
 TEXELS = 2048
-
-Photograph = Callable[[F32], U8]
 
 
 def reflectances(face: SignFace, bundle: PatchBundle) -> dict[str, F32]:
@@ -109,25 +122,126 @@ def judge(model: LoadedModel, rule: VerdictRule, frame: U8, corners: Any) -> dic
     }
 
 
-def traced_camera(scene: TracedPose, name: str, sign_mm: float) -> tuple[Photograph, Any]:
-    """Return how a device of path_traced_camera.py photographs a pose, and the sign's corners."""
+@dataclass(frozen=True)
+class Signs:
+    """The signs of a bundle.
+
+    Attributes:
+        faces: Faces by name.
+        blocks: Reflectances of :func:`reflectances` by face.
+        printed: The sticker as the twin's printer prints it.
+        sign_mm: Width of the sign.
+    """
+
+    faces: dict[str, SignFace]
+    blocks: dict[str, dict[str, F32]]
+    printed: StickerPrint
+    sign_mm: float
+
+
+def signs_of(bundle: PatchBundle, drawings: Path | None) -> Signs:
+    """Return the bundle's own sign and the ``drawings``, with its stickers on them."""
+    placement, size = bundle.card.placement, bundle.card.size
+    faces = [sign_face(placement.sign, TEXELS)]
+    if drawings:
+        faces += read_signs(drawings)[1]
+    faces = [replace(face, width_mm=placement.sign_width_mm) for face in faces]
+
+    with tempfile.TemporaryDirectory() as folder:
+        sheet = Path(folder) / "sheet.pdf"
+        write_sheet(bundle, sheet, paper=smallest_paper(size.width_mm, size.height_mm))
+        sticker = read_sticker(bundle.folder, sheet)
+    return Signs(
+        {face.name: face for face in faces},
+        {face.name: reflectances(face, bundle) for face in faces},
+        print_out(sticker, random_printer(0), 0),
+        placement.sign_width_mm,
+    )
+
+
+Photographer = Callable[[str], Mapping[str, U8]]
+"""Photographs the three blocks of a face."""
+
+
+def in_traced_light(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """Photograph a pose's traced light by a device of path_traced_camera.py."""
+    camera = _camera(scene, next(d for d in DEVICES if d.name == name), signs)
+    return lambda face: {b: camera.photograph(signs.blocks[face][b]) for b in BLOCKS}
+
+
+def by_twin_camera(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """Photograph a pose's traced light by the twin's camera, with the exposure of the device."""
+    device = next(d for d in DEVICES if d.name == name)
+    shot = _camera(scene, device, signs).shot
+    camera = replace(KNOWN[name], focal=FOCAL, k1=0.0)
+    settings = exposure_at(camera, LIGHTS[scene.pose.light], shot.gain)
+    kernel = blur_kernel(camera.blur_px(SIZE[0]), np.array(shot.motion_px))
+    drawn = _camera(scene, replace(device, oversampling=1), signs)
+
+    def photograph(face: str) -> dict[str, U8]:
+        frames = {}
+        for block in BLOCKS:
+            light = blur_light(drawn.light(signs.blocks[face][block]), kernel) * shot.balance
+            rng = numpy_generator(0, "path traced", "twin camera", name, scene.pose.number)
+            frames[block] = _stored(develop_frame(light, camera, settings, rng), camera.jpeg)
+        return frames
+
+    return photograph
+
+
+def in_twin(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """Film a pose in the twin: its light, its wear, its background and its camera."""
+    camera = replace(KNOWN[name], focal=FOCAL, k1=0.0)
     pose = scene.pose
-    device = next(device for device in DEVICES if device.name == name)
-    camera = Camera(
+    u, v = cv2.perspectiveTransform(np.zeros((1, 1, 2)), pose.homography)[0, 0].tolist()
+    path = [SignPose(1000 * pose.distance_m, *pose.angles_deg, u, v)]
+    number = ("path traced", "twin", name, pose.number)
+    background = synthetic_background(0, *number, height=SIZE[1] * 6 // 5, width=SIZE[0] * 6 // 5)
+
+    def photograph(face: str) -> dict[str, U8]:
+        clip = SignClip(
+            numpy_generator(0, *number),
+            signs.faces[face],
+            np.asarray(background, np.uint8),
+            signs.printed,
+            camera,
+            frames=1,
+            size=SIZE,
+            distances_mm=(path[0].distance_mm, path[0].distance_mm),
+            angles=AngleLimits(),
+            path=path,
+        )
+        clip.shot = exposure_at(camera, LIGHTS[pose.light], clip.shot.exposure, clip.shot.white)
+        frames = {}
+        for block, light in clip.frame(0)[0].items():
+            rng = numpy_generator(0, *number, "noise")
+            frames[block] = _stored(develop_frame(light, camera, clip.shot, rng), camera.jpeg)
+        return frames
+
+    return photograph
+
+
+ARMS = {"tracer": in_traced_light, "twin camera": by_twin_camera, "twin": in_twin}
+
+
+def _camera(scene: TracedPose, device: Device, signs: Signs) -> Camera:
+    pose = scene.pose
+    return Camera(
         device,
         scene.around,
         scene.on_plane,
         pose.homography,
-        sign_mm=sign_mm,
+        sign_mm=signs.sign_mm,
         distance_m=pose.distance_m,
         focal=FOCAL,
         lux=LIGHTS[pose.light],
-        seed=numpy_generator(0, "path traced", "camera", name, pose.number),
+        seed=numpy_generator(0, "path traced", "camera", device.name, pose.number),
     )
-    return camera.photograph, camera.corners()
 
 
-ARMS = {"tracer": traced_camera}
+def _stored(picture: U8, quality: int) -> U8:
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -139,12 +253,7 @@ def measure(options: argparse.Namespace) -> None:
     bundle = read_bundle(options.bundle)
     model = load_model(options.model, weights=options.weights)
     rule = rule_of(bundle, model, options.true_class)
-    sign_mm = bundle.card.placement.sign_width_mm
-
-    faces = [sign_face(bundle.card.placement.sign, TEXELS)]
-    if options.faces:
-        faces += read_signs(options.faces)[1]
-    blocks = {face.name: reflectances(face, bundle) for face in faces}
+    signs = signs_of(bundle, options.faces)
 
     about = {"bundle": bundle.card.patch.name, "run_id": bundle.card.patch.run_id}
     about["model"] = model.card.name
@@ -153,26 +262,29 @@ def measure(options: argparse.Namespace) -> None:
         drop_torn_row(options.rows)
         done = {_key(row) for row in read_rows(options.rows)}
 
-    for scene in traced(all_poses(sign_mm, options.each), sign_mm, options.cache):
+    poses = all_poses(signs.sign_mm, options.each)
+    for scene in traced(poses, signs.sign_mm, options.cache):
         pose = scene.pose
-        for arm, photographer in ARMS.items():
+        corners = corners_px(pose.homography, signs.sign_mm)
+        for arm in options.arms:
             for device in DEVICES:
                 where = {**about, "arm": arm, "camera": device.name, "pose": pose.number}
-                waiting = [name for name in blocks if _key({**where, "face": name}) not in done]
-                if not waiting:
-                    continue
-                photograph, corners = photographer(scene, device.name, sign_mm)
-                for name in waiting:
+                waiting = [
+                    name for name in signs.faces if _key({**where, "face": name}) not in done
+                ]
+                photograph = ARMS[arm](scene, device.name, signs) if waiting else None
+                for name in waiting if photograph else []:
                     row: Row = {**where, "face": name, "distance_m": round(pose.distance_m, 3)}
                     row |= {"yaw_deg": round(pose.yaw_deg, 1), "light": pose.light}
                     row["sign_px"] = round(float(np.ptp(corners[:, 1])), 1)
-                    for block in BLOCKS:
-                        frame = photograph(blocks[name][block])
-                        row[block] = judge(model, rule, frame, corners)
-                        if options.pictures:
-                            file = f"{pose.number:03d}-{arm}-{device.name}-{name}-{block}.png"
-                            save_png(options.pictures / file, frame)
+                    frames = photograph(name)
+                    row |= {block: judge(model, rule, frames[block], corners) for block in BLOCKS}
                     append_rows(options.rows, [row])
+                    if options.pictures:
+                        options.pictures.mkdir(parents=True, exist_ok=True)
+                        head = f"{pose.number:03d}-{arm}-{device.name}-{name}".replace(" ", "-")
+                        for block, frame in frames.items():
+                            save_png(options.pictures / f"{head}-{block}.png", frame)
         print(f"pose {pose.number}", flush=True)
     table(list(read_rows(options.rows)))
 
@@ -239,6 +351,7 @@ def main() -> None:
     parser.add_argument(
         "--each", type=int, default=2, help="poses of each distance, angle and light"
     )
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--pictures", type=Path, help="folder that keeps the frames")
     parser.add_argument(

@@ -14,6 +14,7 @@ from math import pi
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.special import j1
 
 F32 = npt.NDArray[np.float32]
@@ -159,13 +160,30 @@ def transfer(
 
 
 def blur(light: F32, otf: F32, pad: int) -> F32:
-    """Apply a transfer function to light (h, w, 3) that was padded by ``pad`` on every side."""
-    padded = np.pad(light, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    blurred = [
-        np.fft.irfft2(np.fft.rfft2(padded[..., k]) * otf[k], padded.shape[:2]) for k in range(3)
-    ]
-    inner = np.stack(blurred, -1)[pad:-pad, pad:-pad]
+    """Apply a transfer function to light (h, w, 3), mirrored by ``pad`` or more on every side."""
+    height, width = otf.shape[1], (otf.shape[2] - 1) * 2
+    below, right = height - light.shape[0] - pad, width - light.shape[1] - pad
+    padded = np.pad(light, ((pad, below), (pad, right), (0, 0)), mode="symmetric")
+    blurred = [irfft2(rfft2(padded[..., k]) * otf[k], padded.shape[:2]) for k in range(3)]
+    inner = np.stack(blurred, -1)[pad : pad + light.shape[0], pad : pad + light.shape[1]]
     return np.asarray(np.maximum(inner, 0), np.float32)
+
+
+def average_read_out(light: F32, device: Device, shot: Exposure, noise: F32) -> F32:
+    """Return about what :func:`read_out` does of light (h, w, 3) at the delivered pixels of a device
+    that averages whole quads of its mosaic.
+
+    Args:
+        light: Radiance (h, w, 3).
+        device: Camera.
+        shot: Its setting.
+        noise: Standard normal numbers (h, w, 3).
+    """
+    response = np.array([0.55, 1.0, 0.62], np.float32)
+    raw = np.clip(light * shot.gain * response, 0, 1)
+    electrons = shot.electrons * device.oversampling**2 * np.array([0.25, 0.5, 0.25], np.float32)
+    linear = (raw + noise * np.sqrt(raw / electrons)) / response * shot.balance
+    return np.asarray(linear, np.float32)
 
 
 def read_out(light: F32, device: Device, shot: Exposure, noise: F32) -> F32:
@@ -198,6 +216,13 @@ def deliver(linear: F32, device: Device) -> U8:
     picture = np.round(255 * encoded).astype(np.uint8)[..., ::-1]
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, device.jpeg])
     return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def corners_px(homography: npt.NDArray[np.float64], sign_mm: float) -> npt.NDArray[np.float64]:
+    """Return the corners (4, 2) in px of a sign ``sign_mm`` wide, by its ``homography``."""
+    half = sign_mm / 2
+    square = np.array([[[-half, -half], [half, -half], [half, half], [-half, half]]])
+    return np.asarray(cv2.perspectiveTransform(square, homography)[0], np.float64)
 
 
 class Camera:
@@ -234,39 +259,53 @@ class Camera:
         k = device.oversampling
         self._focal_mm = focal * width * k * device.pixel_um / 1000
         self.shot = expose(around, on_plane, lux, device, focal * width, seed)
-        self._noise = seed.standard_normal((height * k, width * k), dtype=np.float32)
-        self._sensor = cv2.resize(around, (width * k, height * k), interpolation=cv2.INTER_LINEAR)
-        self._background = read_out(self._sensor, device, self.shot, self._noise)
+
+        self._around = around
+        if k == 1:
+            noise = seed.standard_normal((height, width), dtype=np.float32)
+            self._background = read_out(around, device, self.shot, noise)
+        else:
+            noise = seed.standard_normal(around.shape, dtype=np.float32)
+            self._background = average_read_out(around, device, self.shot, noise)
+
+        x0, y0, x1, y1 = self._window()
+        self._noise = seed.standard_normal(((y1 - y0) * k, (x1 - x0) * k), dtype=np.float32)
 
     def photograph(self, reflectance: F32) -> U8:
         """Photograph a face, premultiplied RGBA (n, n, 4) of linear reflectances over its square."""
         x0, y0, x1, y1 = window = self._window()
-        k = self.device.oversampling
-        inside = np.s_[y0 * k : y1 * k, x0 * k : x1 * k]
-
-        light = self._sensor[inside].copy()
         face = self._drawn(reflectance, window)
-        light = light * (1 - face[..., 3:]) + face[..., :3]
+        height, width = face.shape[:2]
+
+        behind = cv2.resize(self._around[y0:y1, x0:x1], (width, height))
+        light = behind * (1 - face[..., 3:]) + face[..., :3]
 
         pad = 24
-        motion = np.array(self.shot.motion_px, np.float32) * k
-        shape = (light.shape[0] + 2 * pad, light.shape[1] + 2 * pad)
+        motion = np.array(self.shot.motion_px, np.float32) * self.device.oversampling
+        shape = (next_fast_len(height + 2 * pad), 2 * next_fast_len(width // 2 + pad))
         otf = transfer(shape, self.device, self._distance, self._focal_mm, motion)
-        part = read_out(blur(light, otf, pad), self.device, self.shot, self._noise[inside])
+        part = read_out(blur(light, otf, pad), self.device, self.shot, self._noise)
 
         picture = self._background.copy()
         picture[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] = part[2:-2, 2:-2]
         return deliver(picture, self.device)
 
-    def corners(self) -> npt.NDArray[np.float64]:
-        """Return the corners (4, 2) of the sign's square in px."""
-        half = self._sign_mm / 2
-        square = np.array([[[-half, -half], [half, -half], [half, half], [-half, half]]])
-        return np.asarray(cv2.perspectiveTransform(square, self._homography)[0], np.float64)
+    def light(self, reflectance: F32) -> F32:
+        """Return the radiance (h, w, 3) of the whole picture with a face, before the lens; for
+        devices that deliver every pixel."""
+        x0, y0, x1, y1 = window = self._window()
+        face = self._drawn(reflectance, window)
+        picture = self._around.copy()
+        picture[y0:y1, x0:x1] *= 1 - face[..., 3:]
+        picture[y0:y1, x0:x1] += face[..., :3]
+        return picture
 
     def _window(self) -> Window:
         """Return the part of the picture (x0, y0, x1, y1) that the face changes, in even px."""
-        corners, (height, width) = self.corners(), self._background.shape[:2]
+        corners, (height, width) = (
+            corners_px(self._homography, self._sign_mm),
+            self._background.shape[:2],
+        )
         x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int) - 12, 0) // 2 * 2
         x1, y1 = (np.ceil(corners.max(0)).astype(int) + 13) // 2 * 2
         return int(x0), int(y0), min(int(x1), width), min(int(y1), height)
@@ -274,7 +313,7 @@ class Camera:
     def _drawn(self, reflectance: F32, window: Window) -> F32:
         """Return the lit face as premultiplied radiance (h, w, 4) averaged over the sensor's pixels."""
         x0, y0, x1, y1 = window
-        corners = self.corners()
+        corners = corners_px(self._homography, self._sign_mm)
         span = np.linalg.norm(corners - np.roll(corners, 1, 0), axis=1).max()
         k = self.device.oversampling
         fine = k * (3 if span * k < 600 else 2 if span * k < 1200 else 1)

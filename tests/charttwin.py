@@ -76,7 +76,7 @@ def photograph(
     scene *= (light[..., None] * daylight_tint(kelvin) * vignette_gains(camera, *size)).astype(
         np.float32
     )
-    sigma = camera.defocus_px if blur_px is None else blur_px
+    sigma = camera.blur_px(size[0]) if blur_px is None else blur_px
     while sigma > 2.5:  # the kernel is cut at 15 px
         scene, sigma = (
             blur_light(scene, blur_kernel(2.5, np.zeros(2))),

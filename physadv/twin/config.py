@@ -41,13 +41,22 @@ class TwinConfig(Config):
             "Scene",
             metavar="NEAR,FAR",
             separator=",",
-            default="sign 40 to 220 px wide",
+            default="sign 1/16 to 11/32 of the picture wide",
             aliases=("distance",),
         ),
     ] = None
 
     clips: shared.ClipCount = 6
     frames: shared.FrameCount = 24
+    frame_size: Annotated[
+        tuple[int, int],
+        ConfigField(
+            "Size of a frame in px; the default is what `check` requests from a camera.",
+            "Filming",
+            metavar="WIDTHxHEIGHT",
+            separator="x",
+        ),
+    ] = (1280, 720)
     camera: shared.VirtualCameras = ("phone", "webcam", "dashcam")
     printer: shared.VirtualPrinter = "drawn"
     without: Annotated[

@@ -11,8 +11,11 @@ import numpy as np
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.twin.cameras import (
+    FRAME_SIZE,
+    TREMOR_DEG_S,
     VirtualCamera,
     develop_frame,
+    exposure_at,
     leave_out,
     random_exposure,
     vignette_gains,
@@ -25,6 +28,9 @@ from physadv.twin.virtual_printer import ideal_print, print_picture, printer_nam
 
 # Print dots per pixel of the picture and axis, enough that the print does not limit the resolution.
 _FINE = 4
+
+_LUX = 6000.0
+"""Illuminance of the sheet: an overcast day."""
 
 
 def photograph_print(
@@ -143,13 +149,18 @@ def photograph_flat(
 
     base = np.empty((frame[1], frame[0], 3), np.float32)
     base[:] = np.float32(0.5) * light
-    kernel = blur_kernel(camera.defocus_px, rng.uniform(-2, 2, 2) * camera.shutter)
+    # The frame is cut from a whole picture.
+    width = FRAME_SIZE[0]
+    tremor = np.deg2rad(TREMOR_DEG_S) * camera.focal * width * rng.uniform(-2, 2, 2)
+    seconds = exposure_at(camera, _LUX).seconds
+    kernel = blur_kernel(camera.blur_px(width), tremor * seconds)
     drawn = draw_texture(sheet, view, pad=3 + kernel.shape[0] // 2)
     if drawn is not None:
         lay_over(base, drawn[0], drawn[1])
 
     base = blur_light(base, kernel) * vignette_gains(camera, *frame)
-    photo = develop_frame(base, camera, random_exposure(camera, rng, 1.0), rng)
+    exposure = exposure_at(camera, _LUX, white=random_exposure(camera, rng, 1.0).white)
+    photo = develop_frame(base, camera, exposure, rng, picture_width=width)
     return _cut_out(_stored(photo, camera.jpeg), view, width_mm, size)
 
 

@@ -151,31 +151,42 @@ def lay_over(
     base[y0:y1, x0:x1] += color
 
 
-def blur_kernel(defocus_px: float, motion: F64) -> F32:
-    """Return the point spread function of defocus and motion, at most about 15 px wide in each
+def blur_kernel(sigma_px: float, motion: F64) -> F32:
+    """Return the point spread function of a lens and of motion, at most about 15 px wide in each
     direction.
 
-    ``defocus_px`` is the standard deviation of a Gaussian, ``motion`` (2,) the smear in px.
+    Args:
+        sigma_px: Standard deviation of the lens's blur. Up to half a cycle per pixel its contrast
+            is that of the Gaussian, however narrow; a Gaussian sampled at the pixels would blur
+            less.
+        motion: Smear (2,) in px during the exposure.
+
+    Returns:
+        Kernel (n, n) with sum 1.
 
     Example:
         >>> kernel = blur_kernel(0.5, np.zeros(2))
         >>> kernel.shape, round(float(kernel.sum()), 3)
-        ((5, 5), 1.0)
+        ((9, 9), 1.0)
     """
     length = float(np.hypot(*motion))
     motion = motion * min(1.0, 9.0 / max(length, 1e-9))
-    reach = int(np.ceil(2.5 * defocus_px + np.abs(motion).max() / 2))
+    reach = int(np.ceil(4 * sigma_px + np.abs(motion).max() / 2)) + 2
+    axis = np.arange(-reach, reach + 1)
 
-    axis = np.arange(-reach, reach + 1, dtype=np.float64)
-    total = np.zeros((len(axis), len(axis)))
-
-    sigma = max(defocus_px, 0.25)
-    steps = max(1, int(np.ceil(length)) * 2)
+    # The way of a point during the exposure, each moment split among its four pixels.
+    line = np.zeros((len(axis), len(axis)))
+    steps = max(1, int(np.ceil(length)) * 4)
     for s in (np.arange(steps) + 0.5) / steps - 0.5:
-        gx = np.exp(-0.5 * ((axis - s * motion[0]) / sigma) ** 2)
-        gy = np.exp(-0.5 * ((axis - s * motion[1]) / sigma) ** 2)
-        total += np.outer(gy, gx)
-    return np.asarray(total / total.sum(), np.float32)
+        columns = np.maximum(0, 1 - np.abs(axis - s * motion[0]))
+        rows = np.maximum(0, 1 - np.abs(axis - s * motion[1]))
+        line += np.outer(rows, columns)
+
+    frequencies = (np.arange(256) + 0.5) / 512
+    contrast = np.exp(-2 * (np.pi * sigma_px * frequencies) ** 2)
+    gaussian = np.cos(2 * np.pi * axis[:, None] * frequencies) @ contrast
+    spread = cv2.sepFilter2D(line, -1, gaussian, gaussian, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(spread / spread.sum(), np.float32)
 
 
 def blur_light(picture: F32, kernel: F32, *, constant: bool = False) -> F32:

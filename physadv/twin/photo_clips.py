@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import GeometryError
-from physadv.twin.cameras import VirtualCamera, random_exposure, vignette_gains
+from physadv.twin.cameras import TREMOR_DEG_S, VirtualCamera, random_exposure, vignette_gains
 from physadv.twin.linear_light import F32, LUMA, U8, to_linear
 from physadv.twin.optics import CameraView, blur_kernel, blur_light, draw_texture, lay_over
 from physadv.twin.sign_clips import BLOCKS, StickerPrint, sticker_layers
 from physadv.twin.surface import build_texture
-from physadv.twin.trajectories import F64, project_points
+from physadv.twin.trajectories import F64, path_seconds, project_points
 
 _PLAIN = 0.88
 """Assumed linear reflectance of the white of a sign in a photo."""
@@ -75,6 +75,9 @@ class PhotoClip:
             rng, self._corners, (image.shape[1], image.shape[0]), size, frames, sign_px
         )
         self._vignette = vignette_gains(camera, *size)
+        focal = camera.focal * size[0]
+        self._velocity = self._velocities(focal)
+        self._tremor = np.deg2rad(TREMOR_DEG_S) * focal * rng.normal(0, 1, 2)
 
     def __len__(self) -> int:
         return len(self._maps)
@@ -83,11 +86,8 @@ class PhotoClip:
         """Return the three blocks of frame ``index`` and its truth; the angles of a photo's sign
         are unknown."""
         to_px = self._maps[index]
-        middle = self._corners.mean(0, keepdims=True)
-
-        near = self._maps[max(index - 1, 0)]
-        motion = (project_points(to_px, middle) - project_points(near, middle))[0]
-        kernel = blur_kernel(self.camera.defocus_px * 0.7, motion * self.camera.shutter)
+        moved = (self._velocity[index] + self._tremor) * self.shot.seconds
+        kernel = blur_kernel(self.camera.blur_px(self.size[0]) * 0.7, moved)
 
         pictures = {
             b: blur_light(_warp(p, to_px, self.size), kernel) * self._vignette
@@ -109,6 +109,15 @@ class PhotoClip:
             "photo": self.name,
         }
         return pictures, truth
+
+    def _velocities(self, focal_px: float) -> F64:
+        """Return the sign's movement (n, 2) in px per second in each frame."""
+        middle = self._corners.mean(0, keepdims=True)
+        points = np.array([project_points(to_px, middle)[0] for to_px in self._maps])
+        if len(points) < 2:
+            return np.zeros_like(points)
+        between = path_seconds(points, np.zeros(len(points)), focal_px) / (len(points) - 1)
+        return np.asarray(np.gradient(points, between, axis=0))
 
 
 def _composite_sticker(

@@ -11,7 +11,13 @@ import cv2
 import numpy as np
 
 from physadv.core.sign_artwork import SignFace
-from physadv.twin.cameras import ClipExposure, VirtualCamera, random_exposure, vignette_gains
+from physadv.twin.cameras import (
+    TREMOR_DEG_S,
+    ClipExposure,
+    VirtualCamera,
+    random_exposure,
+    vignette_gains,
+)
 from physadv.twin.linear_light import F32, LUMA, U8, daylight_tint, to_linear
 from physadv.twin.optics import (
     CameraView,
@@ -32,7 +38,14 @@ from physadv.twin.surface import (
     square_side,
     sticker_layer,
 )
-from physadv.twin.trajectories import F64, AngleLimits, random_path, sign_homography
+from physadv.twin.trajectories import (
+    F64,
+    AngleLimits,
+    SignPose,
+    path_seconds,
+    random_path,
+    sign_homography,
+)
 from physadv.twin.virtual_printer import IDEAL_WHITE, VirtualPrinter, ideal_print, print_picture
 
 BLOCKS = ("clean", "blank", "patch")
@@ -113,6 +126,7 @@ class SignClip:
         size: Width and height of a frame.
         distances_mm: Nearest and farthest distance.
         angles: Largest angles of the sign.
+        path: Poses of the sign, one a frame; None draws them.
     """
 
     def __init__(
@@ -127,12 +141,13 @@ class SignClip:
         size: tuple[int, int],
         distances_mm: tuple[float, float],
         angles: AngleLimits,
+        path: Sequence[SignPose] | None = None,
     ) -> None:
         self.camera, self.size, self.focal = camera, size, camera.focal * size[0]
         self.side = square_side(face)
         self.face = face
 
-        self._path = random_path(
+        self._path = list(path or []) or random_path(
             rng,
             frames,
             side_mm=self.side,
@@ -159,8 +174,10 @@ class SignClip:
             rng, face, printed, level, 3.2 * self.side * self.focal / nearest
         )
         self._pole = np.float32(rng.uniform(0.12, 0.4)) * level
-        self._backdrop = _Backdrop(rng, scene, size, frames)
+        self._backdrop = _Backdrop(rng, scene, size, len(self._path))
         self._vignette = vignette_gains(camera, *size)
+        self._velocity = self._velocities()
+        self._tremor = np.deg2rad(TREMOR_DEG_S) * self.focal * rng.normal(0, 1, 2)
 
     def __len__(self) -> int:
         return len(self._path)
@@ -168,7 +185,8 @@ class SignClip:
     def frame(self, index: int) -> tuple[Mapping[str, F32], dict[str, Any]]:
         """Return the three blocks of frame ``index`` in linear light, and its truth."""
         view = self._view(index)
-        kernel = blur_kernel(self.camera.defocus_px, self._motion(index) * self.camera.shutter)
+        moved = (self._velocity[index] + self._tremor) * self.shot.seconds
+        kernel = blur_kernel(self.camera.blur_px(self.size[0]), moved)
 
         base = self._backdrop.frame(index)
         draw_sign_pole(base, view, self.face.height_mm * 0.42, self._pole)
@@ -191,11 +209,14 @@ class SignClip:
             sign_homography(pose, self.focal, self.size), self.camera.k1, self.focal, self.size
         )
 
-    def _motion(self, index: int) -> F64:
-        """Return the sign's movement in px per frame, from the neighbors of this one."""
-        before, after = self._path[max(index - 1, 0)], self._path[min(index + 1, len(self) - 1)]
-        span = max(1, min(index + 1, len(self) - 1) - max(index - 1, 0))
-        return np.array([after.u - before.u, after.v - before.v]) / span
+    def _velocities(self) -> F64:
+        """Return the sign's movement (n, 2) in px per second in each frame."""
+        points = np.array([[pose.u, pose.v] for pose in self._path])
+        if len(points) < 2:
+            return np.zeros_like(points)
+        distances = np.array([pose.distance_mm for pose in self._path])
+        between = path_seconds(points, distances, self.focal) / (len(points) - 1)
+        return np.asarray(np.gradient(points, between, axis=0))
 
     def _truth(self, index: int, view: CameraView) -> dict[str, Any]:
         pose, h = self._path[index], self.side / 2

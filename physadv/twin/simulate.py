@@ -15,7 +15,14 @@ from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.twin.cameras import CAMERAS, EFFECTS, VirtualCamera, develop_frame, leave_out
+from physadv.twin.cameras import (
+    CAMERAS,
+    EFFECTS,
+    FRAME_SIZE,
+    VirtualCamera,
+    develop_frame,
+    leave_out,
+)
 from physadv.twin.linear_light import U8
 from physadv.twin.photo_clips import PhotoClip, PhotoScene
 from physadv.twin.printed_sheet import read_sticker
@@ -25,8 +32,9 @@ from physadv.twin.surface import square_side
 from physadv.twin.trajectories import AngleLimits
 from physadv.twin.virtual_printer import printer_named
 
-SIGN_PX = (40.0, 220.0)
-"""Default widths of the sign in the picture: small networks lose a clean sign below about 40 px."""
+SIGN_SHARE = (1 / 16, 11 / 32)
+"""Default widths of the sign in widths of the picture, 80 to 440 px of 1280: small detectors lose a
+clean sign that is smaller."""
 
 
 LEAVABLE = ("printer", *EFFECTS)
@@ -59,7 +67,7 @@ def simulate_clips(
     *,
     clips: int = 6,
     frames: int = 24,
-    frame_size: tuple[int, int] = (640, 480),
+    frame_size: tuple[int, int] = FRAME_SIZE,
     seed: int = 0,
     cameras: Sequence[VirtualCamera] = CAMERAS,
     printer: str = "drawn",
@@ -93,7 +101,8 @@ def simulate_clips(
             given.
         backgrounds: Pictures (h, w, 3) uint8; None draws synthetic ones.
         scenes: Photos with a sign in them, on which the sticker is composited.
-        distances_m: Nearest and farthest distance in m; None makes the sign 40 to 220 px wide.
+        distances_m: Nearest and farthest distance in m; None makes the sign 1/16 to 11/32 of the
+            picture wide.
         angles: Largest angles of the sign.
 
     Yields:
@@ -161,11 +170,17 @@ def simulate_clips(
         clip: FilmedClip
         if isinstance(source, PhotoScene):
             clip = PhotoClip(
-                rng, source, printed, camera, frames=frames, size=frame_size, sign_px=SIGN_PX
+                rng,
+                source,
+                printed,
+                camera,
+                frames=frames,
+                size=frame_size,
+                sign_px=(SIGN_SHARE[0] * frame_size[0], SIGN_SHARE[1] * frame_size[0]),
             )
         else:
             scene = _background(backgrounds, seed, number, frame_size)
-            reach = _distances(distances_m, square_side(source), camera.focal * frame_size[0])
+            reach = _distances(distances_m, square_side(source), camera.focal)
             clip = SignClip(
                 rng,
                 source,
@@ -203,7 +218,8 @@ def _film(
 ) -> tuple[str, ...]:
     """Record one clip number in all blocks; its rows are written once the videos are in place."""
     rows: dict[str, list[dict[str, Any]]] = {block: [] for block in BLOCKS}
-    noise = {block: numpy_generator(seed, "twin", "noise", number, block) for block in BLOCKS}
+    # Every block has its own stream of the same numbers: they differ by the sticker alone.
+    noise = {block: numpy_generator(seed, "twin", "noise", number) for block in BLOCKS}
     samples: dict[str, U8] = {}
 
     with ClipWriter(out, number, BLOCKS, size, clip.camera.jpeg) as writer:
@@ -242,13 +258,13 @@ def _background(
 
 
 def _distances(
-    distances_m: tuple[float, float] | None, side_mm: float, focal_px: float
+    distances_m: tuple[float, float] | None, side_mm: float, focal: float
 ) -> tuple[float, float]:
-    """Return nearest and farthest distance in mm; by default those at which the sign is SIGN_PX
-    wide."""
+    """Return nearest and farthest distance in mm; by default those at which the sign has
+    SIGN_SHARE of the picture, whose focal length is ``focal`` widths."""
     if distances_m is not None:
         return distances_m[0] * 1000, distances_m[1] * 1000
-    return side_mm * focal_px / SIGN_PX[1], side_mm * focal_px / SIGN_PX[0]
+    return side_mm * focal / SIGN_SHARE[1], side_mm * focal / SIGN_SHARE[0]
 
 
 def _name(source: SignFace | PhotoScene) -> str:

@@ -15,6 +15,9 @@ import numpy.typing as npt
 F64 = npt.NDArray[np.float64]
 
 
+_WALK_MM_S, _TURN_RAD_S = 1400.0, float(np.deg2rad(20))
+
+
 @dataclass(frozen=True)
 class AngleLimits:
     """Largest angles of the sign in either direction, in degrees.
@@ -168,7 +171,7 @@ def random_path(
     poses = []
     for i in range(frames):
         distance = float(np.exp(log_d[i]))
-        margin = 0.62 * side_mm * focal_px / distance + 4
+        margin = 0.72 * side_mm * focal_px / distance + 4
         low, high = (
             np.minimum(margin, np.array(size) / 2),
             np.maximum(np.array(size) - margin, np.array(size) / 2),
@@ -177,6 +180,30 @@ def random_path(
         yaw, pitch, roll = turns[i].tolist()
         poses.append(SignPose(distance, yaw, pitch, roll, float(u), float(v)))
     return poses
+
+
+def path_seconds(points_px: F64, distances_mm: F64, focal_px: float) -> float:
+    """Return how long a person takes for a path: a walk of 1.4 m/s, or a turn of 20 degrees a
+    second, whichever takes longer, and at least a second.
+
+    A clip of few frames shows such a path in large steps; the camera moves no faster for that.
+
+    Args:
+        points_px: Place (n, 2) of the sign in each frame.
+        distances_mm: Distance (n,) of the sign in each frame.
+        focal_px: Focal length in px.
+
+    Returns:
+        The time from the first frame to the last in s.
+
+    Example:
+        >>> middle = np.full((2, 2), 320.0)
+        >>> path_seconds(middle, np.array([9000.0, 2000.0]), focal_px=500)
+        5.0
+    """
+    walked = float(np.abs(np.diff(distances_mm)).sum()) / _WALK_MM_S
+    turned = float(np.hypot(*np.diff(points_px, axis=0).T).sum()) / (focal_px * _TURN_RAD_S)
+    return max(1.0, walked, turned)
 
 
 def _tremor(rng: np.random.Generator, frames: int, count: int) -> F64:

@@ -97,6 +97,7 @@ def _film(
         folder,
         clips=config.clips,
         frames=config.frames,
+        frame_size=config.frame_size,
         seed=config.seed,
         signs=simulation["signs"] or None,
         backgrounds=simulation["backgrounds"],
