@@ -24,7 +24,6 @@ from torch import Tensor
 
 from physadv.core.image_io import read_image
 from physadv.patches.config import PatchConfig
-from physadv.patches.task import PatchTask
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000
@@ -121,16 +120,17 @@ def measured_bundle(name: str, settings: PatchConfig, folder: Path, target: Path
     from physadv.patches.bundle import read_bundle, write_bundle
     from physadv.patches.card import make_card
     from physadv.patches.optimize import measure_patch, to_8bit
+    from physadv.patches.patch_run import PatchRun
     from physadv.patches.preview import preview_picture
     from physadv.printing.layout import smallest_paper
     from physadv.printing.sheet import write_sheet
 
-    task = PatchTask.from_config(settings)
-    model = task.loaded_model
+    run = PatchRun(settings, folder, overwrite=True)
+    task = run.task
     best, steps_done = patch_in(folder, settings.steps)
     patch = to_8bit(task, best)
     measured = measure_patch(task, patch, draws=settings.test_draws)
-    card = make_card(settings, task, model, measured, steps_done=steps_done)
+    card = make_card(settings, task, run.model, measured, steps_done=steps_done, curves=run.curves)
     if name in HISTORY:
         card.optimisation["history"] = HISTORY[name]
     named = [*settings.signs, settings.backgrounds, settings.photos, settings.weights]

@@ -273,9 +273,7 @@ def test_a_resumed_run_does_not_measure_again(place: Path, monkeypatch: pytest.M
         PatchRun(replace(SMALL, seed=1), place / "out", overwrite=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["stop-sticker-signs-v1", "toaster-universal-v1", "person-fastestdet-v1"]
-)
+@pytest.mark.parametrize("name", ["toaster-universal-v1", "person-fastestdet-v1"])
 def test_old_cards_are_measured_as_they_were(name: str) -> None:
     """The ranges on a card made before visibility was measured are those of its preset."""
     bundle = read_bundle(name)
