@@ -117,7 +117,8 @@ def load_undefended_model(
 
     ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
     A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task,
-    outputs, and resize, short_side, interpolation and antialias as :func:`as_model` takes them.
+    outputs, score_threshold, and resize, short_side, interpolation and antialias as
+    :func:`as_model` takes them.
     Raises ModelError for a name that is unknown, a file that is absent, damaged or a
     pickle of more than weights, and weights that do not fit.
     """

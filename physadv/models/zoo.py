@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -140,7 +141,7 @@ class KnownModel:
     remedy: str
     rename: Callable[[str], str] = str
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net
-    fill: Callable[[nn.Module, Path, str], None] | None = None
+    fill: Callable[[Any, Path, str], None] | None = None
 
     def load(self, weights: Path | None) -> tuple[nn.Module, ModelCard]:
         """Build the network with its own weights, or with the file ``weights``, and return it
@@ -285,11 +286,6 @@ def _prepare_imagenet(net: nn.Module) -> nn.Module:
     )
 
 
-def _fill_yolox(net: nn.Module, file: Path, name: str) -> None:
-    if isinstance(net, yolox.YoloX):
-        load_yolox_weights(net, file, name=name)
-
-
 def _prepare_yolox(net: nn.Module) -> nn.Module:
     return Preprocessed(net, task="detect", resizing=yolox_nano_card().resizing)
 
@@ -323,7 +319,7 @@ KNOWN: dict[str, KnownModel] = {
         lambda: cached_weights(yolox_nano_card()),
         "run `physadv models fetch yolox-nano`, or give the file with --weights",
         wrap=_prepare_yolox,
-        fill=_fill_yolox,
+        fill=lambda net, file, name: load_yolox_weights(net, file, name=name),
     ),
     "efficientnet-lite0": KnownModel(
         efficientnet_card,

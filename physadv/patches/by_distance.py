@@ -30,6 +30,8 @@ is recognized, and how many of all draws are."""
 BY_DISTANCE, BY_ANGLE = "by_distance", "by_angle"
 """Tables of a card's [heldout]."""
 Bin = dict[str, Any]
+_NAME_WIDTH = 20
+"""Characters of the first column of a table, so that its lines fit a terminal of 80."""
 _LEAST_DRAWS = 8
 """Draws below which a bin is not compared: rounding on another machine may turn a draw or two."""
 
@@ -179,7 +181,8 @@ def rate_line(name: str, success: RateInterval, blank: RateInterval, clean: Rate
 
 
 def _columns(span: str, success: str, blank: str, valid: str, clean: str, draws: str) -> str:
-    return f"{span:20} {success:15} {blank:15} {valid:>4}  {clean:15} {draws:>4}"
+    name = span if len(span) <= _NAME_WIDTH else f"{span[: _NAME_WIDTH - 1]}…"
+    return f"{name:{_NAME_WIDTH}} {success:15} {blank:15} {valid:>4}  {clean:15} {draws:>4}"
 
 
 def _title(table: Mapping[str, Any]) -> str:
