@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,9 @@ def locked_file(file: Path) -> Iterator[None]:
     Raises:
         OptionError: Another process holds the file; the error names it.
     """
-    lock, owner = file.with_name(f".{file.name}.lock"), file.with_name(f".{file.name}.pid")
+    # Made of a digest, since a name may be as long as the file system allows.
+    name = f".physadv-{sha256(os.fsencode(file.name)).hexdigest()[:16]}"
+    lock, owner = file.with_name(f"{name}.lock"), file.with_name(f"{name}.pid")
     with _held(lock, owner, f'"{file}" is being written', "One process at a time writes a file"):
         try:
             yield
@@ -225,12 +228,15 @@ def _held(file: Path, owner: Path, what: str, rule: str) -> Iterator[None]:
         rule: What it says is allowed.
     """
     lock = filelock.FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        remedy = "Wait for its end, or name another --out"
-        raise OptionError(f"{what} by {_owner_in_words(owner)}", rule, remedy) from None
-    except NotImplementedError:  # a file system without locks
+    # Without a lock, on file systems that have none, and where no file can be made: writing tells.
+    with suppress(NotImplementedError):
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            if file.exists():
+                remedy = "Wait for its end, or name another --out"
+                raise OptionError(f"{what} by {_owner_in_words(owner)}", rule, remedy) from None
+    if not lock.is_locked:
         yield
         return
 

@@ -224,7 +224,7 @@ with locked_file(Path(sys.argv[1])):
         held.kill()
         held.wait()
     assert invoke("print", "patch", "--out", "s.pdf").exit_code == 0
-    assert invoke("calibrate", "chart", "--out", "chart.pdf").exit_code == 0
+    assert invoke("calibrate", "chart", "--out", f"{'x' * 230}.pdf").exit_code == 0
     assert not [p.name for p in tmp_path.iterdir() if p.name.endswith((".lock", ".pid"))]
 
 
