@@ -89,9 +89,9 @@ class ColorFitConfig(Config):
     map: Annotated[
         str,
         ConfigField(
-            "Form of the color map: auto (least leave-one-out error), 3x4, 10-term or 20-term.",
+            "Form of the color map: auto (least leave-one-out error), 3x4, 10-term ... 56-term.",
             "Profile",
-            completions=("auto", "3x4", "10-term", "20-term"),
+            completions=("auto", "3x4", "10-term", "20-term", "35-term", "56-term"),
         ),
     ] = "auto"
     printer_name: Annotated[

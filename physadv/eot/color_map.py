@@ -21,8 +21,8 @@ from torch import Tensor
 
 F64 = npt.NDArray[np.float64]
 
-DEGREES = {"3x4": 1, "10-term": 2, "20-term": 3}
-"""The maps by name: all monomials of r, g and b up to this degree, 4, 10 and 20 of them."""
+DEGREES = {"3x4": 1, "10-term": 2, "20-term": 3, "35-term": 4, "56-term": 5}
+"""The maps by name: all monomials of r, g and b up to this degree; the name counts them."""
 
 
 def map_exponents(name: str) -> list[tuple[int, ...]]:
