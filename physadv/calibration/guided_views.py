@@ -51,7 +51,7 @@ from physadv.calibration.page_measures import (
     page_motion,
     reached_cells,
 )
-from physadv.core.errors import CalibrationError
+from physadv.core.errors import CalibrationError, PhysadvError
 from physadv.core.image_io import read_rgb, save_png
 from physadv.eot.profiles import CameraProfile
 
@@ -59,8 +59,6 @@ View = TypeVar("View", ChartView, BoardView)
 
 HOLD_FRAMES, HOLD_S = 3, 0.35
 """Frames in a row, and the time they span, over which a view must stay good to be taken."""
-LOST_S = 1.0
-"""Time after which motion is measured anew."""
 
 
 @dataclass(frozen=True)
@@ -234,12 +232,12 @@ class GuidedViews(Generic[View]):
             return self._state(Advice("Done"), None)
         found = self.page.find(image)
         if found.corners is None:
-            self._steady = []
+            self._steady, self._before = [], None
             brightness = float(np.percentile(image.max(2), 99))
             advice = advise_search(found.count, self.page.needed, brightness, self.page.limits.page)
             return self._state(advice, None)
 
-        measures = self._measure(image, found, time_s)
+        measures = self._measure(image, found.corners, found.points, time_s)
         self._before = time_s, measures.corners
         target = best_target(self._waiting, measures, self._first_roll)
         advice = advise(measures, self.page.limits, self._goal(measures, target))
@@ -253,15 +251,13 @@ class GuidedViews(Generic[View]):
             return self._state(advice, measures.corners)
         return self._keep(target)
 
-    def _measure(self, image: Pixels, found: FoundPage, time_s: float) -> PageMeasures:
-        corners = found.corners
-        assert corners is not None  # checked by the caller, for the type alone
+    def _measure(self, image: Pixels, corners: F64, points: F64, time_s: float) -> PageMeasures:
         size = (image.shape[1], image.shape[0])
         yaw, pitch, roll = page_angles(
             corners, (float(self.page.size[0]), float(self.page.size[1])), size
         )
         motion = None
-        if self._before is not None and 0 < time_s - self._before[0] <= LOST_S:
+        if self._before is not None:
             motion = page_motion(corners, self._before[1], size[0], time_s - self._before[0])
         sides = np.linalg.norm(np.roll(corners, -1, 0) - corners, axis=1)
         cells = np.array([*self.page.size, *self.page.size])
@@ -275,7 +271,7 @@ class GuidedViews(Generic[View]):
             pitch_deg=pitch,
             roll_deg=roll,
             motion=motion,
-            reached=reached_cells(found.points, size),
+            reached=reached_cells(points, size),
         )
 
     def _goal(self, measures: PageMeasures, target: ViewTarget | None) -> Advice | None:
@@ -291,7 +287,7 @@ class GuidedViews(Generic[View]):
         """Read and save the sharpest of the steady frames."""
         _, _, image, measures = min(self._steady, key=lambda each: each[0])
         self._steady = []
-        name = f"view-{len(self.views) + 1:02d}.png"
+        name = self._free_name()
         try:
             view = self.page.read(image, name)
         except CalibrationError as error:
@@ -305,15 +301,24 @@ class GuidedViews(Generic[View]):
             self._state(Advice(words, f"{target.name} taken"), measures.corners), new_view=name
         )
 
+    def _free_name(self) -> str:
+        """Return the first name of a view that no file has, used or not."""
+        numbers = range(1, len(list(self.folder.glob("view-*.png"))) + 2)
+        names = (f"view-{number:02d}.png" for number in numbers)
+        return next(name for name in names if not (self.folder / name).exists())
+
     def _resume(self, path: Path) -> None:
         """Count a view that an earlier session took, for the target that it fits."""
         try:
             image = read_rgb(path)
             view = self.page.read(image, path.name)
-        except CalibrationError as error:
+        except PhysadvError as error:
             self.left_out.append(str(error))
             return
-        measures = self._measure(image, self.page.find(image), 0.0)
+        found = self.page.find(image)
+        if found.corners is None:
+            return
+        measures = self._measure(image, found.corners, found.points, 0.0)
         target = best_target(self._waiting, measures, self._first_roll)
         if target is not None:
             self._count(view, target, measures)

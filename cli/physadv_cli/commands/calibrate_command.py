@@ -111,7 +111,7 @@ def fit(config: ColorFitConfig, run: RunOptions) -> None:
     session = GuidedSession(
         GuidedChart(config.views, lens),
         config.sources[0],
-        _views_folder(path),
+        run.take_folder(_views_folder(path)),
         least=1,
         serve=config.serve,
         hold=False,
@@ -235,7 +235,7 @@ def camera(config: CameraFitConfig, run: RunOptions) -> None:
     session = GuidedSession(
         GuidedBoard(config.views),
         config.sources[0],
-        _views_folder(path),
+        run.take_folder(_views_folder(path)),
         least=MIN_VIEWS,
         serve=config.serve,
         hold=True,
