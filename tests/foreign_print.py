@@ -281,7 +281,7 @@ def photograph(
     *,
     exposure: float = 0.75,
     turn_deg: tuple[float, float, float] = (12.0, -8.0, 3.0),
-    size: tuple[int, int] = (1600, 1200),
+    size: tuple[int, int] = (1280, 960),
     fill: float = 0.86,
     falloff: float = 0.15,
     shade: float = 0.0,
