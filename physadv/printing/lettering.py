@@ -6,6 +6,7 @@ of OpenType font; reportlab embeds TrueType fonts only, and does not order text.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,6 +96,7 @@ def _runs_as_seen(text: str, bold: bool) -> list[_Run]:
 def _levels(text: str) -> list[int]:
     """Return the embedding level of every character (Unicode Standard Annex 9); odd ones run from
     right to left."""
+    text = _with_embeddings(text)
     storage = bidi.get_empty_storage()
     base = bidi.get_base_level(text)
     storage["base_level"], storage["base_dir"] = base, ("L", "R")[base]
@@ -111,6 +113,18 @@ def _levels(text: str) -> list[int]:
     for char in storage["chars"]:  # the marks that only direct are left out of it
         levels[char["index"]] = char["level"]
     return levels
+
+
+def _with_embeddings(text: str) -> str:
+    """Replace what python-bidi does not know: isolates by the embeddings that come closest, and
+    characters of newer versions of Unicode by a neutral one."""
+    text = "".join(c if unicodedata.bidirectional(c) else "\ufffd" for c in text)
+    marks = {"\u2066": "\u202a", "\u2067": "\u202b", "\u2069": "\u202c"}
+    for i, c in enumerate(text):
+        if c == "\u2068":  # the first strong character decides
+            marks[c] = ("\u202a", "\u202b")[bidi.get_base_level(text[i + 1 :])]
+            text = text[:i] + marks[c] + text[i + 1 :]
+    return "".join(marks.get(c, c) for c in text)
 
 
 def _resolve_brackets(chars: Sequence[dict[str, Any]]) -> None:

@@ -12,13 +12,16 @@ import pikepdf
 import pypdfium2
 import pytest
 from bundle_fixtures import demo_bundle
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from printed import noise, sticker
 
 from physadv.patches.bundle import PatchBundle
-from physadv.printing.fonts import clusters, writes_plainly
+from physadv.printing.fonts import clusters, printable, writes_plainly
 from physadv.printing.sheet import PrintedSheet, write_sheet
 
 pytest.importorskip("uharfbuzz")
+python_bidi = pytest.importorskip("bidi")
 lettering = pytest.importorskip("physadv.printing.lettering")
 font_faces = pytest.importorskip("physadv.printing.font_faces")
 
@@ -109,6 +112,34 @@ def test_lines_run_in_their_direction(
     shown = "".join(glyph.text for glyph in line.glyphs)
     assert shown.translate(str.maketrans("()", "||")) == seen.translate(str.maketrans("()", "||"))
     assert set(line.lacking) == {c for c in logical if c >= "\u0590"}
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.text("abZ 12.,:-+/()[]{}%$!?\u05d0\u05d1\u05d2\u0627\u0628\u0644\u0661\u0662", max_size=14)
+)
+def test_order_is_that_of_another_implementation(text: str) -> None:
+    """Letters, numbers and brackets of both directions lie as unicode-bidi (Rust) lays them."""
+    levels = lettering._levels(text)
+    runs = [
+        lettering._Run(c, None, level)  # one for each character, so that the order is all there is
+        for c, level in zip(text, levels, strict=True)
+    ]
+    seen = "".join(run.text for run in lettering._reordered(runs))
+    brackets = str.maketrans(")]}", "([{")
+    assert seen.translate(brackets) == python_bidi.get_display(text).translate(brackets)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=20))
+def test_any_text_is_a_line(text: str) -> None:
+    """Whatever characters a name has, isolates and unassigned ones too, each that shows has a glyph
+    or a frame."""
+    text = printable(text)
+    line = lettering.shaped_line(text)
+    shown = {c for c in text if font_faces.is_shown(c)}
+    assert shown <= set("".join(glyph.text for glyph in line.glyphs))
+    assert line.width >= 0
 
 
 def test_a_character_that_no_font_has_is_a_frame(tmp_path: Path) -> None:
