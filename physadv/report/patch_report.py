@@ -16,6 +16,7 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.patches.apparent_size import SHARE
 from physadv.patches.bundle import PREVIEW, PatchCard, read_bundle
 from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE
+from physadv.patches.config import ANYWHERE
 from physadv.report.charts import rate_along
 from physadv.report.design import data_uri, render_page
 
@@ -68,7 +69,7 @@ def render_patch_report(card: PatchCard, *, preview: str = "") -> str:
         light=heldout.get("light", worst_light(entry["light"] for entry in doubts)),
         doubts=doubts,
         rates={block: RateInterval(**heldout[key]) for block, key in _BLOCKS.items()},
-        distance=None if distance is None else _by_distance(distance),
+        distance=None if distance is None else _by_distance(distance, _carrier(card)),
         angle=None if angle is None else _by_angle(angle["bins"]),
         visibility=[_visibility(curve) for curve in card.visibility.get("curves", [])],
         rule=card.visibility.get("rule", ""),
@@ -77,7 +78,14 @@ def render_patch_report(card: PatchCard, *, preview: str = "") -> str:
     )
 
 
-def _by_distance(table: Mapping[str, Any]) -> dict[str, Any]:
+def _carrier(card: PatchCard) -> str:
+    """What a card's sizes are the sizes of."""
+    if card.placement.sign == ANYWHERE:
+        return "patch"
+    return "sign" if card.visibility or card.placement.sign == "stop" else "object"
+
+
+def _by_distance(table: Mapping[str, Any], carrier: str) -> dict[str, Any]:
     """Chart and rows of a card's table by distance, nearest first."""
     bins, in_frames = table["bins"], table["unit"] == SHARE
     unit = "share of the frame's height" if in_frames else "px of the camera"
@@ -92,7 +100,7 @@ def _by_distance(table: Mapping[str, Any]) -> dict[str, Any]:
         for entry in reversed(bins)
     ]
     return {
-        "chart": _chart(bins, unit, "size of the sign"),
+        "chart": _chart(bins, unit, f"size of the {carrier}"),
         "rows": rows,
         "camera": table.get("camera"),
         "unit": unit,

@@ -66,12 +66,20 @@ def test_a_gap_between_bins_stays_empty(card: PatchCard) -> None:
     assert chart.count("<title>") == 6
 
 
-def test_a_bundle_from_before_has_a_page(tmp_path: Path) -> None:
-    """Without bins and curves there are the totals; what is no bundle is refused."""
-    shutil.copytree(bundle_folder(Path("stop-sticker-signs-v1")), tmp_path / "old")
-    page = write_patch_report(tmp_path / "old")
-    text = page.read_text(encoding="utf-8")
-    assert "98.7 %" in text
-    assert "By distance" not in text
+def test_a_card_from_before_has_a_page(card: PatchCard) -> None:
+    """Without bins and curves there are the totals."""
+    totals = {key: value for key, value in card.heldout.items() if not key.startswith("by_")}
+    page = render_patch_report(replace(card, heldout=totals, visibility={}))
+    assert f"{100 * totals['success']['rate']:.1f} %" in page
+    assert "By distance" not in page
+    assert "<svg" not in page
+
+
+def test_the_page_stands_in_the_folder_of_its_bundle(tmp_path: Path) -> None:
+    """With its preview in the page itself; what is no bundle is refused."""
+    shutil.copytree(bundle_folder(Path("stop-sticker-signs-v1")), tmp_path / "bundle")
+    page = write_patch_report(tmp_path / "bundle")
+    assert page == tmp_path / "bundle" / "report.html"
+    assert "data:image/png;base64," in page.read_text(encoding="utf-8")
     with pytest.raises(BundleError):
         write_patch_report(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,9 +133,13 @@ def run_patch(
     from physadv.patches.patch_run import PatchRun
     from physadv.patches.visibility import limit_lines
     from physadv.report.patch_report import write_patch_report
+    from physadv_cli.progress import status_line
 
-    run = PatchRun(config, folder, overwrite=overwrite, force=force)
-    controls = run.check_controls()
+    # What is refused is one line in a log: the spinner is for a terminal alone.
+    doing = "measuring how far the model sees, and both controls"
+    with status_line(doing) if console.is_terminal else nullcontext():
+        run = PatchRun(config, folder, overwrite=overwrite, force=force)
+        controls = run.check_controls()
     open_run("patch", folder, config.as_table())
     for note in run.task.scene_sources.notes:
         console.print(note, style="dim")
@@ -432,9 +437,11 @@ def visibility(config: VisibilityConfig, run: RunOptions) -> None:
         measure_visibility,
         visibility_table,
     )
+    from physadv_cli.progress import status_line
 
     task = PatchTask.from_config(config.patch_config)
-    curves = measure_visibility(task)
+    with status_line("measuring how far the model sees"):
+        curves = measure_visibility(task)
     lines = [*limit_lines(task, curves), *(line for c in curves for line in curve_lines(task, c))]
     run.finish(visibility_table(curves), "\n".join(lines))
 
