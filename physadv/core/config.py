@@ -210,7 +210,10 @@ def _in_words(value: Any, note: ConfigField) -> str:
 
 def _checked(value: Any, kind: Any, note: ConfigField, name: str, source: str = "") -> Any:
     """The value as plain data of its type, within its limits; raise OptionError for any other."""
-    plain = convert_value(_plain_value(value), kind, key=name, name=source, error=OptionError)
+    given = _plain_value(value)
+    if note.path and kind == tuple[str, ...] and isinstance(given, str):
+        given = (given,)  # one path stands for a list of one, as in files of earlier versions
+    plain = convert_value(given, kind, key=name, name=source, error=OptionError)
     if note.path or note.argument:
         # pathlib takes the empty text, such as an unset variable of a shell, for the working folder
         for text in plain if isinstance(plain, tuple) else (plain,):

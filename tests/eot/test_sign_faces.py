@@ -262,7 +262,7 @@ def test_a_single_drawing_is_used_in_every_part(folders: tuple[Path, Path]) -> N
     assert any(note.startswith("one drawing only") for note in sources.notes)
 
 
-def test_earlier_cards_had_the_plain_face() -> None:
+def test_earlier_cards_had_the_plain_face(tmp_path: Path) -> None:
     """A card without the key was made with the plain face; a new configuration has varied ones."""
     assert PatchConfig.from_card_table({"victim": "signs", "signs": "photos"}).faces == PLAIN
     assert PatchConfig.from_card_table({"signs": "photos"}).signs == ("photos",)
@@ -270,6 +270,8 @@ def test_earlier_cards_had_the_plain_face() -> None:
     assert (config.faces, config.signs) == ("varied", ("a", "b"))
     table = {k: v for k, v in config.as_card_table().items() if v is not None}
     assert PatchConfig.from_card_table(table).signs == ("a", "b")
+    (tmp_path / "config.toml").write_text('signs = "photos"\n', encoding="utf-8")
+    assert PatchConfig.from_toml(tmp_path / "config.toml").signs == ("photos",)
     with pytest.raises(OptionError, match="varied or plain"):
         PatchConfig(faces="many")
 
