@@ -12,7 +12,7 @@ pose by pose. Rows that exist are not measured again: kill it at any moment.
 Of each frame there are three versions ("arms"): `tracer`, as above; `twin camera`, the same traced
 light photographed by the twin's camera of that name; and `twin`, the same face, pose and field of
 view filmed by the twin in its own light. The first two differ by the camera alone, the last two by
-light, print, wear, placing and background.
+light, wear, placing and background: both show the colors of a screen, printed by no printer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ from physadv.twin.optics import blur_kernel, blur_light
 from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.sign_clips import SignClip, StickerPrint, print_out
 from physadv.twin.trajectories import AngleLimits, SignPose
-from physadv.twin.virtual_printer import random_printer
 
 if TYPE_CHECKING:
     from path_traced_scene import TracedPose
@@ -129,7 +128,7 @@ class Signs:
     Attributes:
         faces: Faces by name.
         blocks: Reflectances of :func:`reflectances` by face.
-        printed: The sticker as the twin's printer prints it.
+        printed: The sticker in the twin, in the colors of a screen as in the traced frames.
         sign_mm: Width of the sign.
     """
 
@@ -154,7 +153,7 @@ def signs_of(bundle: PatchBundle, drawings: Path | None) -> Signs:
     return Signs(
         {face.name: face for face in faces},
         {face.name: reflectances(face, bundle) for face in faces},
-        print_out(sticker, random_printer(0), 0),
+        print_out(sticker, None, 0),
         placement.sign_width_mm,
     )
 
@@ -306,14 +305,43 @@ def table(rows: Sequence[Row]) -> None:
     for (bundle, model, arm), mine in groups.items():
         for name, part in _bins(mine).items():
             cells = [_rate(part, block) for block in BLOCKS]
-            poses = [row["pose"] for row in part]
-            gain = paired_difference(
-                [row["blank"]["success"] for row in part],
-                [row["patch"]["success"] for row in part],
-                poses,
-            )
-            cells += [str(gain), f"{len(set(poses))}"]
+            gain = _paired(part, part, "blank", "patch")
+            cells += [gain, f"{len({row['pose'] for row in part})}"]
             print("| " + " | ".join([bundle, model, arm, name, *cells]) + " |", flush=True)
+
+    for (bundle, model, arm), mine in groups.items():
+        traced = groups.get((bundle, model, "tracer"), [])
+        if arm == "tracer" or not traced:
+            continue
+        print(f"\n{arm} less tracer, points, {bundle}, {model}\n")
+        print("| bin | clean | blank | patch | pairs |\n|---|---|---|---|---|")
+        first, second = _partners(traced, mine)
+        bins = _bins(second)
+        for name, part in _bins(first).items():
+            cells = [_paired(part, bins[name], block, block) for block in BLOCKS]
+            print("| " + " | ".join([name, *cells, f"{len(part)}"]) + " |", flush=True)
+
+
+def _partners(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of two arms that show the same pose, camera and face, in one order."""
+    by_frame = {(row["pose"], row["camera"], row["face"]): row for row in second}
+    pairs = [
+        (row, by_frame[key])
+        for row in first
+        if (key := (row["pose"], row["camera"], row["face"])) in by_frame
+    ]
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _paired(first: Sequence[Row], second: Sequence[Row], before: str, after: str) -> str:
+    """Return how much more often ``after`` succeeds in the second rows than ``before`` in the first,
+    with an interval over poses."""
+    change = paired_difference(
+        [row[before]["success"] for row in first],
+        [row[after]["success"] for row in second],
+        [row["pose"] for row in first],
+    )
+    return f"{100 * change.value:+.0f} [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
 
 
 def _bins(rows: Sequence[Row]) -> dict[str, list[Row]]:
