@@ -160,8 +160,11 @@ class PatchCard:
     transfer: tuple[TransferRecord, ...] = ()
 
     def to_toml(self) -> str:
-        """Return the card as TOML text; keys that are None are left out."""
-        return tomli_w.dumps(_plain(asdict(self)))
+        """Return the card as TOML text, without keys that are None and an empty ``transfer``."""
+        table = asdict(self)
+        if not self.transfer:
+            del table["transfer"]
+        return tomli_w.dumps(_plain(table))
 
     @staticmethod
     def from_toml(text: str, *, name: str = CARD) -> PatchCard:

@@ -86,6 +86,7 @@ def record(name: str, success: RateInterval, *, sha256: str = "") -> TransferRec
 def test_a_record_is_read_back_and_shown(bundle: PatchBundle) -> None:
     """What is measured stands on the card with both controls, and the fingerprint still holds; a
     second measurement takes the place of the first."""
+    assert "transfer" not in bundle.card.to_toml()
     cells = list(transfer_matrix([bundle], ["signs"]))
     for _ in range(2):
         record_transfer(bundle, cells)
