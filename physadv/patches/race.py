@@ -2,12 +2,13 @@
 
 Successive halving (Karnin et al. 2013): all starts make a few steps on the same draws, those with
 the lowest loss on the validation draws make more. Where the place is searched, those left also send
-out neighbors with their texture, in two rounds of smaller and smaller shifts. A place where a blank
-sticker would do is left out, for there nothing can be claimed of the sticker.
+out neighbors with their texture, in two rounds of smaller and smaller shifts. Places where a blank
+sticker would do come last, for there nothing can be claimed of the sticker.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,8 +53,9 @@ _SHIFTS_MM = (24.0, 12.0)
 """Way to the neighbors of the last two rounds, on a sign of 457 mm."""
 _PROPORTIONS = (1.0, 2.25, 0.5, 1.5, 3.2, 0.7)
 """Height over width of the stickers that are tried."""
-_MOST_BLANK_SUCCESS = (1 - CONTROL_FLOOR) / 2
-"""Success of a blank sticker up to which a place is tried: half of what a check lets pass."""
+_MOST_BLANK_SUCCESS = (1 - CONTROL_FLOOR) / 4
+"""Success of a blank sticker up to which a place is good: a quarter of what a check lets pass, for
+faces that are held out may be easier to cover."""
 _OCTAGON_DIAGONAL = 2**0.5
 """|x| + |y| of the slanted sides of an octagon that is 2 wide."""
 
@@ -145,6 +147,7 @@ class Race:
         self._validation.sample("validation", 0)
         self._victims: list[list[Victim]] = [training_victims(part) for part in parts]
         self._clean = self._recognized_clean()
+        self._most_blank = _MOST_BLANK_SUCCESS
         self._steps, self._compared = 0, 0
 
     def run(self) -> Iterator[RaceProgress]:
@@ -179,12 +182,16 @@ class Race:
         if self.config.search == "none":
             return [replace(first, texture=number) for number in range(count)]
 
-        found, refused = [first] if self._hides_nothing(first) else [], [first]
-        for start in _random_starts(self.config):
-            if len(found) == count or len(refused) > 2 * count:
+        blank: dict[Start, float] = {}
+        for start in itertools.chain([first], _random_starts(self.config)):
+            blank[start] = self._blank_success(start)
+            good = [start for start in blank if blank[start] <= self._most_blank]
+            if len(good) == count or len(blank) == 2 * count:
                 break
-            (found if self._hides_nothing(start) else refused).append(start)
-        return found or refused[:1]
+        # Near the limit of what a detector reads, a blank sticker wins now and then at any place.
+        chosen = sorted(blank, key=lambda start: max(blank[start], _MOST_BLANK_SUCCESS))[:count]
+        self._most_blank = max(_MOST_BLANK_SUCCESS, *(blank[start] for start in chosen))
+        return chosen
 
     def _neighbors(self, runners: Sequence[_Runner], shift_mm: float, number: int) -> list[_Runner]:
         """The runners' stickers, shifted up, down, left and right by ``shift_mm``."""
@@ -194,7 +201,9 @@ class Race:
             x, y = runner.start.center_mm
             for dx, dy in ((-shift, 0), (shift, 0), (0, -shift), (0, shift)):
                 start = replace(runner.start, center_mm=(round(x + dx, 1), round(y + dy, 1)))
-                if _is_on_sign(start, self.config.sign_width_mm) and self._hides_nothing(start):
+                if not _is_on_sign(start, self.config.sign_width_mm):
+                    continue
+                if self._blank_success(start) <= self._most_blank:
                     places[start] = runner
         first_step = number * _ROUND_STEPS
         return [self._runner(start, parent.patch, first_step) for start, parent in places.items()]
@@ -262,17 +271,17 @@ class Race:
         return recognized
 
     @torch.no_grad()
-    def _hides_nothing(self, start: Start) -> bool:
-        """Whether a blank sticker there leaves what the victims recognize nearly as it is."""
+    def _blank_success(self, start: Start) -> float:
+        """How often a blank sticker there does, on the victim on which it does most."""
         task = task_at(self.task, self.config, start)
         self._compared += 1
+        rates = [0.0]
         for number, victims in enumerate(self._victims):
             images, annotations = self._validation.render(number, task, blank_patch(task))
             for victim, valid in zip(victims, self._clean[number], strict=True):
                 met = victim.criterion(victim.model(images), annotations)[valid]
-                if met.numel() and float(met.float().mean()) > _MOST_BLANK_SUCCESS:
-                    return False
-        return True
+                rates.append(float(met.float().mean()) if met.numel() else 0.0)
+        return max(rates)
 
 
 def task_at(task: PatchTask, config: PatchConfig, start: Start) -> PatchTask:
