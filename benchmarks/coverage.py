@@ -7,7 +7,8 @@
 correlation within clips, and counts how often each 95 % interval holds p: Gaffke's, which
 :func:`physadv.evaluation.metrics.intervals.clustered_interval` gives, and those that it was chosen
 from. It then films clip after clip until an interval is narrow enough, and counts how often the
-interval at the stop holds p, how often the interval of a difference holds it, and how often those of
+interval at the stop holds p, how often the interval of a difference holds it, of unlike clips and of
+the same ones, and how often those of
 an average precision and of extra boxes hold theirs. Writes one row a setting to benchmarks/coverage.jsonl, ``table`` their summary to benchmarks/coverage.md.
 
 The ends of Gaffke's and of the betting interval are computed here for many samples at once; a test
@@ -42,12 +43,12 @@ FOLDER = Path(__file__).resolve().parent
 ROWS, TABLE = FOLDER / "coverage.jsonl", FOLDER / "coverage.md"
 TAIL = 0.025
 CLIPS, FRAMES = (2, 3, 5, 10, 20, 40, 60), (1, 5, 20, 60)
-PARTS = ("fixed", "unequal", "difference", "stop", "detection")
+PARTS = ("fixed", "unequal", "difference", "paired", "stop", "detection")
 # A setting with 1 - p mirrors that with p in all three models.
 RATES, CORRELATIONS = (0.02, 0.1, 0.2, 0.5), (0.0, 0.1, 0.3, 0.6, 0.9)
 MODELS = ("beta-binomial", "two points", "rare clips")
-REPEATS, COMPARED, MEASURED = 4000, 1000, 100
-"""Samples a setting for Gaffke's interval, for the others, and for its width."""
+REPEATS, COMPARED, MEASURED, PAIRED = 4000, 1000, 100, 500
+"""Samples a setting for Gaffke's interval, for the others, for its width, and for paired ones."""
 _LOG_FREQUENCIES = np.arange(-16, 16, 0.3)
 
 
@@ -75,7 +76,7 @@ def draw_hits(
 # Gaffke's interval, for samples of clips of equal size or of the same sizes.
 
 
-def gaffke_probability(hits: Counts, sizes: Counts, mean: Array, further: float) -> Array:
+def gaffke_probability(hits: Counts | Array, sizes: Counts, mean: Array, further: float) -> Array:
     """Return P(weighted mean <= ``mean`` (n,)) for hits (n, k), with a further clip of rate 0 or
     1."""
     weight = (sizes.astype(float) ** 2).sum() / sizes.sum()
@@ -105,10 +106,10 @@ def gaffke_holds(hits: Counts, sizes: Counts, p: float) -> npt.NDArray[np.bool_]
     return (low & high)[index.ravel()]
 
 
-def gaffke_ends(hits: Counts, sizes: Counts) -> Ends:
+def gaffke_ends(hits: Counts | Array, sizes: Counts) -> Ends:
     """Return the ends of Gaffke's interval for hits (n, k), by bisection."""
 
-    def lower(chosen: Counts) -> Array:
+    def lower(chosen: Counts | Array) -> Array:
         low, high = np.zeros(len(chosen)), chosen.sum(1) / sizes.sum()
         for _ in range(20):
             middle = (low + high) / 2
@@ -347,6 +348,45 @@ def simulate_differences(model: str) -> Iterator[Row]:
         yield setting | {"coverage": {"mover": float(held.mean())}}
 
 
+def simulate_paired(model: str) -> Iterator[Row]:
+    """Yield a row a setting: coverage of the interval of a paired difference of two rates, of the
+    same k clips of 10 frames, and its mean width beside that of unpaired rates.
+
+    The control has one chance a frame, the patch keeps its hits and adds others: by chances of its
+    own ("beside"), or in the clips where the control is met ("alike"), as blur does.
+    """
+    for k, p, icc in itertools.product((5, 10, 30), ((0.02, 0.9), (0.4, 0.8)), (0.1, 0.6)):
+        for kind in ("beside", "alike"):
+            rng = numpy_generator(0, "paired", model, k, str(p), str(icc), kind)
+            sizes = np.full(k, 10)
+            control = draw_hits(model, rng, PAIRED, sizes, p[0], icc)
+            added = (p[1] - p[0]) / (1 - p[0])
+            if kind == "beside":
+                extra = draw_hits(model, rng, PAIRED, sizes, added, icc)
+                gained = rng.hypergeometric(extra, 10 - extra, 10 - control)
+            else:
+                gained = rng.binomial(10 - control, added)
+            patch = control + gained
+            # Frame by frame: half of (patch - control + 1) lies in [0, 1].
+            low, high = (2 * end - 1 for end in gaffke_ends((patch - control + 10) / 2, sizes))
+            ends = [gaffke_ends(hits, sizes) for hits in (control, patch)]
+            rates = [hits.sum(1) / sizes.sum() for hits in (control, patch)]
+            wide = np.hypot(rates[1] - ends[1][0], ends[0][1] - rates[0]) + np.hypot(
+                ends[1][1] - rates[1], rates[0] - ends[0][0]
+            )
+            truth = p[1] - p[0]
+            held = (low - 1e-9 <= truth) & (truth <= high + 1e-9)
+            setting = {"part": "paired", "model": model, "kind": kind}
+            yield setting | {
+                "k": k,
+                "m": 10,
+                "p": p,
+                "icc": icc,
+                "coverage": {"gaffke": float(held.mean())},
+                "width": {"paired": float((high - low).mean()), "unpaired": float(wide.mean())},
+            }
+
+
 def draw_scenes(rng: np.random.Generator, spread: float, draws: int = 8) -> list[Row]:
     """Draw the scenes of one photo with one object: it is seen with a probability of the photo's
     own, and boxes beside it are as frequent as the photo has it."""
@@ -424,7 +464,12 @@ def summary(rows: Sequence[Row]) -> str:
         "| part | settings | least coverage | below 94 % |",
         "|---|---|---|---|",
     ]
-    for part, name in (("fixed", "gaffke"), ("unequal", "gaffke"), ("difference", "mover")):
+    for part, name in (
+        ("fixed", "gaffke"),
+        ("unequal", "gaffke"),
+        ("difference", "mover"),
+        ("paired", "gaffke"),
+    ):
         for model in MODELS:
             values = [
                 row["coverage"][name]
@@ -435,6 +480,19 @@ def summary(rows: Sequence[Row]) -> str:
                 continue
             below = sum(value < 0.94 for value in values)
             lines.append(f"| {part}, {model} | {len(values)} | {min(values):.1%} | {below} |")
+
+    paired = [row for row in rows if row["part"] == "paired"]
+    if paired:
+        lines += [
+            "",
+            "| paired difference of | clips | least coverage | mean width | mean width, unpaired |",
+            "|---|---|---|---|---|",
+        ]
+    for p, k in sorted({(tuple(row["p"]), row["k"]) for row in paired}):
+        own = [row for row in paired if (tuple(row["p"]), row["k"]) == (p, k)]
+        width, apart = (np.mean([r["width"][n] for r in own]) for n in ("paired", "unpaired"))
+        least = min(row["coverage"]["gaffke"] for row in own)
+        lines.append(f"| {p[0]:g} and {p[1]:g} | {k} | {least:.1%} | {width:.3f} | {apart:.3f} |")
 
     lines += [
         "",
@@ -474,6 +532,7 @@ def main() -> None:
                 ("fixed", simulate_equal_clips),
                 ("unequal", simulate_unequal_clips),
                 ("difference", simulate_differences),
+                ("paired", simulate_paired),
             ):
                 if part in options.parts:
                     rows += simulate(model)

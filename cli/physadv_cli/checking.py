@@ -46,7 +46,7 @@ def _in_words(summary: Mapping[str, Any], html: Path) -> str:
         interval = format_interval(block["low"], block["high"])
         success = f"{block['attack_success_rate']:6.1%} [{interval}]"
         lines.append(
-            f"  {name:5}  goal met {success}  true class {block['true_class_rate']:6.1%}  "
+            f"  {name:5}  goal met {success}  {summary['truth']} {block['true_class_rate']:6.1%}  "
             f"n {block['frames']}, clips {block['clips']}"
         )
 

@@ -6,16 +6,17 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from physadv.camera.lens import ASSUMED, LensFor, lens_for
 from physadv.camera.localization.location import Locator, SignLocation
-from physadv.camera.localization.reference_images import reference_images
+from physadv.camera.localization.reference_images import reference_images, shows_sign
 from physadv.camera.localization.with_pose import WidthOf, with_pose
 from physadv.camera.open_source import BLOCKS, FrameSource, open_frame_source, public_address
 from physadv.check.config import CheckConfig
-from physadv.check.frame_verdict import THRESHOLD
+from physadv.check.frame_verdict import ANYWHERE, THRESHOLD
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.locators import locator_for, select_box
 from physadv.check.run_check import BlockSource, CheckProgress, run_check
@@ -38,8 +39,8 @@ class CheckGoal:
 
     Attributes:
         model: Name of the model under test.
-        goal: "targeted", "untargeted" or "vanish".
-        true_class: Class of the sign.
+        goal: One of ``physadv.threat.patch_goals.GOALS``.
+        true_class: Class of the sign or object; "anywhere" for a patch on none in particular.
         target: Class aimed at, where the goal has one.
         sign_width_mm: Width of the sign for which the patch was made, where known.
         bundle: The bundle, where there is one.
@@ -60,15 +61,15 @@ class CheckGoal:
         bundle, and ModelError where its card names a model that is not built in.
         """
         if config.bundle is None:
-            if config.model is None or config.goal is None or config.true_class is None:
+            # What appears where nothing is has no true class.
+            true_class = config.true_class or (ANYWHERE if config.goal == "create" else None)
+            if config.model is None or config.goal is None or true_class is None:
                 raise OptionError(
                     "No --bundle is given",
                     "without one, --model, --goal and --true-class are needed",
                     "Name the bundle that was printed",
                 )
-            return cls(
-                config.model, config.goal, config.true_class, config.target, config.sign_width_mm
-            )
+            return cls(config.model, config.goal, true_class, config.target, config.sign_width_mm)
 
         bundle = read_bundle(bundle_folder(Path(config.bundle)))
         card = bundle.card
@@ -280,39 +281,51 @@ def _source_settings(config: CheckConfig) -> dict[str, Any]:
 def _locator_of(config: CheckConfig, goal: CheckGoal, model: LoadedModel) -> Locator:
     """Build the locator of the configured strategy.
 
-    In "auto" a detector is loaded for classifiers only, and only if its weights are installed.
+    In "auto" a detector is loaded for classifiers of signs only, and only if its weights are
+    installed. What is no drawn sign, such as a person, is looked for by the sticker on it, and else
+    anywhere in the frame.
     """
     given = (config.source, config.clean, config.blank)
     twins_only = all((Path(s) / "truth.jsonl").is_file() for s in given if s is not None)
     strategy, classifies = config.locate, model.card.task == "classify"
+    on_sign = goal.bundle is None or shows_sign(goal.bundle)
 
     detector = None
     required = strategy == "detector" or config.detector_weights is not None
-    if required or (strategy == "auto" and classifies and not twins_only):
+    if required or (strategy == "auto" and classifies and on_sign and not twins_only):
         try:
             detector = load_model("fastestdet", weights=config.detector_weights)
         except ModelError:
             if required:
                 raise
 
-    references = None
-    if strategy in {"auto", "features"} and not twins_only and config.box is None:
-        references = reference_images(goal.bundle) if goal.bundle else None
-    return locator_for(
+    build = partial(
+        locator_for,
         strategy,
         box=config.box,
         detector=detector,
-        references=references,
-        whole_frame=not classifies,
+        whole_frame=not (classifies and on_sign),
     )
+    wants_features = strategy in {"auto", "features"} and not twins_only and config.box is None
+    if not wants_features or goal.bundle is None:
+        return build()
+    try:
+        return build(references=reference_images(goal.bundle), sticker_alone=not on_sign)
+    except OptionError:
+        if strategy == "features":
+            raise
+        return build()  # a patch without corners, which cannot be recognized
 
 
 def _width_rule(config: CheckConfig, goal: CheckGoal) -> WidthOf:
     """Return the sign's width by location: as configured, a test page's by its markers, else the
     bundle's."""
     page_width = _page_width_mm(config)
+    size = None if goal.bundle is None else goal.bundle.card.size
 
     def width_mm(location: SignLocation) -> float | None:
+        if location.is_part and size is not None:
+            return max(size.width_mm, size.height_mm)
         if config.sign_width_mm is not None:
             return config.sign_width_mm
         return page_width if location.by == "fiducials" else goal.sign_width_mm

@@ -162,6 +162,7 @@ def locator_for(
     detector: CardedModel | None = None,
     detector_class: str = "stop sign",
     references: Mapping[str, Pixels] | None = None,
+    sticker_alone: bool = False,
     whole_frame: bool = False,
 ) -> Locator:
     """Build the locator of a strategy.
@@ -173,6 +174,7 @@ def locator_for(
         detector: Detector with a card.
         detector_class: Class of the sign in the detector's card.
         references: Square pictures of the sign by block, for feature matching.
+        sticker_alone: Whether they show the sticker without the object that carries it.
         whole_frame: Whether "auto" may end with the whole frame, which only detectors can use well.
 
     Returns:
@@ -202,7 +204,7 @@ def locator_for(
     if box is not None:
         available["box"] = by_box(box)
     if references:
-        features = by_features(references)
+        features = by_features(references, is_part=sticker_alone)
         available["features"] = features
         if strategy == "auto":
             available["fiducials"] = _MarkersWhenNeeded(available["fiducials"], features)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from physadv.camera.frames import BLOCKS
+from physadv.check.frame_verdict import ANYWHERE
 from physadv.check.page_identity import identity_in_words
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import (
@@ -121,7 +122,7 @@ def control_doubt(table: Mapping[str, BlockRates]) -> str:
     """Return why the controls of ``table``, rates by block, support no claim; empty where they
     do."""
     if failed := _failed_controls(table):
-        return f"the model recognizes {failed} of the frames"
+        return f"the model answers rightly on {failed} of the frames"
     if missing := _missing_controls(table):
         return f"{missing} not measured"
     few = _blocks_of_few_clips(table)
@@ -174,7 +175,7 @@ def draw_conclusion(
     """
     notes = _notes(table, settings)
     patch = table.get("patch")
-    true_name = str(settings.get("true_class", "the true class"))
+    truth = truth_in_words(settings)
 
     if patch is None:
         return CheckConclusion(
@@ -186,7 +187,7 @@ def draw_conclusion(
     if failed := _failed_controls(table):
         return CheckConclusion(
             False,
-            f"Not valid for a claim: the model reports “{true_name}” on {failed} of the frames "
+            f"Not valid for a claim: the model reports {truth} on {failed} of the frames "
             f"({CONTROL_FLOOR:.0%} is "
             f"needed), so failures under the patch cannot be attributed to it. {measured}.",
             notes,
@@ -285,11 +286,36 @@ def count_noun(n: int, noun: str) -> str:
 
 
 def goal_in_words(settings: Mapping[str, Any]) -> str:
-    """Return what counts as success under ``settings``, in words."""
+    """Return what counts as success under ``settings``, in words.
+
+    Example:
+        >>> goal_in_words({"goal": "create", "target_class": "stop sign"})
+        '“stop sign” reported where there is none'
+    """
     true, target = settings.get("true_class", "the true class"), settings.get("target_class")
-    if settings.get("goal") == "targeted":
+    goal = settings.get("goal")
+    if goal == "create":
+        return f"“{target}” reported where there is none"
+    if goal == "targeted" and true == ANYWHERE:
+        return f"“{target}” reported"
+    if goal == "targeted" or (goal == "misclassify" and target):
         return f"“{true}” taken for “{target}”"
+    if goal == "misclassify":
+        return f"“{true}” taken for something else"
     return f"“{true}” not recognized"
+
+
+def truth_in_words(settings: Mapping[str, Any]) -> str:
+    """Return what the model should report without a patch under ``settings``, in words.
+
+    Example:
+        >>> truth_in_words({"goal": "create", "target_class": "stop sign"})
+        'no “stop sign”'
+    """
+    true, target = settings.get("true_class", "the true class"), settings.get("target_class")
+    if settings.get("goal") == "create" or true == ANYWHERE:
+        return f"no “{target}”"
+    return f"“{true}”"
 
 
 def _named(block: str) -> str:

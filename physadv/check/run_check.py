@@ -79,9 +79,10 @@ def run_check(
         model: Model under test, with its card.
         folder: Folder of the check.
         locator: Finds the sign in a frame.
-        goal: "targeted", "untargeted" or "vanish".
-        true_class: Class of the sign, by name or by index.
-        target_class: Class aimed at; needed for "targeted".
+        goal: One of ``physadv.threat.patch_goals.GOALS``.
+        true_class: Class of the sign or object, by name or by index, as in
+            :func:`physadv.check.frame_verdict.verdict_rule`.
+        target_class: Class aimed at; needed for "targeted" and "create".
         threshold: Score in (0, 1] from which a detection counts.
         iou: Overlap in (0, 1] from which a detection belongs to the sign.
         margin: Share of the sign's side added on each side of a classifier's crop.
@@ -119,7 +120,7 @@ def run_check(
         )
     check_width(width)
 
-    settings = _settings(rule, feeds, margin, seed, about)
+    settings = _settings(rule, feeds, margin, seed, about, str(true_class))
     earlier = earlier_record(target, settings)
 
     session = CheckSession(
@@ -231,15 +232,16 @@ def _settings(
     margin: float,
     seed: int,
     about: Mapping[str, Any] | None,
+    carrier: str,
 ) -> dict[str, Any]:
-    card, target = rule.card, rule.target_class
+    card, true, target = rule.card, rule.true_class, rule.target_class
     detects = card.task == "detect"
     return {
         "started": _now(),
         "status": "running",
         "victim": {"name": card.name, "task": card.task, "sha256": card.sha256},
         "goal": rule.goal,
-        "true_class": rule.name(rule.true_class),
+        "true_class": carrier if true is None else rule.name(true),
         "target_class": None if target is None else rule.name(target),
         "threshold": rule.threshold if detects else None,
         "iou": rule.iou if detects else None,

@@ -240,7 +240,7 @@ class CheckSession:
         self, frame: CameraFrame, location: SignLocation | None, block: str | None
     ) -> str | None:
         """Return why a frame has to be left out; None where it can be used."""
-        if location is None:
+        if location is None or (location.corners is None and self.rule.needs_place):
             return f"{block or 'unsorted'}: sign not found"
         if block not in BLOCKS:
             return "unsorted: block not known"
@@ -283,7 +283,9 @@ class CheckSession:
         images = torch.stack([to_tensor(v.pixels) for v in views]).to(self.device)
         with torch.no_grad():
             prediction = self.model(images)
-        verdicts = frame_verdicts(prediction, [v.box for v in views], self.rule)
+        verdicts = frame_verdicts(
+            prediction, [v.box for v in views], self.rule, parts=[v.place.is_part for v in views]
+        )
         now_s = time.monotonic()
         for view in views:
             self.speed.add(view.arrived_s, now_s)
@@ -382,4 +384,5 @@ def _row(row: Row, result: FrameVerdict) -> Row:
         "true": result.true,
         "success": result.success,
     }
-    return {**row, **verdict}
+    others = {} if result.others is None else {"others": result.others}
+    return {**row, **verdict, **others}

@@ -40,9 +40,7 @@ EotDraws = Annotated[
     ),
 ]
 
-GOAL_HELP = (
-    "Goal of the patch: untargeted, targeted or vanish; in photos also misclassify and create."
-)
+GOAL_HELP = "Goal of the patch: untargeted, targeted, vanish, misclassify or create."
 TRUE_CLASS_HELP = "True class of the sign or object, by name or number."
 TARGET_HELP = "Class aimed at, by name or number."
 THRESHOLD_HELP = "Detectors: score from which a detection counts."
@@ -61,7 +59,7 @@ GoalOfBundle = Annotated[
         GOAL_HELP,
         "Goal",
         default="the bundle's",
-        completions=("targeted", "untargeted", "vanish"),
+        completions=("targeted", "untargeted", "vanish", "misclassify", "create"),
     ),
 ]
 TrueClassOfBundle = Annotated[

@@ -43,6 +43,30 @@ def check_warnings(settings: Settings) -> list[str]:
     return [*map(str, settings.get("warnings") or []), *left_out, *unseen, *biased]
 
 
+def bystander_warnings(rows: Sequence[Row], settings: Settings) -> list[str]:
+    """Return a line about other objects of the true class in the frames with the patch: they are
+    controls beside the object that is judged, or hide what happened where its place is not
+    known."""
+    shown = [r for r in rows if r["block"] == "patch" and r.get("others")]
+    true = settings.get("true_class")
+    beside = [r for r in shown if r.get("located_by") != "frame"]
+    unsure = [r for r in shown if r.get("located_by") == "frame"]
+    lines = []
+    if beside:
+        met = sum(bool(r["success"]) for r in beside)
+        lines.append(
+            f"In {count_noun(len(beside), 'patch frame')} the model reports “{true}” elsewhere "
+            f"too; only the object with the patch is judged: in {met} of them the goal is met"
+        )
+    if unsure:
+        lines.append(
+            f"In {count_noun(len(unsure), 'patch frame')} the model reports several “{true}” and "
+            "which one has the patch is not known: they count as recognized. Film one alone, or "
+            "give --box"
+        )
+    return lines
+
+
 def measurement_limits(rows: Sequence[Row], settings: Settings) -> list[str]:
     """List the limits of validity of a check: its ``rows`` give the ranges measured, its
     ``settings`` the assumptions."""

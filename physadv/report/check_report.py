@@ -11,12 +11,19 @@ from typing import Any
 from physadv.camera.frames import BLOCKS
 from physadv.check.differences import control_differences
 from physadv.check.folder import EXAMPLES, ROWS
-from physadv.check.rates import count_noun, draw_conclusion, ended_by_data, tabulate_rates
+from physadv.check.rates import (
+    count_noun,
+    draw_conclusion,
+    ended_by_data,
+    tabulate_rates,
+    truth_in_words,
+)
 from physadv.check.stopping_rule import WIDTH, StoppingState, stopping_states
 from physadv.core.files import write_json, write_text
 from physadv.core.rows import Row
 from physadv.report.bins import rate_grid
 from physadv.report.check_facts import (
+    bystander_warnings,
     check_warnings,
     measurement_facts,
     measurement_limits,
@@ -105,7 +112,8 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "missing": [_missing(name, stand) for name, stand in to_go.items() if not stand.done],
         "verdicts": {name: _frequent_verdicts(rows, name) for name in table},
         "patch_by_distance_and_yaw": None if by_angle is None else by_angle.as_dict(),
-        "warnings": check_warnings(settings),
+        "warnings": [*check_warnings(settings), *bystander_warnings(rows, settings)],
+        "truth": truth_in_words(settings),
         "settings": dict(settings),
     }
 
@@ -144,6 +152,7 @@ def render_check_report(
         title=f"Check of {bundle.get('name') or 'a patch'} on "
         f"{model_under_test(settings).get('name', 'a model')}",
         what=_what(rows, settings),
+        truth=truth_in_words(settings),
         patch=summary["blocks"].get("patch"),
         figures=check_figures(rows, table, settings),
         examples=_groups(pictures),

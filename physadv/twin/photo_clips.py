@@ -17,6 +17,8 @@ from physadv.twin.sign_clips import BLOCKS, StickerPrint, sticker_layers
 from physadv.twin.surface import build_texture
 from physadv.twin.trajectories import F64, path_seconds, project_points
 
+_TORSO = (0.5, 0.4)
+"""Center of a person's torso, as shares of the width and height of the person's box."""
 _PLAIN = 0.88
 """Assumed linear reflectance of the white of a sign in a photo."""
 
@@ -29,11 +31,35 @@ class PhotoScene:
         image: Photo (h, w, 3) uint8 sRGB.
         corners: Corners (4, 2) of the sign's bounding square in px, top-left first, clockwise.
         name: Name of the photo.
+        seen: Corners (4, 2) of the object's box where that is no square, such as a person's, on
+            which the sign's square is only where the sticker goes; None for the square itself.
     """
 
     image: U8
     corners: F64
     name: str = ""
+    seen: F64 | None = None
+
+
+def worn_square(corners: F64, object_class: str) -> F64:
+    """Return the square (4, 2) that carries the sticker of an object with a box of any shape.
+
+    Its side is the box's diagonal, of which a card's width is a share; its center is that of the
+    torso of a person, else of the box.
+
+    Args:
+        corners: Corners (4, 2) of the object's upright box in px.
+        object_class: Class of the object.
+
+    Example:
+        >>> worn_square(np.array([[0, 0], [30, 0], [30, 40], [0, 40]]), "car").tolist()
+        [[-10.0, -5.0], [40.0, -5.0], [40.0, 45.0], [-10.0, 45.0]]
+    """
+    low, high = corners.min(0), corners.max(0)
+    share = np.array(_TORSO if object_class == "person" else (0.5, 0.5))
+    half = float(np.linalg.norm(high - low)) / 2
+    square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+    return np.asarray(low + share * (high - low) + square, np.float64)
 
 
 class PhotoClip:
@@ -63,6 +89,7 @@ class PhotoClip:
         self.camera, self.size, self.name = camera, size, scene.name
         self._sign_mm = printed.sticker.sign_width_mm
         self._corners = _checked(scene)
+        self._seen = self._corners if scene.seen is None else scene.seen
 
         image = to_linear(scene.image)
         exposure = np.clip(
@@ -72,7 +99,7 @@ class PhotoClip:
 
         self._photos = _composite_sticker(image, self._corners, printed, int(rng.integers(2**32)))
         self._maps = _path(
-            rng, self._corners, (image.shape[1], image.shape[0]), size, frames, sign_px
+            rng, self._seen, (image.shape[1], image.shape[0]), size, frames, sign_px
         )
         self._vignette = vignette_gains(camera, *size)
         focal = camera.focal * size[0]
@@ -101,7 +128,7 @@ class PhotoClip:
         )
 
         truth = {
-            "corners": np.round(corners, 3).tolist(),
+            "corners": np.round(project_points(to_px, self._seen), 3).tolist(),
             "distance_m": round(self.camera.focal * self.size[0] * self._sign_mm / width / 1000, 4),
             "yaw_deg": None,
             "pitch_deg": None,

@@ -143,8 +143,9 @@ def _signs(
 
     from physadv.core.errors import DataError
     from physadv.core.rows import read_rows
+    from physadv.core.sign_artwork import STOP_NAMES
     from physadv.eot.scenes.load import read_sign_folders
-    from physadv.twin.photo_clips import PhotoScene
+    from physadv.twin.photo_clips import PhotoScene, worn_square
 
     photos, faces, notes = read_sign_folders(folders)
     width = patch.card.placement.sign_width_mm
@@ -164,7 +165,15 @@ def _signs(
             f"{len(held_out)} photos held out from the patch's optimization are filmed, "
             f"{len(large) - len(held_out)} are not"
         )
-    scenes = [PhotoScene(p.image, np.asarray(p.corners, float), p.group) for p in held_out or large]
+    placement = patch.card.placement
+    scenes = []
+    for photo in held_out or large:
+        corners = np.asarray(photo.corners, float)
+        if placement.sign in STOP_NAMES:
+            scenes.append(PhotoScene(photo.image, corners, photo.group))
+        else:
+            square = worn_square(corners, placement.sign)
+            scenes.append(PhotoScene(photo.image, square, photo.group, seen=corners))
     return scenes, [], notes
 
 

@@ -67,6 +67,7 @@ class FeatureLocator:
             a blank sticker, "patch". A frame whose block is named is compared with that picture
             alone; one whose block is likely, with the others as well, should that fail.
         fewest: Fewest features that must agree on a search.
+        is_part: Whether the pictures show the sticker alone, on an object of unknown extent.
 
     Raises:
         OptionError: A reference has too few features.
@@ -81,9 +82,11 @@ class FeatureLocator:
         [[60.0, 30.0], [380.0, 30.0], [380.0, 350.0], [60.0, 350.0]]
     """
 
-    def __init__(self, references: Mapping[str, Pixels], *, fewest: int = FEWEST) -> None:
+    def __init__(
+        self, references: Mapping[str, Pixels], *, fewest: int = FEWEST, is_part: bool = False
+    ) -> None:
         self._finder, self._matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
-        self._fewest = fewest
+        self._fewest, self._is_part = fewest, is_part
         self._references = {
             block: _reference(self._finder, picture, fewest)
             for block, picture in references.items()
@@ -101,9 +104,11 @@ class FeatureLocator:
         before = self._followed if self.follows(frame.clip) else None
         self._followed = None
 
-        if before is not None and (found := self._follow(frame, gray, small, before)):
-            return replace(found, tracked=True)
-        return self._search(frame, gray, small)
+        found = None if before is None else self._follow(frame, gray, small, before)
+        if found is not None:
+            return replace(found, tracked=True, is_part=self._is_part)
+        found = self._search(frame, gray, small)
+        return None if found is None else replace(found, is_part=self._is_part)
 
     def _follow(
         self, frame: CameraFrame, gray: Gray, small: Gray, before: _Followed
@@ -140,8 +145,8 @@ class FeatureLocator:
     def _order(self, frame: CameraFrame) -> list[list[str]]:
         """Return the blocks whose pictures may be in ``frame``, in groups to try one by one."""
         known = list(self._references)
-        if frame.block in self._references:
-            return [[frame.block]]
+        if frame.block is not None:
+            return [[frame.block]] if frame.block in self._references else []
         if frame.likely_block in self._references:
             return [[frame.likely_block], [b for b in known if b != frame.likely_block]]
         return [known]
@@ -184,7 +189,10 @@ class FeatureLocator:
 
 
 def by_features(
-    references: Mapping[str, Pixels] | Sequence[Pixels], *, fewest: int = FEWEST
+    references: Mapping[str, Pixels] | Sequence[Pixels],
+    *,
+    fewest: int = FEWEST,
+    is_part: bool = False,
 ) -> FeatureLocator:
     """Build a :class:`FeatureLocator` of ``references``; a sequence of pictures has no blocks.
 
@@ -192,7 +200,7 @@ def by_features(
         OptionError: A reference has too few features.
     """
     named = references if isinstance(references, Mapping) else dict(enumerate(references))
-    return FeatureLocator({str(k): v for k, v in named.items()}, fewest=fewest)
+    return FeatureLocator({str(k): v for k, v in named.items()}, fewest=fewest, is_part=is_part)
 
 
 def _location(sign: AlignedSign) -> SignLocation:

@@ -48,6 +48,7 @@ class SignLocation:
         pose_by: Origin of distance and angles.
         note: Warning about this frame.
         run_markers: Markers of the page's run: place (0 to 3) -> marker id, where read.
+        is_part: Whether the corners are those of the sticker, on an object of unknown extent.
         tracked: Whether it was followed from the frame before instead of searched for.
     """
 
@@ -65,6 +66,7 @@ class SignLocation:
     pose_by: str | None = None
     note: str | None = None
     run_markers: Mapping[int, int] = field(default_factory=dict)
+    is_part: bool = False
     tracked: bool = False
 
     @property

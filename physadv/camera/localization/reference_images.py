@@ -16,13 +16,15 @@ _AROUND = 128
 
 
 def reference_images(bundle: PatchBundle) -> dict[str, Pixels]:
-    """Render the sign of ``bundle`` as (h, w, 3) uint8 squares on gray, by block; none for a sign
-    that is not drawn by code."""
+    """Render the sign of ``bundle`` as (h, w, 3) uint8 squares on gray, by block.
+
+    What is not drawn by code, such as a person, is recognized by the patch itself, see
+    :func:`shows_sign`.
+    """
     placement = bundle.card.placement
-    try:
-        face = sign_face(placement.sign, SIDE).rgba.astype(np.float64)
-    except OptionError:
-        return {}
+    if not shows_sign(bundle):
+        return {"patch": _alone(bundle)}
+    face = sign_face(placement.sign, SIDE).rgba.astype(np.float64)
 
     opaque = face[..., 3:] / 255
     clean = (face[..., :3] * opaque + _AROUND * (1 - opaque)).round().astype(np.uint8)
@@ -32,6 +34,29 @@ def reference_images(bundle: PatchBundle) -> dict[str, Pixels]:
         "blank": _worn(clean, white, bundle),
         "patch": _worn(clean, to_uint8(bundle.patch), bundle),
     }
+
+
+def shows_sign(bundle: PatchBundle) -> bool:
+    """Return whether the reference pictures of ``bundle`` show a whole sign, which code draws, or
+    the patch alone."""
+    try:
+        sign_face(bundle.card.placement.sign, 16)
+    except OptionError:
+        return False
+    return True
+
+
+def _alone(bundle: PatchBundle) -> Pixels:
+    """Return the patch in the middle of a square as large as its longer side."""
+    size = bundle.card.size
+    scale = SIDE / max(size.width_mm, size.height_mm)
+    w, h = max(1, round(size.width_mm * scale)), max(1, round(size.height_mm * scale))
+    picture = np.full((SIDE, SIDE, 3), _AROUND, np.uint8)
+    top, left = (SIDE - h) // 2, (SIDE - w) // 2
+    mask = resize_box(to_uint8(bundle.mask)[..., 0], w, h) >= 128
+    patch = resize_box(to_uint8(bundle.patch), w, h)
+    picture[top : top + h, left : left + w][mask] = patch[mask]
+    return picture
 
 
 def _worn(sign: Pixels, sticker: Pixels, bundle: PatchBundle) -> Pixels:
