@@ -98,9 +98,7 @@ class PhotoClip:
         self.shot = random_exposure(camera, rng, float(exposure))
 
         self._photos = _composite_sticker(image, self._corners, printed, int(rng.integers(2**32)))
-        self._maps = _path(
-            rng, self._seen, (image.shape[1], image.shape[0]), size, frames, sign_px
-        )
+        self._maps = _path(rng, self._seen, (image.shape[1], image.shape[0]), size, frames, sign_px)
         self._vignette = vignette_gains(camera, *size)
         focal = camera.focal * size[0]
         self._velocity = self._velocities(focal)
