@@ -143,7 +143,7 @@ def _signs(
 
     from physadv.core.errors import DataError
     from physadv.core.rows import read_rows
-    from physadv.core.sign_artwork import STOP_NAMES
+    from physadv.core.stop_signs import STOP_NAMES
     from physadv.eot.scenes.load import read_sign_folders
     from physadv.twin.photo_clips import PhotoScene, worn_square
 
