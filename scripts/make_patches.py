@@ -1,11 +1,10 @@
 """Make, measure and lay out the ready-made bundles of patches/ from a folder with the data sets.
 
     python scripts/make_patches.py --data ../shared/data --scratch runs/patches [--only NAME ...]
-    [--measure]
 
-A name's run is resumable in the scratch folder. With --measure no step is made: the patch there (a
-checkpoint, or patch.png of an earlier bundle) is measured anew, as after a change of the
-transforms, and written to patches/. Names on the cards are relative to the data folder.
+A name's run is resumable in the scratch folder; one that is finished there is measured anew, as
+after a change of the transforms. Names on the cards are relative to the data folder, which holds
+benchmarks/stop-photos-boxes.csv too.
 """
 
 from __future__ import annotations
@@ -16,31 +15,58 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import safe_open
-from torch import Tensor
 
-from physadv.core.image_io import read_image
+from physadv.core.rows import Row
+from physadv.patches.bundle import PatchBundle, read_bundle, write_bundle
 from physadv.patches.config import PatchConfig
+from physadv.patches.patch_run import PatchRun
+from physadv.patches.preview import preview_picture
+from physadv.printing.layout import smallest_paper
+from physadv.printing.sheet import write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000
 BOXES = "stop-photos-boxes.csv"
+FASTESTDET = "weights/fastestdet_coco.pth"
+YOLOX = "weights/yolox_nano_coco.onnx"
+LARGE, SMALL, BARS = (190, 150), (137, 110), (230, 220)
+"""Sizes in mm before the search of a shape: 16.5, 8.7 and, for two bars, 16.1 % of the sign."""
+PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES, "backgrounds": "backgrounds"}
+SEARCHED = {"search": "shape", "restarts": 24}
+
+
+def _sticker(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
+    """A sticker on stop signs of many faces; its place and proportions are searched."""
+    chosen = {"goal": "untargeted", "steps": 400, "draws": 32, **PHOTOS, **SEARCHED, **settings}
+    return PatchConfig(size_mm=size_mm, **chosen)
+
+
+def _hiding(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
+    """A sticker that hides stop signs from a detector."""
+    return _sticker(size_mm, **{"goal": "vanish", "draws": 12, "restarts": 12, **settings})
+
+
 PATCHES = {
-    "stop-sticker-signs-v1": PatchConfig(model="signs", goal="untargeted", steps=300, draws=32),
-    "stop-sticker-fastestdet-v1": PatchConfig(
-        model="fastestdet",
-        weights="weights/fastestdet_coco.pth",
-        goal="vanish",
-        signs=("stop-photos/stop",),
-        backgrounds="backgrounds",
-        boxes=BOXES,
-        steps=400,
-        draws=12,
-        size_mm=(200, 200),
-        center_mm=(0, 40),
+    "stop-sticker-signs-v1": _sticker(LARGE, model="signs"),
+    "stop-small-signs-v1": _sticker(SMALL, model="signs"),
+    "stop-bars-signs-v1": _sticker(BARS, model="signs", mask="bars"),
+    "stop-sticker-fastestdet-v1": _hiding(LARGE, model="fastestdet", weights=FASTESTDET),
+    "stop-small-fastestdet-v1": _hiding(SMALL, model="fastestdet", weights=FASTESTDET),
+    "stop-bars-fastestdet-v1": _hiding(BARS, model="fastestdet", weights=FASTESTDET, mask="bars"),
+    "stop-sticker-yolox-v1": _hiding(LARGE, model="yolox-nano", weights=YOLOX),
+    "stop-small-yolox-v1": _hiding(SMALL, model="yolox-nano", weights=YOLOX),
+    "stop-bars-yolox-v1": _hiding(BARS, model="yolox-nano", weights=YOLOX, mask="bars"),
+    "stop-sticker-three-v1": _sticker(
+        LARGE,
+        model="signs",
+        ensemble=(f"fastestdet={FASTESTDET}", f"yolox-nano={YOLOX}"),
+        signs=None,
+        boxes=None,
+        restarts=12,
     ),
     "toaster-universal-v1": PatchConfig(
         model="efficientnet-lite0",
@@ -78,95 +104,51 @@ HOW = {
     "coco128": "128 photos of COCO train2017: lightly-ai/coco128_yolo",
     "imagenet-photos": "300 photos of github.com/EliSchwartz/imagenet-sample-images, with "
     "labels.csv: file, class",
-    "weights": "physadv models fetch fastestdet",
+    "weights": "physadv models fetch fastestdet, and yolox-nano",
 }
 
 
-HISTORY = {
-    "toaster-universal-v1": "two runs: 240 steps of 16 draws, lr 0.06, share 0.3-0.5; then, from "
-    "its last patch, steps "
-    "as above, stopped early",
-    "person-fastestdet-v1": "stopped after 200 of 340 steps",
-}
-"""Where a shipped patch is not what one run of its settings gives."""
-
-
-def optimize(name: str, settings: PatchConfig, folder: Path) -> None:
-    """Make the steps; the checkpoint in ``folder`` is the product."""
-    from physadv.patches.patch_run import PatchRun
-
-    for step in PatchRun(settings, folder).steps():
+def make_bundle(name: str, settings: PatchConfig, folder: Path, target: Path) -> None:
+    """Optimize and measure one patch in ``folder``, and lay it out in ``target``, small enough to
+    ship."""
+    run = PatchRun(settings, folder, overwrite=True, force=True)
+    run.check_controls()
+    for step in run.steps():
         if step.success is not None:
-            print(
-                name,
-                step.step,
-                f"loss {step.loss:.3f} validation {step.best_success:.3f}",
-                flush=True,
-            )
+            print(f"{name} {step.step} validation {step.best_success:.3f}", flush=True)
+    made, measured = run.finish()
 
-
-def patch_in(folder: Path, steps: int) -> tuple[Tensor, int]:
-    """The best patch of a run and how many steps were made, from its checkpoint or, without one,
-    its bundle."""
-    checkpoint = folder / "checkpoint.safetensors"
-    if not checkpoint.is_file():
-        return read_image(folder / "patch.png")[None], steps
-    with safe_open(checkpoint, framework="pt") as file:
-        return file.get_tensor("best"), int((file.metadata() or {}).get("step", steps))
-
-
-def measured_bundle(name: str, settings: PatchConfig, folder: Path, target: Path) -> None:
-    """Measure the patch in ``folder`` and write it as a ready-made bundle, small enough to ship."""
-    from physadv.patches.bundle import read_bundle, write_bundle
-    from physadv.patches.card import make_card
-    from physadv.patches.optimize import measure_patch, to_8bit
-    from physadv.patches.patch_run import PatchRun
-    from physadv.patches.preview import preview_picture
-    from physadv.printing.layout import smallest_paper
-    from physadv.printing.sheet import write_sheet
-
-    run = PatchRun(settings, folder, overwrite=True)
-    task = run.task
-    best, steps_done = patch_in(folder, settings.steps)
-    patch = to_8bit(task, best)
-    measured = measure_patch(task, patch, draws=settings.test_draws)
-    card = make_card(settings, task, run.model, measured, steps_done=steps_done, curves=run.curves)
-    if name in HISTORY:
-        card.optimisation["history"] = HISTORY[name]
-    named = [*settings.signs, settings.backgrounds, settings.photos, settings.weights]
+    named = [*(settings.signs or ()), settings.backgrounds, settings.photos, settings.weights]
     sources = {str(n).split("/")[0]: HOW[str(n).split("/")[0]] for n in named if n}
     rows = list(measured.rows)
     bundle = write_bundle(
         target,
-        card=replace(card, data=sources),
-        patch=patch,
-        mask=task.mask,
+        card=replace(made.card, data=sources),
+        patch=made.patch,
+        mask=made.mask,
         rows=rows,
-        preview=preview_picture(task, patch),
+        preview=preview_picture(run.task, made.patch),
     )
-    lines = [json.dumps(row, separators=(",", ":")) for row in rows]
-    (target / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with Image.open(target / "preview.png") as opened:
-        small = opened.convert("RGB").resize((600, 300), Image.Resampling.LANCZOS).quantize(96)
-    small.save(target / "preview.png", optimize=True)
+    _make_small(bundle, rows)
     if settings.boxes is not None:
         shutil.copy(settings.boxes, target)
-    paper = smallest_paper(settings.width_mm, settings.height_mm)
-    write_sheet(read_bundle(target), target / "sheet.pdf", paper=paper)
-    if (
-        sum(f.stat().st_size for f in target.iterdir()) > LARGEST
-    ):  # `physadv print` makes the sheet at any time
-        for sheet in target.glob("sheet*"):
+    print(f"{name} success {measured.success}; blank {measured.blank_success}", flush=True)
+
+
+def _make_small(bundle: PatchBundle, rows: list[Row]) -> None:
+    """Shrink rows and preview of a bundle, and add its sheet where it is small enough to ship."""
+    folder = bundle.folder
+    lines = [json.dumps(row, separators=(",", ":")) for row in rows]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with Image.open(folder / "preview.png") as opened:
+        small = opened.convert("RGB").resize((600, 300), Image.Resampling.LANCZOS).quantize(96)
+    small.save(folder / "preview.png", optimize=True)
+
+    paper = smallest_paper(bundle.card.size.width_mm, bundle.card.size.height_mm)
+    write_sheet(read_bundle(folder), folder / "sheet.pdf", paper=paper)
+    if sum(f.stat().st_size for f in folder.iterdir()) > LARGEST:
+        for sheet in folder.glob("sheet*"):  # `physadv print` makes it at any time
             sheet.unlink()
-    size = sum(f.stat().st_size for f in target.iterdir()) / 1000
-    print(
-        name,
-        f"success {measured.success}; blank {measured.blank_success}; clean "
-        f"{measured.clean_recognised}",
-    )
-    for block, found in measured.detection.items():
-        print(f"  {block}: misses {found.fnr}; AP50 {found.ap}; extra {found.extra}")
-    print(f"  {bundle.folder.name}: {size:.0f} kB", flush=True)
 
 
 def main() -> None:
@@ -177,7 +159,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(PATCHES))
-    parser.add_argument("--measure", action="store_true", help="make no step")
     parser.add_argument("--draws", type=int, default=300, help="held-out draws")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -186,9 +167,7 @@ def main() -> None:
     os.chdir(options.data)
     for name in options.only:
         settings = replace(PATCHES[name], name=name, test_draws=options.draws)
-        if not options.measure:
-            optimize(name, settings, scratch / name)
-        measured_bundle(name, settings, scratch / name, ROOT / "patches" / name)
+        make_bundle(name, settings, scratch / name, ROOT / "patches" / name)
 
 
 if __name__ == "__main__":
