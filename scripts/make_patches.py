@@ -36,18 +36,19 @@ YOLOX = "weights/yolox_nano_coco.onnx"
 LARGE, SMALL, BARS = (190, 150), (137, 110), (230, 220)
 """Sizes in mm before the search of a shape: 16.5, 8.7 and, for two bars, 16.1 % of the sign."""
 PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES, "backgrounds": "backgrounds"}
-SEARCHED = {"search": "shape", "restarts": 24}
 
 
 def _sticker(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
-    """A sticker on stop signs of many faces; its place and proportions are searched."""
-    chosen = {"goal": "untargeted", "steps": 400, "draws": 32, **PHOTOS, **SEARCHED, **settings}
-    return PatchConfig(size_mm=size_mm, **chosen)
+    """A sticker on drawn stop signs of many faces, whose place and proportions are searched; it
+    needs no data."""
+    chosen = {"goal": "untargeted", "steps": 400, "draws": 32, "search": "shape", "restarts": 24}
+    return PatchConfig(size_mm=size_mm, **{**chosen, **settings})
 
 
 def _hiding(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
-    """A sticker that hides stop signs from a detector."""
-    return _sticker(size_mm, **{"goal": "vanish", "draws": 12, "restarts": 12, **settings})
+    """A sticker that hides drawn and photographed stop signs from a detector."""
+    chosen = {"goal": "vanish", "draws": 12, "restarts": 8, **PHOTOS}
+    return _sticker(size_mm, **{**chosen, **settings})
 
 
 PATCHES = {
@@ -64,8 +65,7 @@ PATCHES = {
         LARGE,
         model="signs",
         ensemble=(f"fastestdet={FASTESTDET}", f"yolox-nano={YOLOX}"),
-        signs=None,
-        boxes=None,
+        backgrounds="backgrounds",
         restarts=12,
     ),
     "toaster-universal-v1": PatchConfig(
