@@ -23,11 +23,14 @@ BUNDLES = sorted(p.name for p in patches_dir().iterdir() if (p / "card.toml").is
 
 
 def test_each_kind_of_patch_is_there() -> None:
-    """A sticker against the embedded victim and one against the open detector, a universal and a
+    """Stickers against the embedded victim, two open detectors and all three, a universal and a
     worn patch."""
     assert {
         "stop-sticker-signs-v1",
+        "stop-bars-signs-v1",
         "stop-sticker-fastestdet-v1",
+        "stop-sticker-yolox-v1",
+        "stop-sticker-three-v1",
         "toaster-universal-v1",
         "person-fastestdet-v1",
     } <= {*BUNDLES}
