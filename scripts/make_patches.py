@@ -33,8 +33,8 @@ LARGEST = 300_000
 BOXES = "stop-photos-boxes.csv"
 FASTESTDET = "weights/fastestdet_coco.pth"
 YOLOX = "weights/yolox_nano_coco.onnx"
-LARGE, SMALL, BARS = (190, 150), (137, 110), (230, 220)
-"""Sizes in mm before the search of a shape: 16.5, 8.7 and, for two bars, 16.1 % of the sign."""
+LARGE, BARS = (190, 150), (230, 220)
+"""Sizes in mm before the search of a shape; both cover about 16 % of the sign."""
 PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES, "backgrounds": "backgrounds"}
 
 
@@ -53,14 +53,9 @@ def _hiding(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
 
 PATCHES = {
     "stop-sticker-signs-v1": _sticker(LARGE, model="signs"),
-    "stop-small-signs-v1": _sticker(SMALL, model="signs"),
     "stop-bars-signs-v1": _sticker(BARS, model="signs", mask="bars"),
     "stop-sticker-fastestdet-v1": _hiding(LARGE, model="fastestdet", weights=FASTESTDET),
-    "stop-small-fastestdet-v1": _hiding(SMALL, model="fastestdet", weights=FASTESTDET),
-    "stop-bars-fastestdet-v1": _hiding(BARS, model="fastestdet", weights=FASTESTDET, mask="bars"),
     "stop-sticker-yolox-v1": _hiding(LARGE, model="yolox-nano", weights=YOLOX),
-    "stop-small-yolox-v1": _hiding(SMALL, model="yolox-nano", weights=YOLOX),
-    "stop-bars-yolox-v1": _hiding(BARS, model="yolox-nano", weights=YOLOX, mask="bars"),
     "stop-sticker-three-v1": _sticker(
         LARGE,
         model="signs",
