@@ -179,7 +179,7 @@ def run_patch(
     tables = {name: card.heldout[name] for name in (BY_DISTANCE, BY_ANGLE) if name in card.heldout}
     result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
     print_findings(result["doubts"])
-    columns = "".join(f"  {line}\n" for line in rate_lines(card.heldout))
+    columns = "".join(f"{line}\n" for line in rate_lines(card.heldout))
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
@@ -297,7 +297,7 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
         result["by_face"] = [each.as_dict() for each in outcome.by_face]
     word = "agrees" if outcome.agrees else "differs"
     lines = [f"{word}: card {outcome.claimed}; measured now {success}"]
-    lines += [f"  {line}" for line in rate_lines(outcome.bins)]
+    lines += rate_lines(outcome.bins)
     lines += [f"differs in one bin: {line}" for line in outcome.differing]
     if outcome.by_face:
         lines.append(_face_lines(outcome.by_face).rstrip("\n"))
