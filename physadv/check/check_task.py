@@ -167,13 +167,7 @@ class CheckTask:
     @property
     def recorded(self) -> CheckConfig:
         """Configuration for the record of the run: addresses without user, password and query."""
-        config = self.config
-        return replace(
-            config,
-            source=public_address(config.source),
-            clean=None if config.clean is None else public_address(config.clean),
-            blank=None if config.blank is None else public_address(config.blank),
-        )
+        return recorded_config(self.config)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -252,6 +246,16 @@ class CheckTask:
             remote=remote,
             on_message=on_message,
         )
+
+
+def recorded_config(config: CheckConfig) -> CheckConfig:
+    """Return ``config`` for the record of its run: addresses without user, password and query."""
+    return replace(
+        config,
+        source=public_address(config.source),
+        clean=None if config.clean is None else public_address(config.clean),
+        blank=None if config.blank is None else public_address(config.blank),
+    )
 
 
 def _refuse_foreign_twin(source: FrameSource, run_id: str | None) -> None:

@@ -34,6 +34,13 @@ def assert_fresh(folder: str | Path) -> None:
             raise _taken(root, "already holds the rows of a check")
 
 
+def is_finished(folder: str | Path) -> bool:
+    """Return whether ``folder`` holds a check that ran to its end."""
+    root = Path(folder)
+    record = _read(root) if (root / ROWS).exists() else None
+    return record is not None and record.get("status") == "complete"
+
+
 def earlier_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the record of the interrupted check in ``folder`` that has the same settings.
 

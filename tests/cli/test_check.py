@@ -348,6 +348,23 @@ def test_serve_with_and_without_a_port() -> None:
         assert (context.params["serve"], context.params["source"]) == (port, source), words
 
 
+def test_a_finished_check_prints_its_result_again(place: Path) -> None:
+    """The same command on a finished check exits 0 with the same result and classifies nothing;
+    other settings are refused."""
+    film(place / "v.avi", "rrbb")
+    command = ["v.avi", *ASK, *BOX, "--out", "run"]
+    first = run("check", *command)
+    rows = (place / "run" / "rows.jsonl").read_bytes()
+    changed = (place / "run" / "rows.jsonl").stat().st_mtime_ns
+    again = run("check", *command)
+    assert again["blocks"] == first["blocks"]
+    assert (place / "run" / "rows.jsonl").read_bytes() == rows
+    assert (place / "run" / "rows.jsonl").stat().st_mtime_ns == changed
+    other = CliRunner().invoke(app, ["check", *command, "--every", "2"])
+    assert other.exit_code != 0
+    assert isinstance(other.exception, OptionError | SystemExit)
+
+
 def test_report_again(place: Path) -> None:
     """`physadv report` computes the same numbers from the rows, also after the pages were lost."""
     first = run("check", twin(place / "twin"), *ASK, "--out", "out")

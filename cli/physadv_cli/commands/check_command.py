@@ -29,7 +29,8 @@ def check(config: CheckConfig, run: RunOptions) -> None:
 
     A camera sorts its frames into blocks by the printed markers: hold up the clean, the blank and
     the patch page in turn. The check ends when all intervals are narrow enough, or with Ctrl-C:
-    what was measured is kept and reported. A stopped or killed run resumes with the same --out.
+    what was measured is kept and reported. A stopped or killed run resumes with the same --out, and
+    a finished one prints its result again.
 
     Example: physadv check 0 --bundle patches/stop-sticker-signs-v1 --serve
 
@@ -37,12 +38,19 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     """
     # ffmpeg reports every damaged frame on stderr; the report's warnings name those that matter.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from physadv.check.check_task import CheckTask
+    from physadv.check.check_task import CheckTask, recorded_config
+    from physadv.check.folder import is_finished
     from physadv.check.live.remote_control import RemoteControl
     from physadv.check.run_check import assert_fresh
     from physadv.check.stopping_rule import WIDTH
+    from physadv.core.run_folder import refuse_other_run
 
     if run.out is not None and not run.overwrite:
+        if is_finished(run.out):
+            refuse_other_run(run.out, recorded_config(config))
+            console.print("this check is finished; its result again (--overwrite measures anew)")
+            checking.report_run(run.out, run)
+            return
         assert_fresh(run.out)
     task = CheckTask.from_config(config)
     twin = checking.twin_summary(config.twin_check, task.goal.as_record().get("bundle"))
