@@ -555,5 +555,5 @@ def test_the_same_check_goes_on(
     with pytest.raises(OptionError, match="already holds"):
         check(tmp_path / "run", folder, color_model)
     (tmp_path / "run" / "check.json").write_text(json.dumps({**settings, "status": "running"}))
-    with pytest.raises(OptionError, match="another target_class"):
-        check(tmp_path / "run", folder, color_model, target_class="limit")
+    with pytest.raises(OptionError, match="another true_class"):
+        check(tmp_path / "run", folder, color_model, true_class="limit")
