@@ -113,6 +113,7 @@ BatchSize = Annotated[int, ConfigField("Images processed at once.", "Run", least
 
 SIGN_WIDTH_HELP = "Width of the sign in mm."
 """Help of ``--sign-width-mm`` wherever it stands."""
+RESTARTS_HELP = "Number of starts, of which the best is kept."
 STEPS_HELP = "Steps of the optimization; queries of a black-box attack."
 """Help of ``--steps`` wherever it stands."""
 LEARNING_RATE_HELP = "Learning rate, at its peak where it follows a schedule."

@@ -99,7 +99,7 @@ class AttackConfig(SampleConfig):
             default="the attack's own",
         ),
     ] = None
-    restarts: Annotated[int, ConfigField("Random starts.", "Attack", least=1)] = 1
+    restarts: Annotated[int, ConfigField(shared.RESTARTS_HELP, "Attack", least=1)] = 1
     loss: Annotated[
         str | None, ConfigField("Loss: ce, margin or dlr.", "Attack", default="the attack's own")
     ] = None

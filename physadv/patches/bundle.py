@@ -196,7 +196,7 @@ class PatchBundle:
     Example:
         >>> bundle = read_bundle("stop-sticker-signs-v1")
         >>> bundle.card.size.width_mm, bundle.mask.shape == (1, 1, *bundle.patch.shape[-2:])
-        (190.0, True)
+        (201.8, True)
     """
 
     card: PatchCard

@@ -164,7 +164,7 @@ class PatchConfig(Config):
     restarts: Annotated[
         int,
         ConfigField(
-            "Starts that race at low cost; the best on validation draws goes on.",
+            shared.RESTARTS_HELP,
             "Optimization",
             least=0,
             default="20 with --search, else 1",

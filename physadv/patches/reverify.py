@@ -250,16 +250,17 @@ def rates_agree(claimed: RateInterval, now: RateInterval, *, same_draws: bool) -
     """Return whether a rate measured ``now`` agrees with the one ``claimed`` on a card.
 
     On the same draws, whose photos are no source of chance, the new rate has to lie in Wilson's
-    interval of the claimed one; on others the two intervals have to overlap.
+    interval of the claimed one; on others the two intervals have to overlap. A rate of no draws
+    agrees with none but another such.
 
     Example:
         >>> rates_agree(wilson_interval(9, 10), wilson_interval(2, 10), same_draws=True)
         False
     """
-    if not same_draws:
-        return now.low <= claimed.high and claimed.low <= now.high
     if claimed.n == 0 or now.n == 0:
         return claimed.n == now.n
+    if not same_draws:
+        return now.low <= claimed.high and claimed.low <= now.high
     same = wilson_interval(round(claimed.rate * claimed.n), claimed.n)
     return same.low - 1e-9 <= now.rate <= same.high + 1e-9
 

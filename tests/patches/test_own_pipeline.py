@@ -113,7 +113,16 @@ def test_the_command_takes_ranges_and_pipelines(settings: PatchConfig, tmp_path:
         "--eot",
         "own_eot:blurred",
     ]
-    words += ["--model", settings.model, "--eot-ranges", "my.toml", "--out", "out"]
+    words += [
+        "--faces",
+        "plain",
+        "--model",
+        settings.model,
+        "--eot-ranges",
+        "my.toml",
+        "--out",
+        "out",
+    ]
     command = [sys.executable, "-m", "physadv_cli.main", *words]
     run = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -41,7 +41,13 @@ def sees(): return as_model(Red(0.02), classes=["stop", "other"], input_size=32)
 def blind(): return as_model(Red(2.0), classes=["stop", "other"], input_size=32)
 """
 SMALL = PatchConfig(
-    model="controls_model:sees", steps=6, draws=2, test_draws=40, resolution=8, size_mm=(60, 60)
+    model="controls_model:sees",
+    steps=6,
+    draws=2,
+    test_draws=40,
+    resolution=8,
+    size_mm=(60, 60),
+    faces="plain",
 )
 COVERING = replace(SMALL, size_mm=(450, 450), center_mm=(0, 0))
 BLIND = replace(SMALL, model="controls_model:blind")
@@ -115,7 +121,7 @@ def test_the_command_stops_with_one_line_and_goes_on_when_forced(place: Path) ->
     refused."""
     words = ["patch", "--model", "controls_model:sees", "--size", "450x450", "--center", "0,0"]
     words += ["--steps", "2", "--draws", "2", "--test-draws", "20", "--resolution", "8"]
-    words += ["--out", "out", "--json"]
+    words += ["--faces", "plain", "--out", "out", "--json"]
     refused = physadv(place, *words)
     assert refused.returncode == 1, refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr

@@ -25,7 +25,9 @@ from physadv.patches.reverify import verify_bundle
 
 @pytest.fixture
 def settings(own_model: str) -> PatchConfig:
-    return PatchConfig(model=own_model, steps=12, draws=4, test_draws=60, resolution=16, lr=0.1)
+    return PatchConfig(
+        model=own_model, faces="plain", steps=12, draws=4, test_draws=60, resolution=16, lr=0.1
+    )
 
 
 def finished(settings: PatchConfig, out: Path) -> PatchRun:
