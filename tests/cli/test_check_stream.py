@@ -298,4 +298,5 @@ def test_a_file_goes_on_at_the_first_frame_not_judged(place: Path) -> None:
     assert rows.read_text() == whole
     assert json.loads(out)["blocks"]["patch"]["frames"] == 24
     third = shell(place, *command)
-    assert "already holds" in third.communicate(timeout=240)[1]
+    assert "this check is finished" in third.communicate(timeout=240)[1]
+    assert (third.returncode, rows.read_text()) == (0, whole)
