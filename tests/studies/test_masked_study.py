@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
-from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.rows import Row, append_rows, read_rows, replace_rows
 from physadv.datasets import DatasetSummary
 from physadv.report.masked_report import render_masked_report
 from physadv.studies.config import MaskingConfig
@@ -122,6 +122,20 @@ def test_more_rounds_go_on_from_fewer(
         assert broken == sum(one["broken"] for one in further)
         assert not more_rounds(own, 3)
     assert timeless(after) == timeless(list(read_rows(folder / ROWS)))
+
+
+def test_rows_of_a_run_survive_further_rounds(
+    settings: MaskingConfig, folder: Path, tmp_path: Path
+) -> None:
+    """A defense that is attacked anew before another goes on keeps the rows just written."""
+    (tmp_path / "nets").symlink_to(folder / "nets")
+    few = replace(settings, rounds=0)
+    list(run_masking_study(few, tmp_path))
+    rows = list(read_rows(tmp_path / ROWS))
+    first = rows[0]["defence"]
+    replace_rows(tmp_path / ROWS, [r for r in rows if r["defence"] != first])
+    list(run_masking_study(replace(settings, rounds=1), tmp_path))
+    assert len(study_result(tmp_path)) == TOTAL
 
 
 def test_report_and_table_name_every_defense(folder: Path) -> None:

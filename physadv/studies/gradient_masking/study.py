@@ -108,20 +108,21 @@ def run_masking_study(
         lambda name, share: tell(f"training {name} {share:.0%}"),
     )
     nets.folder.mkdir(parents=True, exist_ok=True)
-    done = study_result(folder)
-    shown = list(read_rows(folder / ROWS)) if done else []
+    study_result(folder)
 
     yield MaskingProgress(0, TOTAL, "", test.summary)
     began = time.process_time()
     for number, defense in enumerate(trained_gallery(nets), 1):
-        if defense.name not in done:
+        recorded = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+        own = _rows_of(recorded, defense.name)
+        if not own:
             trained = time.process_time() - began
             tell(f"attacking {defense.name}")
             append_rows(folder / ROWS, _rows(defense, images, labels, indices, settings, trained))
-        elif more_rounds(own := _rows_of(shown, defense.name), settings.rounds):
+        elif more_rounds(own, settings.rounds):
             tell(f"attacking {defense.name} further")
-            shown = _replaced(shown, _further_rows(defense, images, labels, own, settings))
-            replace_rows(folder / ROWS, shown)
+            further = _further_rows(defense, images, labels, own, settings)
+            replace_rows(folder / ROWS, _replaced(recorded, further))
         began = time.process_time()
         yield MaskingProgress(number, TOTAL, defense.name)
 
