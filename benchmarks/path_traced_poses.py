@@ -47,30 +47,24 @@ class Pose:
     look_at: tuple[float, ...]
 
     @property
-    def distance_bin(self) -> str:
-        """The bin of the distance, of ``BINS``."""
-        return next(name for name, (_, far) in BINS.items() if self.distance_m <= far)
+    def _axes(self) -> F64:
+        """Axes (3, 3) of the camera in the world: right, down, forward."""
+        forward = np.array(self.look_at) - np.array(self.origin)
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, [0.0, 0.0, 1.0])
+        right /= np.linalg.norm(right)
+        return np.stack([right, np.cross(forward, right), forward])
 
     @property
     def rotation(self) -> F64:
         """Rotation (3, 3) from the sign (x right, y down, z away) to the camera (the same)."""
-        forward = np.array(self.look_at) - np.array(self.origin)
-        forward /= np.linalg.norm(forward)
-        right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
-        world_to_camera = np.stack([right, np.cross(forward, right), forward])
         sign_to_world = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-        return np.asarray(world_to_camera @ sign_to_world)
+        return np.asarray(self._axes @ sign_to_world)
 
     @property
     def homography(self) -> F64:
         """Homography (3, 3) from mm on the sign, relative to its center, to pixels."""
-        forward = np.array(self.look_at) - np.array(self.origin)
-        forward /= np.linalg.norm(forward)
-        right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
-        axes = np.stack([right, np.cross(forward, right), forward])
-        center = axes @ (np.array([0.0, 0.0, SIGN_HEIGHT]) - np.array(self.origin)) * 1000
+        center = self._axes @ (np.array([0.0, 0.0, SIGN_HEIGHT]) - np.array(self.origin)) * 1000
 
         f, (width, height) = FOCAL * SIZE[0], SIZE
         camera = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1]])

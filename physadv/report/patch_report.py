@@ -159,9 +159,5 @@ def _rates(entry: Mapping[str, Any]) -> dict[str, RateInterval]:
     return {block: RateInterval(**entry[key]) for block, key in _BLOCKS.items()}
 
 
-def _meters(entry: Mapping[str, Any]) -> str:
-    return f"{entry['near_m']:.2g} to {entry['far_m']:.2g} m" if "far_m" in entry else ""
-
-
 def _ends(entry: Mapping[str, Any]) -> str:
     return f"{entry['from']:g} to {entry['to']:g}"
