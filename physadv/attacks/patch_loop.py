@@ -135,6 +135,7 @@ def descend_patch(
 def _balanced_gradient(views: Sequence[View], patch: Tensor, index: int) -> tuple[float, Tensor]:
     """The mean loss of all victims, and the balanced sum of their gradients in ``patch``."""
     losses, gradients, unreached = [], [], []
+    several = sum(len(view.victims) for view in views) > 1
     for view in views:
         images, annotations = view.render(patch, index)
         for number, victim in enumerate(view.victims, 1):
@@ -144,13 +145,14 @@ def _balanced_gradient(views: Sequence[View], patch: Tensor, index: int) -> tupl
                 loss, patch, allow_unused=True, retain_graph=number < len(view.victims)
             )
             _check(loss, gradient)
-            with torch.no_grad():
-                reached = victim.criterion(prediction, annotations)
             losses.append(float(loss.detach()))
             gradients.append(gradient)
-            unreached.append(1 - float(reached.float().mean()))
+            if several:
+                with torch.no_grad():
+                    reached = victim.criterion(prediction, annotations)
+                unreached.append(1 - float(reached.float().mean()))
 
-    if len(gradients) == 1:
+    if not several:
         return losses[0], gradients[0]
     weights = torch.tensor(unreached).to(patch) + _LEAST_WEIGHT
     weights = weights / weights.sum()

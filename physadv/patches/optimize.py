@@ -409,7 +409,7 @@ def measure_patch(
         8
     """
     task = task.only([model])
-    textures = {"blank": torch.full_like(patch, _paper_of(task)), "patch": to_8bit(task, patch)}
+    textures = {"blank": blank_patch(task), "patch": to_8bit(task, patch)}
     source, stream = task.scene_sources.test, name
     if part == "validation":
         source, stream = task.scene_sources.validation, part
