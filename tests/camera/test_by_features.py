@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bundle_fixtures import demo_bundle
 
 from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import lens_for
@@ -19,15 +20,7 @@ from physadv.camera.localization.with_pose import with_pose
 from physadv.check.locators import locator_for
 from physadv.core.errors import OptionError
 from physadv.core.sign_artwork import octagon_mm
-from physadv.patches.bundle import (
-    CardPlacement,
-    ModelInfo,
-    PatchBundle,
-    PatchCard,
-    PatchInfo,
-    PatchSize,
-    write_bundle,
-)
+from physadv.patches.bundle import PatchBundle
 
 FOCAL, SIGN_MM = 950.0, 762.0
 
@@ -35,14 +28,8 @@ FOCAL, SIGN_MM = 950.0, 762.0
 @pytest.fixture
 def bundle(tmp_path: Path) -> PatchBundle:
     """A checkered sticker of 200 mm, 100 mm under the sign's center."""
-    card = PatchCard(
-        PatchInfo("checks", "untargeted", "stop"),
-        PatchSize(200.0, 200.0),
-        CardPlacement("stop", SIGN_MM, (0.0, 100.0), 0.06),
-        ModelInfo("colour", "classify"),
-    )
     checks = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return write_bundle(tmp_path / "bundle", card=card, patch=checks, mask=torch.ones(1, 1, 8, 8))
+    return demo_bundle(tmp_path / "bundle", checks, size=(200.0, 200.0), below=100.0)
 
 
 def wall(seed: int) -> np.ndarray:
