@@ -36,7 +36,6 @@ def measure_on_photos(
     )
     if model is not None:
         config = replace(config, model=model, weights=weights)
-    config = replace(config, goal="untargeted" if config.model == "signs" else "vanish")
     photos, _, _ = read_signs(signs, boxes)
 
     task = PatchTask.from_config(config, ranges=recorded_ranges(config, bundle))

@@ -258,10 +258,8 @@ class Race:
         for (scenes, draw), part in zip(
             self._validation.drawn, self._validation.parts, strict=True
         ):
-            images, annotations = (
-                part.stages.without_patch(scenes, draw),
-                annotations_of(part, scenes),
-            )
+            images = part.stages.without_patch(scenes, draw)
+            annotations = annotations_of(part, scenes)
             recognized.append(
                 [
                     part.goal_of(number).recognized(model(images), annotations)

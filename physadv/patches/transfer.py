@@ -326,6 +326,6 @@ def _cell_text(cell: TransferCell | None) -> str:
         return "-"
     success, blank = cell.measured.success, cell.measured.blank_success
     if not success.n:
-        return "clean never recognised"
+        return "clean never recognized"
     interval = f"[{success.low:.0%}, {success.high:.0%}]"
     return f"{success.rate:.0%} {interval}, blank {blank.rate:.0%}, n {success.n}"

@@ -175,10 +175,8 @@ def _curves_of(task: PatchTask, draws_a_cell: int) -> tuple[VisibilityCurve, ...
             scenes = sample_scenes(shown, task.scene_sources.train, draws_a_cell, *name)
             draw = sample_eot(task, scenes, name)
             moved = scenes.to(task.device)
-            images, annotations = (
-                task.stages.without_patch(moved, draw),
-                annotations_of(task, moved),
-            )
+            images = task.stages.without_patch(moved, draw)
+            annotations = annotations_of(task, moved)
             for index, model in enumerate(task.models):
                 answer = task.goal_of(index).recognized(model(images), annotations)
                 answers[index] += answer.tolist()

@@ -32,7 +32,7 @@ from physadv.eot.scenes.boxes import (
     read_boxes,
 )
 from physadv.eot.scenes.find_signs import find_signs
-from physadv.eot.scenes.sign_faces import HELD_OUT_FACES, TRAINING_FACES, FaceDesign
+from physadv.eot.scenes.sign_faces import HELD_OUT_FACES, TRAINING_FACES
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
 
 _Item = TypeVar("_Item")
@@ -166,8 +166,7 @@ def _varied_sources(
 ) -> SceneSources:
     """The user's photos and drawings beside varied faces, in equal shares."""
     drawing_parts = _drawing_parts(drawings, notes, seed)
-    designs: list[Sequence[SignFace | FaceDesign]] = [TRAINING_FACES, TRAINING_FACES]
-    designs.append(HELD_OUT_FACES)
+    designs = (TRAINING_FACES, TRAINING_FACES, HELD_OUT_FACES)
     notes.append(
         f"{len(TRAINING_FACES)} designs of drawn stop signs in training, "
         f"{len(HELD_OUT_FACES)} others in the test"
