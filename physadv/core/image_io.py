@@ -394,5 +394,7 @@ def _is_heif(data: bytes) -> bool:
 
 
 def _unreadable(data: bytes, name: str, error: Exception) -> ImageError:
-    reason = f"not a readable image ({error})" if data else "empty file"
+    # Pillow names the object that it read an unknown format from, which tells a user nothing.
+    unknown = isinstance(error, UnidentifiedImageError)
+    reason = "not a readable image" + ("" if unknown else f" ({error})") if data else "empty file"
     return ImageError(name, reason, "replace or remove the file")

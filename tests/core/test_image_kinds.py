@@ -181,6 +181,14 @@ def test_heic_with_its_package(tmp_path: Path) -> None:
     assert np.abs(picture.astype(int) - (200, 30, 30)).max() < 12
 
 
+def test_what_is_no_image_is_named_without_the_readers_objects(tmp_path: Path) -> None:
+    """The error names the file and nothing of the library that tried to read it."""
+    (tmp_path / "a.jpg").write_bytes(bytes(range(200)))
+    with pytest.raises(ImageError) as caught:
+        read_rgb(tmp_path / "a.jpg")
+    assert str(caught.value).endswith("a.jpg: not a readable image. Replace or remove the file.")
+
+
 def test_litter_is_no_image(tmp_path: Path) -> None:
     """Hidden files, previews of network drives and archivers' copies are not listed."""
     for name in (".hidden/1.png", "__MACOSX/._1.png", "@eaDir/1.png", "day/1.png", "._2.png"):
