@@ -330,14 +330,16 @@ def test_ctrl_c_frees_the_folder(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_check_is_not_resumed_with_another_box(tmp_path: Path) -> None:
-    """Rows of two boxes never stand in one file: the difference is named."""
+    """Rows of two boxes never stand in one file: the difference is named. With the same box a
+    finished check says its result again."""
     for block in ("clean", "blank", "patch"):
         (tmp_path / "p").mkdir(exist_ok=True)
         image = np.random.default_rng(len(block)).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / "p" / f"{block}.png")
     words = ("check", "p", "--bundle", "patch", "--locate", "box", "--out", "o", "--box")
     assert invoke(*words, "8,8,40,40").exit_code == 0
-    assert "already holds" in refusal(*words, "8,8,40,40")
+    assert invoke(*words, "8,8,40,40").output.startswith("this check is finished")
+    assert "--box 8,8,40,40 -> 9,9,50,50" in refusal(*words, "9,9,50,50")
 
     record = json.loads((tmp_path / "o" / "check.json").read_text())
     (tmp_path / "o" / "check.json").write_text(json.dumps({**record, "status": "stopped"}))

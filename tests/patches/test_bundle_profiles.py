@@ -290,6 +290,8 @@ def test_the_command_takes_a_profile(settings: PatchConfig, tmp_path: Path) -> N
         "patch",
         "--victim",
         settings.model,
+        "--faces",
+        "plain",
         "--steps",
         "3",
         "--draws",
