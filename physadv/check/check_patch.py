@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from physadv.check.rates import BlockRates, draw_conclusion, ended_by_data, tabu
 from physadv.check.run_check import ROWS, SETTINGS
 from physadv.check.session import CheckProgress
 from physadv.core.rows import Row, read_rows
+from physadv.core.tables import read_table
 from physadv.models.load import as_model
 
 
@@ -108,7 +108,7 @@ def check(
                 if on_progress is not None:
                     on_progress(progress)
         rows = tuple(read_rows(folder / ROWS))
-        record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        record = read_table(folder / SETTINGS, finite=False)
 
     sequential = ended_by_data(record)
     blocks = tabulate_rates(rows, sequential=sequential)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from physadv.camera.localization.boxes import (
 from physadv.core.files import write_json
 from physadv.core.image_io import read_image, save_png, to_uint8
 from physadv.core.random_streams import numpy_generator
+from physadv.core.tables import read_table_list
 
 SIDE, CONTEXT, INDEX = 160, 0.35, "index.json"
 SAVE_EVERY_S = 5.0
@@ -78,7 +78,7 @@ class ExampleFrames:
         if not (folder / INDEX).is_file():
             return
 
-        for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")):
+        for entry in read_table_list(folder / INDEX):
             row = {k: v for k, v in entry.items() if k != "file"}
             if (folder / entry["file"]).is_file():
                 reservoir = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])

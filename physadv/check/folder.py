@@ -81,7 +81,7 @@ def earlier_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] 
 def _read(folder: Path) -> dict[str, Any] | None:
     """The record of an earlier check; None where it cannot be read."""
     try:
-        return read_table(folder / SETTINGS)
+        return read_table(folder / SETTINGS, finite=False)
     except (OSError, DataError):
         return None
 

@@ -5,21 +5,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from physadv.core.errors import DataError
+from physadv.core.text import decode_text, read_file
 
-_BYTE_ORDER_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
 _DELIMITERS = ",;\t|"
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -53,12 +47,41 @@ def read_csv(path: Path, columns: Mapping[str, Sequence[str]]) -> CsvTable:
         DataError: The file cannot be read, is no CSV, lacks a column, or has a row whose cells are
             more or fewer than the header's; the error names the line.
     """
-    text, notes = _decode(path)
+    data = read_file(path)
+    if data.startswith(b"PK\x03\x04"):
+        raise DataError(f"'{path}'", "is a workbook, not CSV", "Save it as 'CSV UTF-8'")
+    decoded = decode_text(data, path, guess=True, remedy="Save it as 'CSV UTF-8'")
+    guessed = f"{path.name} is no UTF-8: read as Windows-1252"
+    return parse_csv(decoded.text, str(path), columns, notes=(guessed,) if decoded.is_guess else ())
+
+
+def parse_csv(
+    text: str, path: str, columns: Mapping[str, Sequence[str]], *, notes: tuple[str, ...] = ()
+) -> CsvTable:
+    """Parse the text of a CSV file, as :func:`read_csv` does.
+
+    Args:
+        text: The text.
+        path: Name of the file, for errors.
+        columns: The needed columns, each with the other names that it may have in the file.
+        notes: Notes on how the file was read so far.
+
+    Returns:
+        The rows that are not empty.
+
+    Raises:
+        DataError: The text is no CSV, lacks a column, or has a row whose cells are more or fewer
+            than the header's.
+
+    Example:
+        >>> parse_csv("file;x0\\na.png;1,5", "boxes.csv", {"file": (), "x0": ()}).rows[0].cells
+        {'file': 'a.png', 'x0': '1.5'}
+    """
     lines = text.splitlines(keepends=True)
     first = 1
     delimiter = ""
     if lines and lines[0].lower().startswith("sep="):  # Excel's own first line
-        delimiter, first = lines[0][4:5], 2
+        delimiter, first = lines[0][4:5].strip("\r\n\"' ") or ",", 2
         lines = lines[1:]
     if not any(line.strip() for line in lines):
         raise DataError(f"'{path}' is empty", f"It needs the columns {', '.join(columns)}")
@@ -81,62 +104,12 @@ def read_csv(path: Path, columns: Mapping[str, Sequence[str]]) -> CsvTable:
                 cells = [re.sub(r"^\s*([+-]?\d+),(\d+)\s*$", r"\1.\2", cell) for cell in cells]
             stripped = (cell.strip() for cell in cells)
             rows.append(CsvRow(where, dict(zip(header, stripped, strict=True))))
-    except csv.Error as error:
+    except (csv.Error, StopIteration, TypeError, ValueError) as error:
         raise DataError(f"'{path}'", f"it is no valid CSV ({error})", "Save it again") from error
     return CsvTable(tuple(rows), notes)
 
 
-def parse_number(text: str, name: str, where: str) -> float:
-    """Return the finite number that a cell holds.
-
-    Args:
-        text: The cell.
-        name: Its column.
-        where: Its place in errors.
-
-    Raises:
-        DataError: It holds no number, NaN, or an infinite one.
-
-    Example:
-        >>> parse_number(" 12.5", "x0", "boxes.csv:2")
-        12.5
-    """
-    value = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
-    if not math.isfinite(value):
-        raise DataError(
-            f"'{where}': {name} is {text.strip()[:40]!r}",
-            "A finite number is needed",
-            "Correct the line",
-        )
-    return value
-
-
-def _decode(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the text of a file, and a note where its encoding had to be guessed."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"'{path}'", f"cannot be read ({error.strerror})", "Check it") from error
-    if data.startswith(b"PK\x03\x04"):
-        raise DataError(f"'{path}'", "is a workbook, not CSV", "Save it as 'CSV UTF-8'")
-
-    encodings = [name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)]
-    for encoding in encodings or ["utf-8", "cp1252"]:
-        try:
-            text = data.decode(encoding)
-        except UnicodeError:
-            continue
-        if "\0" not in text:
-            guessed = encoding == "cp1252"
-            return text, (f"{path.name} is no UTF-8: read as Windows-1252",) if guessed else ()
-    raise DataError(
-        f"'{path}'", "neither UTF-8 nor Windows-1252 (cp1252) text", "Save it as 'CSV UTF-8'"
-    )
-
-
-def _named(
-    path: Path, header: Sequence[str], columns: Mapping[str, Sequence[str]]
-) -> Sequence[str]:
+def _named(path: str, header: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """Return the header with the needed columns under their own names."""
     plain = [cell.strip().lower() for cell in header]
     while plain and not plain[-1]:

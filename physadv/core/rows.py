@@ -11,6 +11,8 @@ from typing import Any
 
 from physadv.core.errors import DataError
 from physadv.core.files import write_text
+from physadv.core.parsing import parse_json
+from physadv.core.text import read_text
 
 Row = dict[str, Any]
 
@@ -45,21 +47,19 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """Yield the rows of the file at ``path``.
 
     A half-written last line, left by a kill, is skipped. Raises DataError for a missing file and
-    any other line that is no JSON.
+    any other line that is no JSON object.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"{file}", "no such rows file", "check the path")
-
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path, remedy="Remove it and run again").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        where = f"{path}:{number}"
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line, where, finite=False, remedy="Remove the line")
+        except DataError:
             if number == len(lines):
                 return
-            raise DataError(
-                f"{file}:{number}", f"not a JSON row ({error.msg})", "remove the line"
-            ) from error
+            raise
+        if not isinstance(row, dict):
+            raise DataError(f"'{where}' is no row", "A JSON object is needed", "Remove the line")
+        yield row

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -14,6 +13,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from physadv.core.errors import DataError, PhysadvError
+from physadv.core.parsing import parse_json, parse_toml
+from physadv.core.text import read_text
 
 Table = TypeVar("Table")
 _PLAIN_NAMES = {
@@ -35,6 +36,7 @@ def read_table(
     remedy: str = "correct the file",
     missing: str = "check the path",
     form: str = "",
+    finite: bool = True,
 ) -> dict[str, Any]:
     """Return the table in a TOML or JSON file as a dictionary.
 
@@ -44,27 +46,41 @@ def read_table(
         remedy: what the reader of that error should do.
         missing: the same for a file that does not exist.
         form: "json" or "toml"; where empty, ``.json`` is read as JSON and anything else as TOML.
+        finite: whether NaN and infinity are refused; records of a run may hold them.
 
     Returns:
         The file's top-level table.
 
     Raises:
-        PhysadvError: of class ``error``, for a file that is missing, is no UTF-8, does not parse or
-            holds no table.
+        PhysadvError: of class ``error``, for a file that is missing, too large or no text, does not
+            parse or holds no table.
     """
     file = Path(path)
     kind = form.upper() or ("JSON" if file.suffix == ".json" else "TOML")
-    try:
-        text = file.read_text(encoding="utf-8")
-        table = json.loads(text) if kind == "JSON" else tomllib.loads(text)
-    except FileNotFoundError as absent:
-        raise error(f"{file}", "no such file", missing) from absent
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as broken:
-        raise error(f"{file}", f"it is no valid {kind} ({broken})", remedy) from broken
-
+    text = read_text(file, error=error, remedy=remedy, missing=missing)
+    parse = parse_json if kind == "JSON" else parse_toml
+    table = parse(text, str(file), finite=finite, error=error, remedy=remedy)
     if not isinstance(table, dict):
-        raise error(f"{file}", "a table is needed", remedy)
+        raise error(f"'{file}'", "a table is needed", remedy)
     return table
+
+
+def read_table_list(path: str | Path) -> list[dict[str, Any]]:
+    """Return the tables that a JSON file lists.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tables, in order.
+
+    Raises:
+        DataError: The file is missing, cannot be parsed, or holds anything but a list of tables.
+    """
+    tables = parse_json(read_text(path), str(path), finite=False)
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise DataError(f"'{path}'", "a list of tables is needed", "Make it anew")
+    return tables
 
 
 def parse_table(
@@ -162,7 +178,11 @@ def convert_value(
         (1.0, 2.0)
     """
     try:
-        return msgspec.convert(value, kind)
+        converted = msgspec.convert(value, kind)
+        if (endless := _not_finite(converted, key)) is not None:
+            place = f"{name}: " if name else ""
+            raise error(f"{place}{endless}", "a finite number is needed", remedy)
+        return converted
     except msgspec.ValidationError as wrong:
         inner, need = _in_words(str(wrong))
         if choices := _choices_at(kind, inner):
@@ -172,6 +192,19 @@ def convert_value(
         shown = dotted if need == "is missing" else f"{dotted} = {actual!r}"
         place = f"{name}: " if name else ""
         raise error(f"{place}{shown}", need, remedy) from wrong
+
+
+def _not_finite(value: Any, key: str) -> str | None:
+    """Name the first number among typed values that is NaN or infinite; None where none is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{key} = {value}"
+    if is_dataclass(value):
+        inner = ((f"{key}.{f.name}".lstrip("."), getattr(value, f.name)) for f in fields(value))
+    elif isinstance(value, list | tuple):
+        inner = ((f"{key}[{number}]", each) for number, each in enumerate(value))
+    else:  # tables of free keys are not typed
+        return None
+    return next((found for name, each in inner if (found := _not_finite(each, name))), None)
 
 
 def _unknown_keys(

@@ -4,14 +4,16 @@ Test.csv."""
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
+from physadv.core.csv_tables import parse_csv
 from physadv.core.errors import DataError
+from physadv.core.parsing import parse_number, parse_whole_number
+from physadv.core.text import decode_text
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource
 from physadv.datasets.left_out import left_out
@@ -23,6 +25,7 @@ HELD_OUT, SPLIT_SEED = 0.2, 0
 """One fixed division of tracks: no command trains on what another one holds out."""
 _COLUMNS = ("Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 _UNLABELED = "GT-final_test.test.csv"
+_MOST_CLASSES = 100_000
 
 
 class _Row(NamedTuple):
@@ -133,23 +136,17 @@ def _labeled_files(source: FileSource) -> list[str]:
 
 def _rows(source: FileSource, name: str) -> list[_Row]:
     """The rows of one annotation file whose image is there."""
-    text = source.read(name).decode("utf-8-sig", errors="replace")
+    place = f"{source.path}: {name}"
+    text = decode_text(source.read(name), place, guess=True).text
     copy = ";" not in text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter="," if copy else ";")
     column = "Path" if copy else "Filename"
-    missing = [c for c in (column, *_COLUMNS) if c not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(
-            f"{source.path}: {name}",
-            f"lacks the columns {', '.join(missing)}",
-            "use GTSRB's own csv",
-        )
+    table = parse_csv(text, place, {key: (key.lower(),) for key in (column, *_COLUMNS)})
 
     part = "test" if "test" in PurePosixPath(name).name.lower() else "train"
     present, named = set(source.names), _test_images(source) if part == "test" else {}
     rows = []
-    for line, values in enumerate(reader, 2):
-        row = _row(values, column, part, f"{source.path}: {name}, line {line}")
+    for each in table.rows:
+        row = _row(each.cells, column, part, each.where)
         file = str(PurePosixPath(name).parent / row.file)
         file = file if file in present else named.get(PurePosixPath(file).name, "")
         if file:
@@ -166,14 +163,10 @@ def _test_images(source: FileSource) -> dict[str, str]:
     }
 
 
-def _row(values: dict[str, str], column: str, part: str, where: str) -> _Row:
-    try:
-        width, height, x0, y0, x1, y1 = (float(values[c]) for c in _COLUMNS[:6])
-        label = int(values["ClassId"])
-    except (TypeError, ValueError) as error:
-        raise DataError(where, f"not a GTSRB row ({error})", "repair or remove the line") from error
-
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height and label >= 0):
+def _row(values: Mapping[str, str], column: str, part: str, where: str) -> _Row:
+    width, height, x0, y0, x1, y1 = (parse_number(values[c], c, where) for c in _COLUMNS[:6])
+    label = parse_whole_number(values["ClassId"], "ClassId", where, most=_MOST_CLASSES)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         box = f"box {x0:g},{y0:g},{x1:g},{y1:g} of class {label}"
         raise DataError(
             f"{where}: {box}", f"is empty or outside {width:g}x{height:g}", "repair the line"

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from physadv.core.names import plain_name
+from physadv.core.text import read_text
 
 _LABEL_MAPS = Path(__file__).resolve().parent / "label_maps"
 _SYNSET = re.compile(r"(n\d{8})(?![0-9a-z])")
@@ -54,7 +55,7 @@ class KnownSet:
 @cache
 def known_set(name: str) -> KnownSet:
     """Return the known set called ``name``; the names are those of :func:`known_sets`."""
-    lines = (_LABEL_MAPS / _FILES[name]).read_text(encoding="utf-8").splitlines()
+    lines = read_text(_LABEL_MAPS / _FILES[name]).splitlines()
     rows = [line.split(" | ") for line in lines if line and not line.startswith("#")]
     return KnownSet(name, tuple(tuple(row) for row in rows))
 

@@ -7,7 +7,6 @@ encoded picture, no printer, no lens. What a paper leaves open (distances, margi
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import OptionError
+from physadv.core.tables import read_table
 from physadv.eot.color_map import ColorMap
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.ranges import NOTHING, EotRanges
@@ -159,19 +159,8 @@ def read_ranges(path: str | Path) -> dict[str, Range]:
     under ``[eot]``, as a card has them. Raises OptionError for an unreadable file, an unknown name
     (with near ones) and for what is no range.
     """
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(
-            f"'{path}' cannot be read ({error.strerror})",
-            "It must be a TOML file of ranges",
-            "Check the path",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"'{path}' is no TOML ({error})", "It must be a TOML file of ranges", "Repair it"
-        ) from error
-
+    remedy = "It must be a TOML file of ranges"
+    table = read_table(path, error=OptionError, remedy=remedy, missing=remedy, form="toml")
     stated = table.get("eot", table)
     if not isinstance(stated, dict):
         raise OptionError(

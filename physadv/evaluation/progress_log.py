@@ -125,7 +125,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
         write_json(file, identity)
         return False
 
-    recorded = read_table(file, remedy="Name another --out")
+    recorded = read_table(file, remedy="Name another --out", finite=False)
     current = json.loads(json.dumps(identity, default=str))
 
     # The options that users set come first; others, such as the curve, follow from them.

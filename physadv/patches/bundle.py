@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,8 +18,10 @@ from physadv.core.errors import BundleError, GeometryError
 from physadv.core.files import write_text
 from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
 from physadv.core.package_data import bundle_folder, ready_made_bundles
+from physadv.core.parsing import parse_toml
 from physadv.core.rows import Row
 from physadv.core.tables import parse_table
+from physadv.core.text import read_text
 from physadv.evaluation.metrics.intervals import RateInterval
 
 PATCH, MASK, CARD, ROWS, PREVIEW = "patch.png", "mask.png", "card.toml", "rows.jsonl", "preview.png"
@@ -174,10 +175,7 @@ class PatchCard:
             BundleError: The text is no TOML, or a key is missing, unknown or of the wrong type.
         """
         remedy = "Restore the card of the run"
-        try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise BundleError(f'"{name}" is no TOML ({error})', "A card is TOML", remedy) from error
+        tables = parse_toml(text, name, finite=False, error=BundleError, remedy=remedy)
         card = parse_table(tables, PatchCard, name=name, error=BundleError, remedy=remedy)
         _check_card(card, name)
         return card
@@ -297,7 +295,7 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
                 f"{', '.join(ready_made_bundles())}",
             )
 
-    text = (root / CARD).read_text(encoding="utf-8", errors="replace")
+    text = read_text(root / CARD, error=BundleError)
     card = PatchCard.from_toml(text, name=str(root / CARD))
     patch = to_tensor(read_rgba(root / PATCH))[None, :3]
     mask = to_tensor(read_rgba(root / MASK))[None, :1]

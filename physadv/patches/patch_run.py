@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from physadv.core import shared_fields as shared
-from physadv.core.errors import OptionError
+from physadv.core.errors import DataError, OptionError
 from physadv.core.files import atomic_path
 from physadv.core.findings import Finding
 from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
+from physadv.core.tables import read_table
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, rates_table
@@ -254,8 +254,10 @@ def refuse_other_result(config: PatchConfig, folder: Path) -> None:
     if not file.is_file():
         return
     try:
-        recorded = tomllib.loads(file.read_text(encoding="utf-8")).get("optimisation", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        recorded = read_table(file, finite=False).get("optimisation", {})
+    except DataError:
+        recorded = {}
+    if not isinstance(recorded, Mapping):
         recorded = {}
 
     differing = _differing_fields(config, recorded)

@@ -7,7 +7,6 @@ that it reads in half of them: its limit of visibility.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,9 @@ import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
 
+from physadv.core.errors import DataError
 from physadv.core.files import write_json
+from physadv.core.tables import read_table
 from physadv.eot.presets import STATED_DISTANCES, is_import_path, read_ranges
 from physadv.eot.ranges import EotRanges
 from physadv.eot.stage import Range
@@ -289,11 +290,11 @@ def load_curves(folder: Path, key: int) -> tuple[VisibilityCurve, ...] | None:
         is damaged.
     """
     try:
-        table = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        table = read_table(folder / _FILE, finite=False)
         if table["key"] != str(key):
             return None
         return tuple(VisibilityCurve.from_dict(entry) for entry in table["curves"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, ValueError, KeyError, TypeError):
         return None
 
 

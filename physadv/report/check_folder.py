@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from physadv.check.folder import ROWS, SETTINGS
 from physadv.core.errors import DataError
 from physadv.core.rows import Row, read_rows
-from physadv.core.tables import read_table
+from physadv.core.tables import read_table, read_table_list
 from physadv.report.design import data_uri
 
 
@@ -23,7 +22,7 @@ def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         raise DataError(
             f"{folder}", f"holds no {SETTINGS}", "Name the folder of a `physadv check` run"
         )
-    settings = read_table(folder / SETTINGS, remedy="run the check again")
+    settings = read_table(folder / SETTINGS, remedy="run the check again", finite=False)
     rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
     for number, row in enumerate(rows, 1):
         lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()
@@ -42,7 +41,7 @@ def read_example_frames(folder: Path) -> list[dict[str, Any]]:
     index = folder / "index.json"
     if not index.is_file():
         return []
-    shots = json.loads(index.read_text(encoding="utf-8"))
+    shots = read_table_list(index)
     return [
         {**s, "uri": data_uri((folder / s["file"]).read_bytes())}
         for s in shots

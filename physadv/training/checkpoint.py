@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from physadv.core.errors import DataError
+from physadv.core.parsing import parse_json
 from physadv.core.tensor_files import write_tensors
 
 Tensors = dict[str, Tensor]
@@ -61,7 +62,7 @@ def load_training_state(
     groups: dict[str, Tensors] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            stored: dict[str, Any] = json.loads(file.metadata()["facts"])
+            stored: dict[str, Any] = parse_json(file.metadata()["facts"], str(path))
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
                 group, _, key = name.partition("/")
                 groups.setdefault(group, {})[key] = file.get_tensor(name)

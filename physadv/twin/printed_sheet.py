@@ -141,7 +141,7 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
             f"{folder}", "card.toml is missing", "Name a folder made by `physadv patch`"
         )
 
-    table = read_table(path, error=BundleError, remedy=remedy)
+    table = read_table(path, error=BundleError, remedy=remedy, finite=False)
     card = convert_value(table, _StickerCard, name=str(path), error=BundleError, remedy=remedy)
 
     digest = hashlib.sha256(path.read_bytes())

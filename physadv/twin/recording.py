@@ -128,6 +128,6 @@ def _label(picture: U8, text: str) -> U8:
 def _is_ours(out: Path) -> bool:
     """Whether twin.json marks the folder as a simulation's."""
     try:
-        return bool(read_table(out / SETTINGS).get("simulation"))
+        return bool(read_table(out / SETTINGS, finite=False).get("simulation"))
     except (OSError, DataError):
         return False

@@ -238,7 +238,7 @@ def test_truncated_files_are_named(tmp_path: Path) -> None:
         read_dataset(put(tmp_path / "m", files), split="test")
     files = gtsrb_files()
     files["GTSRB/Images/00014/GT-00014.csv"] += b"\n00000_00000.ppm;12;12;9;4;2;12;14"
-    with pytest.raises(DataError, match=r"GT-00014\.csv, line 9"):
+    with pytest.raises(DataError, match=r"GT-00014\.csv:9"):
         read_dataset(put(tmp_path / "g", files))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from physadv.core.csv_tables import parse_number
 from physadv.core.errors import DataError
+from physadv.core.parsing import parse_number
 from physadv.eot.scenes.boxes import BoxTable, find_box_file, match_names, read_boxes
 from physadv.eot.scenes.load import read_signs
 
@@ -168,7 +168,7 @@ def test_coco(tmp_path: Path) -> None:
     assert [sign.corners.tolist() for sign in read_signs(tmp_path)[0]] == [BOX]
     for broken, said in (
         (coco([1, 2, 0, 40]), "0x40 px"),
-        (coco([1, 2, float("nan"), 40]), "bbox is 'nan'"),
+        (coco([1, 2, float("nan"), 40]), "NaN is no number of JSON"),
         ('{"images": []}', "no COCO file"),
         ("[1]", "no COCO file"),
         ("{", "no valid JSON"),

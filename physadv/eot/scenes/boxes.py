@@ -3,26 +3,29 @@ photos they belong to."""
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from physadv.core.csv_tables import parse_number, read_csv
+from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import list_files
+from physadv.core.parsing import parse_json_as, parse_number, parse_xml
+from physadv.core.text import read_file, read_text
 
 BOXES_FILE = "boxes.csv"
 """Name of the file of boxes beside a folder's photos."""
 Corners = npt.NDArray[np.float32]
 _CSV_FILES = (BOXES_FILE, "_annotations.csv")
 _COCO_FILES = ("_annotations.coco.json", "annotations.json", "boxes.json")
+_MOST_COCO_BYTES = 512 << 20
+"""COCO's own training annotations are 448 MB."""
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _COLUMNS = {
     "file": ("filename", "file_name", "image", "image_name", "name", "path"),
@@ -324,7 +327,7 @@ def _read_any(path: Path) -> tuple[list[LabeledBox], list[str]]:
         return _read_coco(path), []
     if suffix == ".xml":
         return _read_voc(path, path.with_suffix("").name), []
-    if suffix == ".txt" and not path.read_bytes()[:200].strip()[:1].isalpha():
+    if suffix == ".txt" and not read_text(path, guess=True)[:200].strip()[:1].isalpha():
         return _read_yolo(path, path.with_suffix("").name, _class_names(path.parent)), []
     return _read_csv_boxes(path)
 
@@ -374,7 +377,7 @@ def _read_folder(folder: Path) -> list[LabeledBox]:
 
 def _is_note(file: Path) -> bool:
     """Return whether a text file is prose beside the labels, such as a README."""
-    first = file.read_text(encoding="utf-8", errors="replace").strip()[:1]
+    first = read_text(file, guess=True).strip()[:1]
     return bool(first) and first not in "0123456789.-+n"
 
 
@@ -383,7 +386,7 @@ def _class_names(folder: Path) -> list[str]:
     for place in (folder, folder.parent):
         for name in _CLASS_FILES:
             if (place / name).is_file():
-                text = (place / name).read_text(encoding="utf-8-sig", errors="replace")
+                text = read_text(place / name, guess=True)
                 return [line.strip() for line in text.splitlines() if line.strip()]
     return []
 
@@ -391,9 +394,7 @@ def _class_names(folder: Path) -> list[str]:
 def _read_yolo(path: Path, name: str, classes: Sequence[str]) -> list[LabeledBox]:
     """Read a YOLO file: class, then center and size, or the points of a polygon, in shares."""
     boxes = []
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
-    ):
+    for number, line in enumerate(read_text(path, guess=True).splitlines(), 1):
         if not line.split():
             continue
         where = f"{path}:{number}"
@@ -418,10 +419,7 @@ def _read_yolo(path: Path, name: str, classes: Sequence[str]) -> list[LabeledBox
 
 def _read_voc(path: Path, name: str) -> list[LabeledBox]:
     """Read a Pascal VOC file; its photo is the one of its own name."""
-    try:
-        root = ElementTree.fromstring(path.read_bytes())
-    except ElementTree.ParseError as error:
-        raise DataError(f"'{path}'", f"it is no valid XML ({error})", "Save it again") from error
+    root = parse_xml(read_file(path), str(path))
     if root.tag != "annotation":
         limit = "A VOC file holds an <annotation>"
         raise DataError(f"'{path}' holds <{root.tag}>", limit, "Name another file")
@@ -449,41 +447,75 @@ def _read_voc(path: Path, name: str) -> list[LabeledBox]:
     return boxes
 
 
+class _CocoImage(msgspec.Struct):
+    """Keys of an image in a COCO file that are read."""
+
+    id: int | str
+    file_name: str
+    width: float | None = None
+    height: float | None = None
+
+
+class _CocoClass(msgspec.Struct):
+    """Keys of a category in a COCO file that are read."""
+
+    id: int | str
+    name: str
+
+
+class _CocoAnnotation(msgspec.Struct):
+    """Keys of an annotation in a COCO file that are read; its outline is not."""
+
+    image_id: int | str
+    bbox: tuple[float, float, float, float]
+    category_id: int | str | None = None
+    id: int | str | None = None
+    iscrowd: bool = False
+
+
+class _Coco(msgspec.Struct):
+    """Keys of a COCO file that are read."""
+
+    images: list[_CocoImage]
+    annotations: list[_CocoAnnotation]
+    categories: list[_CocoClass] = []
+
+
 def _read_coco(path: Path) -> list[LabeledBox]:
     """Read the boxes of a COCO file; crowds are left out."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
-        raise DataError(f"'{path}'", f"it is no valid JSON ({error})", "Save it again") from error
-    try:
-        images = {image["id"]: image for image in table["images"]}
-        classes = {each["id"]: str(each["name"]) for each in table.get("categories", [])}
-        return [
-            _coco_box(f"{path}: annotation {each.get('id', number)}", each, images, classes)
-            for number, each in enumerate(table["annotations"])
-            if not each.get("iscrowd")
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"'{path}'",
-            f"it is no COCO file ({type(error).__name__}: {error})",
-            "COCO has images with id and file_name, and annotations with image_id and bbox",
-        ) from error
+    remedy = "COCO has images with id and file_name, and annotations with image_id and bbox"
+    text = read_text(path, most_bytes=_MOST_COCO_BYTES)
+    coco = parse_json_as(text, _Coco, str(path), what="COCO file", remedy=remedy)
+
+    images = {image.id: image for image in coco.images}
+    classes = {each.id: each.name for each in coco.categories}
+    boxes = []
+    for number, each in enumerate(coco.annotations):
+        where = f"{path}: annotation {number if each.id is None else each.id}"
+        if each.iscrowd:
+            continue
+        if each.image_id not in images:
+            raise DataError(f"'{where}': image {each.image_id} is not listed", remedy)
+        boxes.append(_coco_box(where, each, images[each.image_id], classes))
+    return boxes
 
 
 def _coco_box(
-    where: str, each: Mapping[str, Any], images: Mapping[Any, Any], classes: Mapping[Any, str]
+    where: str,
+    each: _CocoAnnotation,
+    image: _CocoImage,
+    classes: Mapping[int | str, str],
 ) -> LabeledBox:
-    image = images[each["image_id"]]
-    x, y, width, height = (parse_number(str(value), "bbox", where) for value in each["bbox"])
+    x, y, width, height = (parse_number(str(value), "bbox", where) for value in each.bbox)
     if width <= 0 or height <= 0:
         raise DataError(f"'{where}': {width:g}x{height:g} px", "A box has an area", "Correct it")
-    size = (float(image.get("width") or 0), float(image.get("height") or 0))
+    size = (image.width or 0.0, image.height or 0.0)
+    category = "" if each.category_id is None else each.category_id
     return LabeledBox(
-        str(image["file_name"]).replace("\\", "/"),
+        image.file_name.replace("\\", "/"),
         (x, y, x + width, y + height),
         where,
-        classes.get(each.get("category_id"), str(each.get("category_id", ""))),
+        classes.get(category, str(category)),
         size=size if min(size) > 0 else None,
     )
 

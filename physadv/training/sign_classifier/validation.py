@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from physadv.core.csv_tables import parse_number, read_csv
+from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
+from physadv.core.parsing import parse_number
 from physadv.core.random_streams import generator, numpy_generator
 from physadv.core.rows import Row
 from physadv.core.sign_artwork import STOP_WIDTH_MM, SignFace
