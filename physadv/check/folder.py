@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError, OptionError
-from physadv.core.rows import drop_torn_row
+from physadv.core.rows import mend_last_row
 from physadv.core.tables import read_table
 
 ROWS, SETTINGS, EXAMPLES = "rows.jsonl", "check.json", "examples"
@@ -74,7 +74,7 @@ def earlier_record(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] 
             f"{', '.join(differs).replace('asked_of', 'source')}",
         )
 
-    drop_torn_row(folder / ROWS)
+    mend_last_row(folder / ROWS)
     return earlier
 
 

@@ -7,6 +7,21 @@ _COMMANDS = ("pip", "physadv", "python")
 """First words of a remedy that is a command line, which keeps its case."""
 
 
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "insufficient memory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "failed to map segment",
+    "std::bad_alloc",
+    "can't start new thread",
+)
+"""What systems and libraries say, in lower case, where memory runs out."""
+
+
 class PhysadvError(Exception):
     """Base of every error that this toolkit raises on purpose; the command line prints it as one
     line.
@@ -153,7 +168,16 @@ class CalibrationError(PhysadvError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` says that memory ran out, which torch reports as a RuntimeError."""
-    text = str(error)
-    torchs = "out of memory" in text or "can't allocate memory" in text
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torchs)
+    """Return whether ``error`` says that memory ran out.
+
+    torch reports it as a RuntimeError, OpenCV as an error of its own, and the loading of a library
+    as an ImportError: the words tell.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory"))
+        True
+    """
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return not isinstance(error, PhysadvError) and any(words in text for words in _NO_MEMORY)

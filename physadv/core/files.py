@@ -1,17 +1,28 @@
-"""Atomic files: each is written beside its place and moved in, whole or not at all."""
+"""The one writer of files: each is written beside its place, forced to disk and moved in, whole or
+not at all."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from physadv.core.errors import OptionError
+
+if sys.platform != "win32":  # which has other locks, and removes no file that is open
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
+_TEMPORARY = ".physadv-writing-"
+_LONGEST_SUFFIX = 32
+"""Longest suffix, in bytes, that a temporary file takes over: a name has 255 at most."""
 
 
 @contextmanager
@@ -19,28 +30,185 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside the file ``path``, with its suffix; on success it replaces
     that file, else it is removed.
 
+    File and folder are forced to disk, so that a power cut leaves the old file or the new one.
     Where ``path`` is a link, the file that it leads to is replaced and the link stays. A new file
-    has the permissions that the user's umask leaves, a replaced one keeps its own.
+    has the permissions that the user's umask leaves, a replaced one keeps its own and its owner.
+
+    Args:
+        path: File to write. Folders above it are made.
+
+    Yields:
+        The temporary path, an empty file. A kill leaves it behind; :func:`remove_leftovers`
+        removes it.
 
     Raises:
-        OptionError: Something that is no file stands at ``path``: a folder or a device.
+        OptionError: Something that is no file stands at ``path``: a folder, a device, a pipe or a
+            socket.
+        OSError: The disk, the folder or the file itself does not take it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(f"{folder}/notes.txt") as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     Path(folder, "notes.txt").read_text()
+        'whole'
     """
-    target = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "a device or pipe"
-        raise OptionError(f'"{path}" is {kind}', "A file is written there", "Name another file")
+    target, replaced = _target_of(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(6)}{target.suffix}")
-    # Made by os.open rather than by tempfile, whose files are readable by their owner alone
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    temporary, descriptor = _new_temporary(target)
 
     try:
-        if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o777)
+        if replaced is not None:
+            _take_over(temporary, replaced)
         yield temporary
+        _force_to_disk(temporary)
         temporary.replace(target)
+        force_folder_to_disk(target.parent)
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_stream(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a binary stream that becomes the file ``path`` on success, as :func:`atomic_path`
+    does."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in ``folder`` and below.
+
+    A file that a living process writes is locked, and stays.
+
+    Args:
+        folder: Folder of a run.
+    """
+    if sys.platform == "win32":
+        return
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(_TEMPORARY):
+                with suppress(OSError):
+                    _remove_unlocked(Path(place, name))
+
+
+def refuse_unless_file(path: str | Path) -> os.stat_result | None:
+    """Refuse to write where something stands that is no file.
+
+    Args:
+        path: File to write, or a link to it.
+
+    Returns:
+        What is known of the file that stands there; None where there is none.
+
+    Raises:
+        OptionError: A folder, a device, a pipe or a socket stands there.
+        PermissionError: The file there is write-protected.
+
+    Example:
+        >>> refuse_unless_file("no file yet") is None
+        True
+    """
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OptionError(f"The path {path!r} is none ({error})", "", "Name another") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((word for test, word in _OTHER_KINDS if test(found.st_mode)), "no file")
+        raise OptionError(f'"{path}" is {kind}', "A file is written there", "Name another file")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "The file is write-protected", str(path))
+    return found
+
+
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def _target_of(path: str | Path) -> tuple[Path, os.stat_result | None]:
+    """The file to replace, behind links, and what is known of it where it exists."""
+    replaced = refuse_unless_file(path)
+    return Path(os.path.realpath(path) if Path(path).is_symlink() else path), replaced
+
+
+def _new_temporary(target: Path) -> tuple[Path, int | None]:
+    """A new, empty file beside ``target`` and, where there are locks, the descriptor that holds
+    its lock."""
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
+    while True:
+        temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{suffix}")
+        # Made by os.open rather than by tempfile, whose files are readable by their owner alone
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        if sys.platform == "win32":
+            os.close(descriptor)
+            return temporary, None
+        with suppress(OSError):  # a file system without locks
+            flock(descriptor, LOCK_EX | LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # removed as a leftover before it was locked
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove the temporary file at ``path`` where no process holds its lock."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if sys.platform != "win32":
+            flock(descriptor, LOCK_EX | LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _take_over(temporary: Path, replaced: os.stat_result) -> None:
+    """Give ``temporary`` owner and permissions of the file that it will replace."""
+    own = temporary.stat()
+    if hasattr(os, "chown") and (own.st_uid, own.st_gid) != (replaced.st_uid, replaced.st_gid):
+        with suppress(PermissionError):  # only root gives files away
+            os.chown(temporary, replaced.st_uid, replaced.st_gid)
+    # Without set-user-ID and the like, which writing into a file takes from it too
+    temporary.chmod(replaced.st_mode & 0o777)
+
+
+def _force_to_disk(file: Path) -> None:
+    """Wait until what was written to ``file`` is on the disk; some disks report only now that they
+    are full."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def force_folder_to_disk(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk, where the system can do so."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folder, and others none that may not be listed
+        return
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise  # not merely a file system that cannot
 
 
 def as_utf8(text: str) -> str:
@@ -66,8 +234,8 @@ def is_same_path(first: str, second: str) -> bool:
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write ``data`` atomically and return the path."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+    with atomic_stream(path) as stream:
+        stream.write(data)
     return Path(path)
 
 

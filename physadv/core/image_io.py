@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from physadv.core.errors import ImageError
-from physadv.core.files import atomic_path
+from physadv.core.files import write_bytes
 from physadv.core.litter import is_litter
 from physadv.core.svg import decode_svg, rasterize_svg
 
@@ -282,21 +282,16 @@ def to_uint8(image: Tensor) -> Array:
 def save_png(path: str | Path, image: Tensor | Array) -> Path:
     """Save ``image``, a tensor (c, h, w) in [0, 1] or an array (h, w[, c]) uint8, to ``path`` as
     PNG, atomically."""
-    array = to_uint8(image) if isinstance(image, Tensor) else image
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    with atomic_path(path) as temporary:
-        Image.fromarray(array).save(temporary, format="PNG", optimize=True)
-    return Path(path)
+    return write_bytes(path, png_bytes(image, optimize=True))
 
 
-def png_bytes(image: Tensor | Array) -> bytes:
+def png_bytes(image: Tensor | Array, *, optimize: bool = False) -> bytes:
     """Return ``image``, a tensor (c, h, w) in [0, 1] or an array (h, w[, c]) uint8, as a PNG file's
-    bytes."""
+    bytes, as few as can be where ``optimize``."""
     array = to_uint8(image) if isinstance(image, Tensor) else image
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array).save(
-        buffer, format="PNG"
+        buffer, format="PNG", optimize=optimize
     )
     return buffer.getvalue()
 

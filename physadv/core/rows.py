@@ -6,27 +6,58 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError
-from physadv.core.files import write_text
+from physadv.core.files import force_folder_to_disk, refuse_unless_file, write_text
 from physadv.core.parsing import parse_json
 from physadv.core.text import read_text
 
 Row = dict[str, Any]
+_PIECE = 1 << 16
 
 
 def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Append ``rows`` to the file at ``path`` and force them to disk, so that they survive a
-    kill."""
+    """Append ``rows`` to the file at ``path`` and force them to disk, so that they survive a kill.
+
+    A last line that an earlier kill left half-written is cut off first. Where the disk does not
+    take all rows, it keeps none of them.
+
+    Args:
+        path: File of JSON lines, made where it is missing.
+        rows: Rows to append.
+
+    Raises:
+        OptionError: Something that is no file stands at ``path``.
+        OSError: The disk does not take them.
+    """
     target = Path(path)
+    data = "".join(json.dumps(row, default=float) + "\n" for row in rows).encode()
+    is_new = refuse_unless_file(target) is None
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("a", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, default=float) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    with target.open("ab", buffering=0) as stream:
+        if not is_new:
+            mend_last_row(target)
+        length = stream.seek(0, os.SEEK_END)
+        try:
+            _write_all(stream, data)
+            os.fsync(stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                stream.truncate(length)
+            raise
+    if is_new:
+        force_folder_to_disk(target.parent)
+
+
+def _write_all(stream: FileIO, data: bytes) -> None:
+    """Write ``data``; a system call may take a part of it only."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 def replace_rows(path: str | Path, rows: Iterable[Row]) -> None:
@@ -35,12 +66,35 @@ def replace_rows(path: str | Path, rows: Iterable[Row]) -> None:
     write_text(path, "".join(json.dumps(row, default=float) + "\n" for row in rows))
 
 
-def drop_torn_row(path: str | Path) -> None:
-    """Cut off the last line of the file at ``path`` where it was written in part, or the next row
-    would be glued to it."""
+def mend_last_row(path: str | Path) -> None:
+    """Cut off the last line of the file at ``path`` where a kill left it half-written, or the next
+    row would be glued to it; a whole line that only lacks its end gets it."""
     with Path(path).open("r+b") as stream:
-        written = stream.read()
-        stream.truncate(written.rfind(b"\n") + 1)
+        size = end = stream.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _PIECE)
+            stream.seek(begin)
+            whole = stream.read(end - begin).rfind(b"\n") + 1
+            if whole:
+                end = begin + whole
+                break
+            end = begin
+        if end == size:
+            return
+
+        stream.seek(end)
+        if _is_row(stream.read()):
+            stream.write(b"\n")
+        else:
+            stream.truncate(end)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:

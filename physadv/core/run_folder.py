@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from itertools import count
@@ -16,6 +17,7 @@ import filelock
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import OptionError
+from physadv.core.files import remove_leftovers
 from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
@@ -23,6 +25,8 @@ CONFIG = "config.toml"
 UNASKED = "A finished result is not replaced without being asked"
 """What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"
+_LONGEST_NAME = 255
+"""Most bytes of a file's name, on all usual file systems."""
 _LOCK, _OWNER = ".physadv.lock", ".physadv.pid"
 
 
@@ -137,8 +141,16 @@ def refuse_other_file(file: Path, record: Path, config: Config) -> None:
 
 
 def record_of(file: Path) -> Path:
-    """Return the path of the record beside ``file``: ``sheet.config.toml`` for ``sheet.pdf``."""
-    return file.with_name(f"{file.stem}.config.toml")
+    """Return the path of the record beside ``file``: ``sheet.config.toml`` for ``sheet.pdf``.
+
+    Of a name too long for that, the end is replaced by a digest.
+    """
+    stem, ending = file.stem, ".config.toml"
+    if len(os.fsencode(stem + ending)) > _LONGEST_NAME:
+        digest = sha256(os.fsencode(file.name)).hexdigest()[:16]
+        kept = os.fsencode(stem)[: _LONGEST_NAME - len(f"-{digest}{ending}")]
+        stem = f"{kept.decode(errors='ignore')}-{digest}"
+    return file.with_name(f"{stem}{ending}")
 
 
 def set_aside(folder: Path) -> Path:
@@ -167,25 +179,82 @@ def _read_record(file: Path) -> dict[str, Any] | None:
     return read_table(file, error=OptionError) if file.is_file() else None
 
 
+@dataclass(frozen=True)
+class HeldFolder:
+    """A folder that this process alone writes into.
+
+    Attributes:
+        folder: The folder.
+        identity: Device and number of the folder when it was taken.
+    """
+
+    folder: Path
+    identity: tuple[int, int]
+
+    def assert_in_place(self) -> None:
+        """Make sure that the folder was neither removed nor replaced since it was taken.
+
+        Raises:
+            OptionError: It was, so that what this run wrote before is lost.
+        """
+        if not self.folder.is_dir() or _identity(self.folder) != self.identity:
+            raise OptionError(
+                f'"{self.folder}" was removed or replaced while this run wrote into it',
+                "Its rows are incomplete",
+                "Run it again",
+            )
+
+
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[HeldFolder]:
     """Keep every other process that asks for the same lock out of ``folder``.
 
     The operating system releases the lock when its process ends, however it ends, so a killed run
-    is never in the way of its resumption.
+    is never in the way of its resumption. Temporary files that it left are removed.
 
     Args:
         folder: Folder of a run, which exists.
 
     Yields:
-        Nothing; the folder is free again afterwards.
+        The folder, which is free again afterwards.
 
     Raises:
-        OptionError: Another process holds the folder; the error names it.
+        OptionError: Another process holds the folder, which the error names; or a link in it leads
+            out of it.
     """
+    _refuse_links_out_of(folder)
     rule = "One run at a time writes into a folder"
     with _held(folder / _LOCK, folder / _OWNER, f'"{folder}" is in use', rule):
-        yield
+        remove_leftovers(folder)
+        yield HeldFolder(folder, _identity(folder))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _refuse_links_out_of(folder: Path) -> None:
+    """Refuse a folder with a link that leads out of it: a run of somebody else's could have this
+    one write, or show, any file of the user's."""
+    root = folder.resolve()
+    for place, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not _lies_in(path, root):
+                raise OptionError(
+                    f'"{folder / path.relative_to(root)}" is a link that leads out of the folder',
+                    "A run writes inside its own folder",
+                    "Remove the link, or name another --out",
+                )
+
+
+def _lies_in(link: Path, root: Path) -> bool:
+    """Whether what ``link`` leads to lies in ``root``; a link in a circle leads nowhere."""
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False
 
 
 @contextmanager

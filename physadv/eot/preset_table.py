@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from physadv.core.files import write_text
 from physadv.eot.presets import PRESETS, SOURCES
 from physadv.eot.ranges import EotRanges
 from physadv.eot.stage import Range
@@ -47,7 +48,7 @@ def _main(page: Path) -> None:
     """Put the table into the page between its two marks."""
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{presets_table()}\n{END}{after}", encoding="utf-8")
+    write_text(page, f"{before}{BEGIN}\n\n{presets_table()}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ again. Surviving shows nothing new: the attacks are cheap, and a certificate nee
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from physadv.attacks.obfuscated import expectation_model
 from physadv.certification.smoothing.certify import ABSTAIN
 from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.certification.smoothing.sampler import NoiseSampler, SampleRequest
-from physadv.core.files import atomic_path
+from physadv.core.files import write_bytes
 from physadv.core.findings import FindingWarning
 from physadv.core.random_streams import derive, generator
 from physadv.core.rows import Row
@@ -84,9 +85,9 @@ class Counterexample:
             "command": command,
             **{f"setting_{key}": str(value) for key, value in facts.items()},
         }
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **entries)
-        return path
+        buffer = io.BytesIO()
+        np.savez(buffer, **entries)
+        return write_bytes(path, buffer.getvalue())
 
 
 class CertificateAttack(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import is_same_path, write_json
-from physadv.core.rows import Row, append_rows, drop_torn_row, read_rows
+from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
 from physadv.core.tables import read_table
 
 
@@ -48,7 +48,7 @@ class ProgressLog:
             return
         for path, add in ((self._rows_file, self._add), (self._marks_file, self.marks.append)):
             if path.is_file():
-                drop_torn_row(path)
+                mend_last_row(path)
                 for row in read_rows(path):
                     add(row)
 

@@ -3,15 +3,17 @@ absent."""
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from physadv.core.errors import ModelError
-from physadv.core.files import atomic_path, sha256_of
+from physadv.core.files import atomic_stream, sha256_of
 from physadv.models.cards import ModelCard
 
 Progress = Callable[[int, int | None], None]
@@ -74,9 +76,9 @@ def fetch_weights(
     failures = []
     for origin in [str(source)] if source is not None else card.urls:
         try:
-            with atomic_path(target) as temporary:
-                _copy(origin, temporary, int(card.extra.get("size_bytes", _LIMIT)), progress)
-                _verify(temporary, card, origin)
+            with atomic_stream(target) as stream:
+                digest = _copy(origin, stream, _size_of(card), progress)
+                _verify(digest, card, origin)
             return target
         except ModelError as error:
             failures.append(error)
@@ -97,8 +99,12 @@ def require_fetchable(card: ModelCard, source: str | Path | None = None) -> None
         raise ModelError(f"model {card.name!r}", "has nothing to fetch", remedy)
 
 
-def _verify(path: Path, card: ModelCard, origin: str) -> None:
-    digest = sha256_of(path)
+def _size_of(card: ModelCard) -> int:
+    """The most bytes that the weights of ``card`` may have."""
+    return int(card.extra.get("size_bytes", _LIMIT))
+
+
+def _verify(digest: str, card: ModelCard, origin: str) -> None:
     if digest != card.sha256:
         raise ModelError(
             f"{origin}",
@@ -107,7 +113,25 @@ def _verify(path: Path, card: ModelCard, origin: str) -> None:
         )
 
 
-def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -> None:
+def _copy(origin: str, out: BinaryIO, most: int, progress: Progress | None) -> str:
+    """Copy what stands at ``origin`` to ``out``, ``most`` bytes at most; return its sha256."""
+    digest, done = hashlib.sha256(), 0
+    for piece, total in _pieces(origin):
+        done += len(piece)
+        # A body longer than stated is cut off at once, before it fills the disk.
+        if done > most:
+            raise ModelError(
+                f"{origin}", f"is longer than the {most} bytes expected", "Check the source"
+            )
+        out.write(piece)
+        digest.update(piece)
+        if progress is not None:
+            progress(done, total)
+    return digest.hexdigest()
+
+
+def _pieces(origin: str) -> Iterator[tuple[bytes, int | None]]:
+    """Yield the bytes at ``origin``, a file or an address, and how many there are in all."""
     scheme = urllib.parse.urlsplit(origin).scheme.lower()
     if scheme in ("http", "https", "file"):
         request: str = origin
@@ -116,23 +140,12 @@ def _copy(origin: str, target: Path, expected: int, progress: Progress | None) -
     else:
         raise ModelError(f"{origin}", "neither a file nor an http(s) URL", "Check the path")
 
-    # A body longer than stated is cut off at once, before it fills the disk.
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply, target.open("wb") as out:
+        with urllib.request.urlopen(request, timeout=30) as reply:
             total = int(reply.headers.get("Content-Length") or 0) or None
-            done = 0
             while piece := reply.read(_PIECE):
-                done += len(piece)
-                if done > expected:
-                    raise ModelError(
-                        f"{origin}",
-                        f"is longer than the {expected} bytes expected",
-                        "Check the source",
-                    )
-                out.write(piece)
-                if progress is not None:
-                    progress(done, total)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+                yield piece, total
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ModelError(
             f"{origin}", f"cannot be fetched ({reason})", "Give another source with --from"

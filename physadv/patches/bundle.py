@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import BundleError, GeometryError
-from physadv.core.files import write_text
-from physadv.core.image_io import Array, read_rgba, save_png, to_tensor, to_uint8
+from physadv.core.files import write_bytes, write_text
+from physadv.core.image_io import Array, png_bytes, read_rgba, to_tensor, to_uint8
 from physadv.core.package_data import bundle_folder, ready_made_bundles
 from physadv.core.parsing import parse_toml
 from physadv.core.rows import Row
@@ -241,23 +240,18 @@ def write_bundle(
     card = replace(card, patch=info)
     _check_card(card, CARD)
 
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=target) as name:
-        draft = Path(name)
-        save_png(draft / PATCH, patch[0])
-        save_png(draft / MASK, mask[0])
-        if isinstance(preview, Tensor):
-            preview = preview.reshape(preview.shape[-3:])
-        if preview is not None:
-            save_png(draft / PREVIEW, preview)
-        if rows is not None:
-            lines = "".join(json.dumps(row, default=float) + "\n" for row in rows)
-            (draft / ROWS).write_text(lines, encoding="utf-8")
-        (draft / CARD).write_text(card.to_toml(), encoding="utf-8")
+    files = {PATCH: png_bytes(patch[0], optimize=True), MASK: png_bytes(mask[0], optimize=True)}
+    if isinstance(preview, Tensor):
+        preview = preview.reshape(preview.shape[-3:])
+    if preview is not None:
+        files[PREVIEW] = png_bytes(preview, optimize=True)
+    if rows is not None:
+        files[ROWS] = "".join(json.dumps(row, default=float) + "\n" for row in rows).encode()
 
-        for file in (PATCH, MASK, PREVIEW, ROWS, CARD):
-            if (draft / file).exists():
-                (draft / file).replace(target / file)
+    # The card goes last: a bundle without one is not finished.
+    for name, data in files.items():
+        write_bytes(target / name, data)
+    write_text(target / CARD, card.to_toml())
     return PatchBundle(card, patch, mask, target)
 
 

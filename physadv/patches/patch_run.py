@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from physadv.core import shared_fields as shared
 from physadv.core.errors import DataError, OptionError
-from physadv.core.files import atomic_path
+from physadv.core.files import write_bytes
 from physadv.core.findings import Finding
 from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
@@ -220,8 +219,7 @@ def _keep_profiles(config: PatchConfig, folder: Path) -> None:
     for name in PROFILES:
         source, target = getattr(config, name), folder / f"{name}.json"
         if source and Path(source).resolve() != target.resolve():
-            with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
+            write_bytes(target, Path(source).read_bytes())
 
 
 def checkpoint_key(config: PatchConfig) -> int:

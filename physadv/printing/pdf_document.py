@@ -16,7 +16,7 @@ from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
 
 import physadv
-from physadv.core.files import atomic_path
+from physadv.core.files import write_bytes
 from physadv.printing.fonts import base_font, printable
 from physadv.printing.glyph_fonts import GlyphFonts
 from physadv.printing.icc import PressProfile
@@ -99,7 +99,8 @@ def finish_document(
     """
     canvas.save()
     data = canvas.buffer.getvalue()
-    with atomic_path(path) as temporary, pikepdf.open(io.BytesIO(data)) as pdf:
+    whole = io.BytesIO()
+    with pikepdf.open(io.BytesIO(data)) as pdf:
         _print_as_is(pdf)
         canvas.glyphs.embed(pdf)
         _page_boxes(pdf, boxes or {})
@@ -115,7 +116,8 @@ def finish_document(
                 gray_as_rgb(pdf)
 
         _write_metadata(pdf, info, conforms=press is not None, content=data)
-        pdf.save(temporary, deterministic_id=True, compress_streams=True, force_version="1.6")
+        pdf.save(whole, deterministic_id=True, compress_streams=True, force_version="1.6")
+    write_bytes(path, whole.getvalue())
 
 
 def _print_as_is(pdf: pikepdf.Pdf) -> None:

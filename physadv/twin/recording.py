@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
+import errno
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ import numpy as np
 from physadv.core.errors import CaptureError, DataError, OptionError
 from physadv.core.files import atomic_path
 from physadv.core.image_io import save_png
+from physadv.core.rows import append_rows
 from physadv.core.tables import read_table
 from physadv.twin.linear_light import U8
 
@@ -51,7 +53,7 @@ class ClipWriter:
                 writer = cv2.VideoWriter(
                     str(temporary), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size
                 )
-                opening.callback(writer.release)
+                opening.push(partial(_release, writer, temporary, self._folder / name))
                 if not writer.isOpened():
                     raise CaptureError(
                         f"{self._folder / name}",
@@ -69,6 +71,31 @@ class ClipWriter:
     def write(self, block: str, frame: U8) -> None:
         """Append one ``frame`` (h, w, 3) uint8 RGB to the video of ``block``."""
         self._writers[block].write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+
+def _release(
+    writer: cv2.VideoWriter,
+    temporary: Path,
+    file: Path,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """End the video of ``writer`` in ``temporary``, which becomes ``file``.
+
+    OpenCV does not tell where the disk was full: the length that the file states is compared.
+
+    Raises:
+        OSError: A part of it is missing, and no other ``error`` is under way.
+    """
+    writer.release()
+    if error is not None:
+        return
+    size = temporary.stat().st_size
+    with temporary.open("rb") as stream:
+        stated = int.from_bytes(stream.read(8)[4:], "little")
+    if stated + 8 != size:
+        raise OSError(errno.EIO, "The video could not be written whole", str(file))
 
 
 def prepare_folder(out: Path) -> None:
@@ -89,10 +116,7 @@ def prepare_folder(out: Path) -> None:
 
 def append_truth(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append ``rows`` to truth.jsonl in ``out`` and force them to disk."""
-    with (out / TRUTH).open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
-        stream.flush()
-        os.fsync(stream.fileno())
+    append_rows(out / TRUTH, (dict(row) for row in rows))
 
 
 def write_contact(out: Path, picked: Mapping[str, list[U8]]) -> Path:

@@ -17,7 +17,7 @@ from physadv.core.files import sha256_of, write_text
 from physadv.core.image_io import Array
 from physadv.core.lights import worst_light
 from physadv.core.random_streams import numpy_generator
-from physadv.core.rows import Row, append_rows
+from physadv.core.rows import Row, replace_rows
 from physadv.core.stop_signs import PLAIN
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.tensor_files import write_tensors
@@ -366,8 +366,7 @@ def publish_sign_classifier(
     drawn_each = 0 if recipe.mix.faces == PLAIN else _DRAWS_OF_A_FACE
     rows = judge_held_out(net, training_data, street, drawn_each=drawn_each)
     write_tensors(out / WEIGHTS, net.state_dict())
-    (out / ROWS).unlink(missing_ok=True)
-    append_rows(out / ROWS, rows)
+    replace_rows(out / ROWS, rows)
     card = _card_table(recipe, training_data, rows, net, sha256_of(out / WEIGHTS), command)
     write_text(out / CARD, tomli_w.dumps(card))
     return card
