@@ -58,6 +58,7 @@ def cloak_all(
             )[:1]
             work = cloaker.cloak(rgb, path.stem, main)
             save_png(folder / person.name / f"{path.stem}.png", work.rgb)
+            cloaker.recall(rgb, work.rgb, work.faces)
             rows += work.faces
     faces = max(1, len(rows))
     return {

@@ -11,8 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from physadv.core.errors import DataError, ImageError, OptionError, PhysadvError
-from physadv.core.files import sha256_of, write_bytes
+from physadv.core.errors import (
+    DataError,
+    ImageError,
+    OptionError,
+    PhysadvError,
+    is_out_of_memory,
+)
+from physadv.core.files import refuse_unless_file, sha256_of, write_bytes
 from physadv.core.image_io import Array, list_images
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.core.run_folder import UNASKED
@@ -23,6 +29,8 @@ MANIFEST = "cloak-manifest.jsonl"
 SETTINGS = "cloak-settings.json"
 """Written beside cloaked photos: with which embedders they were made, so that a check knows the
 held-out ones."""
+_WRITING = "writing"
+"""Status of a row whose photo is about to be written."""
 Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
 
 
@@ -112,12 +120,13 @@ def run_folder(
     recall: Recall | None = None,
     overwrite: bool = False,
 ) -> Generator[PhotoOutcome]:
-    """Cloak photo by photo and yield after each; the manifest grows by a row a photo, forced to
-    disk.
+    """Cloak photo by photo and yield after each; the manifest grows by rows forced to disk.
 
-    A photo whose original, settings and output are unchanged since an earlier run is skipped; a
-    photo that fails is recorded with the reason, and the run continues. Memory holds one photo at a
-    time.
+    A cloaked photo has two rows: one before its file is written, with the file's sha256, and one
+    after, so that a kill at any moment leaves no file that the manifest does not know. A photo
+    whose original, settings and output are unchanged since an earlier run is skipped; a photo that
+    cannot be read or cloaked is recorded with the reason, and the run continues. Where its result
+    cannot be written, the run ends. Memory holds one photo at a time.
 
     Args:
         jobs: Photos to cloak, as :func:`plan_jobs` lists them.
@@ -125,7 +134,8 @@ def run_folder(
         cloaker: Cloaks the pixels of one photo.
         settings: Everything the result depends on; another value redoes the photos.
         keep_metadata: Whether GPS, serial numbers and the like are kept.
-        recall: Called for each skipped photo, to remember its faces.
+        recall: Called for each cloaked photo, of this run or an earlier one, to remember its faces
+            as they stand in the file: a resumed run goes on exactly as an undisturbed one.
         overwrite: Whether photos cloaked with other settings are replaced.
 
     Yields:
@@ -133,34 +143,43 @@ def run_folder(
 
     Raises:
         OptionError: ``folder`` holds photos cloaked with other settings, and ``overwrite`` is off.
+        OSError: A row or a photo cannot be written.
     """
     key = settings_key(settings, keep_metadata=keep_metadata)
-    known = _known(folder)
+    known, ours = _known(folder), _digests(folder)
     if not overwrite:
         refuse_other_settings(jobs, folder, settings, keep_metadata=keep_metadata)
     originals = {job.source.resolve() for job in jobs}
 
     for index, job in enumerate(jobs, 1):
         started = time.perf_counter()
+        data = None
         try:
             old = _finished(job, folder, known.get(job.name), key)
-            if old is not None:
-                if recall is not None and old["faces"]:
-                    _recall(job, folder, old, recall)
-                yield PhotoOutcome(
-                    job, "already done", index, len(jobs), len(old["faces"]), row=old
-                )
-                continue
-            row, data = _one(job, folder, cloaker, key, keep_metadata, originals, known)
-            row["seconds"] = round(time.perf_counter() - started, 3)
-            # The row goes first: after a kill in between, the output is missing and the photo is
-            # done again.
-            append_rows(folder / MANIFEST, [row])
-            if data is not None:
-                write_bytes(folder / row["output"], data)
-        except (PhysadvError, OSError, MemoryError) as error:
-            row = _failed(job, error, known.get(job.name, {}))
-            append_rows(folder / MANIFEST, [row])
+            if old is None:
+                row, data = _one(job, folder, cloaker, key, keep_metadata, originals, ours)
+                row["seconds"] = round(time.perf_counter() - started, 3)
+        except Exception as error:
+            if not isinstance(error, PhysadvError | OSError) and not is_out_of_memory(error):
+                raise
+            old, row = None, _failed(job, error, known.get(job.name, {}))
+
+        if old is not None:
+            if old["status"] == _WRITING:  # the file was in place when the run was killed
+                old = {**old, "status": "cloaked"}
+                append_rows(folder / MANIFEST, [old])
+            if recall is not None and old["faces"]:
+                _recall(job, folder, old, recall)
+            yield PhotoOutcome(job, "already done", index, len(jobs), len(old["faces"]), row=old)
+            continue
+
+        if data is not None:
+            append_rows(folder / MANIFEST, [{**row, "status": _WRITING}])
+            ours.setdefault(row["output"], set()).add(row["output_sha256"])
+            write_bytes(folder / row["output"], data)
+        append_rows(folder / MANIFEST, [row])
+        if data is not None and recall is not None:
+            _recall(job, folder, row, recall)
 
         known[job.name] = row
         notes = (*row["notes"], *([row["reason"]] if "reason" in row else []))
@@ -202,7 +221,7 @@ def refuse_other_settings(
         job.name
         for job in jobs
         if (row := known.get(job.name)) is not None
-        and row["status"] == "cloaked"
+        and row["status"] in ("cloaked", _WRITING)
         and row.get("settings") != key
         and (folder / row["output"]).is_file()
     ]
@@ -258,12 +277,12 @@ def _one(
     key: str,
     keep_metadata: bool,
     originals: set[Path],
-    known: dict[str, Row],
+    ours: Mapping[str, set[str]],
 ) -> tuple[Row, bytes | None]:
     """The manifest's row for one photo and the bytes to be written, if any."""
     photo = read_photo(job.source)
     target = job.target.with_name(output_name(job.source, photo.suffix))
-    _refuse_foreign(target, folder, known, originals)
+    _refuse_foreign(target, folder, ours, originals)
     row: Row = {"source": job.name, "source_sha256": sha256_of(job.source), "settings": key}
 
     work = cloaker(photo.rgb, job.name)
@@ -284,7 +303,7 @@ def _failed(job: PhotoJob, error: Exception, before: Row) -> Row:
     """The row of a photo that could not be done; what an earlier run wrote stays known as ours."""
     mine: Row = {k: before[k] for k in ("output", "output_sha256") if k in before}
 
-    reason = str(error) or type(error).__name__
+    reason = "memory ran out" if is_out_of_memory(error) else str(error) or type(error).__name__
     return {
         "source": job.name,
         "status": "failed",
@@ -296,16 +315,15 @@ def _failed(job: PhotoJob, error: Exception, before: Row) -> Row:
 
 
 def _refuse_foreign(
-    target: Path, folder: Path, known: dict[str, Row], originals: set[Path]
+    target: Path, folder: Path, ours: Mapping[str, set[str]], originals: set[Path]
 ) -> None:
     """Nothing is overwritten that this tool did not write itself."""
     if target.resolve() in originals:
         raise ImageError(f"{target}", "is an original", "Name another folder with --out")
 
-    mine = {
-        folder / row["output"]: row["output_sha256"] for row in known.values() if "output" in row
-    }
-    if target.exists() and mine.get(target) != sha256_of(target):
+    if refuse_unless_file(target) is None:
+        return
+    if sha256_of(target) not in ours.get(str(target.relative_to(folder)), set()):
         raise ImageError(
             f"{target}",
             "exists and was not written by this tool",
@@ -315,15 +333,21 @@ def _refuse_foreign(
 
 def _known(folder: Path) -> dict[str, Row]:
     """The newest row of each photo, of an earlier run."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        return {}
-    data = manifest.read_bytes()
-    if not data.endswith(
-        b"\n"
-    ):  # a kill in the middle of a line: it goes, so that the next row starts a line of its own
-        write_bytes(manifest, data[: data.rfind(b"\n") + 1])
-    return {row["source"]: row for row in read_rows(manifest)}
+    return {row["source"]: row for row in _rows(folder)}
+
+
+def _digests(folder: Path) -> dict[str, set[str]]:
+    """The sha256 of everything that was ever written, or was to be, by the output's name."""
+    digests: dict[str, set[str]] = {}
+    for row in _rows(folder):
+        if "output" in row:
+            digests.setdefault(row["output"], set()).add(row["output_sha256"])
+    return digests
+
+
+def _rows(folder: Path) -> list[Row]:
+    """All rows of the manifest, in their order."""
+    return list(read_rows(folder / MANIFEST)) if (folder / MANIFEST).is_file() else []
 
 
 def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | None:
@@ -332,7 +356,7 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
         return None
     if sha256_of(job.source) != row["source_sha256"]:
         return None
-    if row["status"] == "cloaked":
+    if row["status"] in ("cloaked", _WRITING):
         output = folder / row["output"]
         if not output.is_file() or sha256_of(output) != row["output_sha256"]:
             return None

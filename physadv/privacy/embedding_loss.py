@@ -86,6 +86,12 @@ class CloakMemory:
     def __len__(self) -> int:
         return len(self._faces)
 
+    def copy(self) -> CloakMemory:
+        """Return a memory of the same faces that forgets and learns on its own."""
+        copied = CloakMemory(self.limit)
+        copied._faces = list(self._faces)
+        return copied
+
     def add(self, clean: dict[str, Tensor], cloaked: dict[str, Tensor]) -> None:
         """Remember one face by its embeddings (1, d) by embedder, ``clean`` and ``cloaked``."""
         self._faces.append((clean, cloaked))

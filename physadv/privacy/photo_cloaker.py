@@ -78,6 +78,8 @@ class PhotoCloaker:
     def cloak(self, rgb: Array, name: str, faces: list[DetectedFace]) -> CloakedPhoto:
         """Cloak given faces of one photo.
 
+        They are remembered by :meth:`recall`, once the photo is written.
+
         Args:
             rgb: Photo (h, w, 3) uint8.
             name: Name of the photo in the random streams.
@@ -92,7 +94,7 @@ class PhotoCloaker:
             faces,
             self.embedders,
             self.mode,
-            memory=self.memory,
+            memory=self.memory.copy(),
             decoys=decoys,
             seed=self.seed,
             name=name,
@@ -103,7 +105,7 @@ class PhotoCloaker:
         )
 
     def recall(self, before: Array, after: Array, rows: list[dict[str, Any]]) -> None:
-        """Remember the faces of a photo cloaked in an earlier run.
+        """Remember the faces of a cloaked photo as they stand in its file.
 
         Args:
             before: Original pixels (h, w, 3) uint8.

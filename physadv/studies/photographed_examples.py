@@ -9,6 +9,7 @@ attack and eps is recorded; every table is computed from the rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from physadv.attacks.gradient import fgsm, pgd
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
-from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.rows import Row, append_rows, read_rows, replace_rows
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.models.cards import LoadedModel
@@ -82,8 +83,7 @@ def run_photographed(
     """
     ways = photograph_ways(config)
     claim_study(folder, config, model)
-    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
-    done = {row["image"] for row in rows}
+    done = _finished_images(folder / ROWS, len(ways) * len(ATTACKS) * len(config.eps255))
     files = choose_photos(config)
 
     yield len(done), len(files)
@@ -93,6 +93,17 @@ def run_photographed(
             fresh = _picture_rows(config, ways, model, picture, file.name, number)
             append_rows(folder / ROWS, fresh)
         yield number + 1, len(files)
+
+
+def _finished_images(file: Path, each: int) -> set[str]:
+    """The images with all of their ``each`` rows in ``file``; rows of one that a kill cut short are
+    removed."""
+    rows = list(read_rows(file)) if file.is_file() else []
+    counts = Counter(str(row["image"]) for row in rows)
+    done = {image for image, count in counts.items() if count == each}
+    if len(done) < len(counts):
+        replace_rows(file, [row for row in rows if row["image"] in done])
+    return done
 
 
 def claim_study(folder: Path, config: PhotographedConfig, model: LoadedModel) -> None:

@@ -145,7 +145,10 @@ def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     recorded = (photos.parent / "run" / "config.toml").read_text()
     assert CloakCheckConfig.from_toml("run/config.toml").baselines is False
     other = invoke(*check, "run", str(out), *QUICK, *weights, "--seed", "1")
-    assert "already holds a check" in str(other.exception)
+    assert "--seed 0 -> 1" in str(other.exception)
+    repeated = invoke(*check, "run", str(out), *QUICK, *weights)
+    assert "this check is finished" in repeated.stderr
+    assert json.loads(repeated.stdout)["verdict"] == result["verdict"]
     assert (photos.parent / "run" / "config.toml").read_text() == recorded
     again = invoke("check", "--config", "run/config.toml", "--out", "again", "--json")
     assert json.loads(again.stdout)["verdict"] == result["verdict"]

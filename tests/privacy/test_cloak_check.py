@@ -460,7 +460,7 @@ def test_check_refuses_what_it_cannot_do(folders: Path, tmp_path: Path) -> None:
             folder=away["folder"],
         )
     (tmp_path / "run").mkdir(exist_ok=True)
-    (tmp_path / "run" / "rows.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "run" / "check.json").write_text("{}", encoding="utf-8")
     with pytest.raises(OptionError, match="already holds"):
         run_cloak_check(
             folders / "cloaked",

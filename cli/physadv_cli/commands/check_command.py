@@ -49,7 +49,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
         if is_finished(run.out):
             refuse_other_run(run.out, recorded_config(config))
             console.print("this check is finished; its result again (--overwrite measures anew)")
-            checking.report_run(run.out, run)
+            checking.report_run(run.take_folder(run.out), run)
             return
         assert_fresh(run.out)
     task = CheckTask.from_config(config)

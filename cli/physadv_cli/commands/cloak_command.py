@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from physadv_cli.runs import RunOptions, console, record_config
 
 if TYPE_CHECKING:
     from physadv.privacy.batch import PhotoOutcome
-    from physadv.privacy.check.run_cloak_check import CloakCheckResult
     from physadv.privacy.cloak_task import CloakTask
 
 _CALM_THREADS = 2
@@ -85,22 +84,27 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
 def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     """Measure whether recognizers still match cloaked photos, with a verdict and its reasons.
 
-    The verdict can be "not protected". Give two photos or more of each person, a folder a person.
+    The verdict can be "not protected". Give two photos or more of each person, a folder a person. A
+    finished check in --out prints its result again; one that was killed begins anew.
 
     Example: physadv cloak check photos-cloaked --originals photos --gallery other-people
     """
     from physadv.models.faces.embedders import load_embedders
     from physadv.models.faces.face_detection import default_finders
     from physadv.privacy.check.embeddings import EmbeddingPlan
-    from physadv.privacy.check.run_cloak_check import refuse_other_check, run_cloak_check
+    from physadv.privacy.check.run_cloak_check import run_cloak_check
     from physadv.privacy.photo_cloaker import calm_threads
-    from physadv.report.cloak_report import write_cloak_report
     from physadv_cli.progress import bar
+
+    if (done := _finished_check(config, run)) is not None:
+        console.print("this check is finished; its result again (--overwrite measures anew)")
+        _report_check(run.take_folder(done[0]), done[1], run)
+        return
 
     with calm_threads(run.threads or 0), bar(transient=True) as progress:
         recognizers = load_embedders(config.embedder, config.weights_files, device=config.device)
         finders = default_finders(config.detector_weights)
-        folder = run.open_folder(config, refuse_other_check)
+        folder = run.open_folder(config)
         line = progress.add_task("photos")
 
         def tell(done: int, total: int, activity: str) -> None:
@@ -118,16 +122,35 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
             progress=tell,
         )
 
-    table = result.as_dict()
+    _report_check(folder, result.as_dict(), run)
+
+
+def _finished_check(
+    config: CloakCheckConfig, run: RunOptions
+) -> tuple[Path, dict[str, Any]] | None:
+    """The folder of --out and the result there, where it holds this very check, finished.
+
+    Raises OptionError where it holds another run.
+    """
+    from physadv.core.run_folder import refuse_other_run
+    from physadv.privacy.check.run_cloak_check import finished_check
+
+    if run.out is None or run.overwrite:
+        return None
+    refuse_other_run(run.out, config)
+    table = finished_check(run.out)
+    return None if table is None else (run.out, table)
+
+
+def _report_check(folder: Path, table: Mapping[str, Any], run: RunOptions) -> None:
+    """Write the report of the check in ``folder`` and print its result, the content of
+    check.json."""
+    from physadv.report.cloak_report import write_cloak_report
+
     report = write_cloak_report(folder, table)
-    run.finish({**table, "report": report}, _check_summary(result, report))
-
-
-def _check_summary(result: CloakCheckResult, report: Path) -> str:
-    """For people: the verdict, its reasons, and where the report is."""
-    verdict = result.verdict
-    head = f"{verdict.light}: {verdict.words}."
-    return "\n".join([head, *verdict.reasons, f"report: {report}"])
+    verdict = table["verdict"]
+    words = [f"{verdict['light']}: {verdict['words']}.", *verdict["reasons"], f"report: {report}"]
+    run.finish({**table, "report": report}, "\n".join(words))
 
 
 def _dry_run(task: CloakTask, run: RunOptions) -> None:

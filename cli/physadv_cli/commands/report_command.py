@@ -36,11 +36,14 @@ def report(
     from physadv.patches.bundle import CARD
 
     run = begin_report("report", json=json, quiet=quiet, verbose=verbose)
-    if not (folder / CARD).is_file():
-        report_run(folder, run)
-        return
+    with run.held:
+        if folder.is_dir():
+            run.take_folder(folder)
+        if not (folder / CARD).is_file():
+            report_run(folder, run)
+            return
 
-    from physadv.report.patch_report import write_patch_report
+        from physadv.report.patch_report import write_patch_report
 
-    page = write_patch_report(folder)
-    run.finish({"run": str(folder), "report": str(page)}, f"report: {page}")
+        page = write_patch_report(folder)
+        run.finish({"run": str(folder), "report": str(page)}, f"report: {page}")

@@ -18,6 +18,7 @@ from physadv.core.errors import OptionError
 from physadv.core.files import write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
+from physadv.core.tables import read_table
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
@@ -41,6 +42,8 @@ from physadv.privacy.visibility import ImageChange, measure_change
 Progress = Callable[[int, int, str], None]
 """Called with photos done, photos in all, and what is being done."""
 _SHOWN = 8
+RESULT = "check.json"
+"""Written last but for the report: a check without it is not finished."""
 
 
 @dataclass
@@ -100,7 +103,7 @@ def run_cloak_check(
         The result, as written to check.json.
 
     Raises:
-        OptionError: There is no recognizer, ``folder`` holds a check already, or no pair has a
+        OptionError: There is no recognizer, ``folder`` holds a finished check, or no pair has a
             face.
         ImageError: No cloaked photo belongs to an original.
 
@@ -118,6 +121,7 @@ def run_cloak_check(
     if not recognizers:
         raise OptionError("no recognizer", "at least one is needed", "See `physadv models list`")
     refuse_other_check(target)
+    _remove_unfinished(target)
 
     pairs, foreign = match_files(originals, cloaked)
     others = [] if gallery is None else match_files(gallery)[0]
@@ -161,13 +165,30 @@ def run_cloak_check(
         pictures=pictures,
     )
 
-    write_json(target / "check.json", result.as_dict())
+    write_json(target / RESULT, result.as_dict())
     return result
 
 
+def finished_check(folder: str | Path) -> dict[str, Any] | None:
+    """Return the result of the finished check in ``folder``, as check.json has it; None without
+    one.
+
+    Raises:
+        DataError: There is a check.json that cannot be read.
+    """
+    file = Path(folder) / RESULT
+    return read_table(file, remedy="Name another --out") if file.is_file() else None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the rows and faces that a killed check left in ``folder``."""
+    for file in (folder / "rows.jsonl", *folder.glob("faces/*.png")):
+        file.unlink(missing_ok=True)
+
+
 def refuse_other_check(folder: str | Path) -> None:
-    """Raise OptionError where ``folder`` holds a check already."""
-    if (Path(folder) / "rows.jsonl").exists():
+    """Raise OptionError where ``folder`` holds a finished check."""
+    if finished_check(folder) is not None:
         raise OptionError(
             f"{folder}",
             "already holds a check",
