@@ -15,6 +15,7 @@ import typer
 from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.outside_faults import in_words
 from physadv_cli.runs import console
+from physadv_cli.streams import prepare_streams, write_result
 
 PANELS = {
     "Make and print": ("demo", "patch", "print"),
@@ -77,13 +78,15 @@ tidy_help(app)
 
 def main() -> None:
     """Run the ``physadv`` command and end the process with its exit code."""
+    prepare_streams()
     try:
-        app(prog_name="physadv")
+        try:
+            app(prog_name="physadv")
+        finally:
+            write_result(sys.stdout)
     except KeyboardInterrupt:
         sys.stderr.write("physadv: stopped. What was reported as saved is complete.\n")
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        raise SystemExit(0) from None
     except Exception as error:
         known = in_words(error)
         if known is None:

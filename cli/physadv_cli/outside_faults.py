@@ -13,9 +13,7 @@ def outside_faults_in_words() -> Iterator[None]:
     """Raise what the operating system or torch report as a PhysadvError, which is one line."""
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         known = in_words(error)
         if known is None:
             raise

@@ -24,6 +24,7 @@ from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import PhysadvError
 from physadv.core.files import write_json, write_text
 from physadv.core.run_folder import (
+    HeldFolder,
     assert_folder_possible,
     locked_file,
     locked_folder,
@@ -33,6 +34,7 @@ from physadv.core.run_folder import (
     refuse_other_run,
     set_aside,
 )
+from physadv_cli.streams import write_result
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
@@ -80,6 +82,8 @@ class RunOptions:
     dry_run: bool = False
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
     """What is released when the command ends, such as the lock of the run's folder."""
+    folders: list[HeldFolder] = field(default_factory=list, compare=False)
+    """Folders that this run alone writes into."""
 
     def begin(self) -> None:
         """Set how much is printed, and torch's threads."""
@@ -157,7 +161,7 @@ class RunOptions:
         """
         assert_folder_possible(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.held.enter_context(locked_folder(folder))
+        self.folders.append(self.held.enter_context(locked_folder(folder)))
         return folder
 
     def claim_file(self, file: Path, config: Config) -> Path:
@@ -188,12 +192,18 @@ class RunOptions:
         return record
 
     def finish(self, result: Mapping[str, Any], summary: str) -> None:
-        """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object."""
+        """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object.
+
+        Raises:
+            OptionError: A folder of the run was removed or replaced meanwhile.
+            PhysadvError: stdout does not take the result.
+        """
+        for folder in self.folders:
+            folder.assert_in_place()
         console.print(summary)
         if self.as_json:
             stream = console.json_stream or sys.stdout
-            stream.write(json.dumps(plain(result)) + "\n")
-            stream.flush()
+            write_result(stream, json.dumps(plain(result)) + "\n")
 
 
 def print_data(summary: DatasetSummary) -> None:
