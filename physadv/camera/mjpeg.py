@@ -11,7 +11,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 import cv2
-import numpy as np
+
+from physadv.core.errors import ImageError
+from physadv.core.opencv_pictures import decode_bgr
+from physadv.core.reading import MAX_FRAME_PIXELS
 
 KIND = "multipart/x-mixed-replace"
 _LARGEST_JPEG, _LONGEST_LINE, _MOST_LINES = 32 << 20, 4096, 64
@@ -57,9 +60,10 @@ class MjpegCapture:
             return True, frame
 
         while (jpeg := self._part()) is not None:
-            frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg else None
-            if frame is not None:
-                return True, frame
+            try:
+                return True, decode_bgr(jpeg, "frame", most_pixels=MAX_FRAME_PIXELS)
+            except ImageError:  # a broken part, or one of gigabytes
+                continue
         return False, None
 
     def release(self) -> None:

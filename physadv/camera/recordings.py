@@ -16,7 +16,8 @@ from physadv.camera.frames import BLOCKS, CameraFrame, FrameSource, RepeatedFram
 from physadv.camera.open_capture import open_in_time
 from physadv.camera.video_reader import AnimationReader, DecodedFrame, VideoReader, open_recording
 from physadv.core.errors import CaptureError, ImageError
-from physadv.core.image_io import picture_count, read_rgb
+from physadv.core.image_io import read_rgb
+from physadv.core.picture_files import picture_count
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from av.video.reformatter import (
     Interpolation,
     VideoReformatter,
 )
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from physadv.core.errors import CaptureError, ImageError
-from physadv.core.image_io import MAX_PIXELS, lay_on_white, open_picture, to_srgb
+from physadv.core.image_io import lay_on_white, srgb_pixels
+from physadv.core.picture_files import frame_count, load_picture, open_picture, pictures_in
+from physadv.core.reading import MAX_FRAME_PIXELS, assert_pixels, foreign_errors, read_file
 
 Pixels = npt.NDArray[np.uint8]
 _HDR = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}
@@ -34,6 +36,13 @@ _UNNAMED = 2
 """Number of a color matrix that the file does not name."""
 _HD_LINES = 720
 """Videos that do not name their color matrix use BT.709 from this height on, as players assume."""
+_FORMATS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,mpegtsraw,m4v,h263,h264,hevc,mjpeg,mpjpeg,ivf,obu,"
+    "av1,flv,live_flv,asf,ogg,mxf,rm,dv,nut,wtv,gxf,gif,apng,webp,webp_pipe,avif,amv"
+)
+"""Containers of recordings; not among them are lists that name other files, such as HLS."""
+_PIXELS = {"max_pixels": str(MAX_FRAME_PIXELS)}
+"""Option of ffmpeg that bounds frames, also where their size changes in the middle of a video."""
 _CONVERT = "Check that it plays, or convert it to MP4 (H.264) or AVI (MJPG)"
 
 
@@ -85,15 +94,22 @@ class VideoReader:
         self._stream: Any = stream
         self._stream.thread_type = "AUTO"
         # A frame with a fault in it is an error, not one patched up from its neighbors.
-        self._stream.codec_context.options = {"err_detect": "explode"}
+        self._stream.codec_context.options = {"err_detect": "explode"} | _PIXELS
 
         codec = stream.codec_context
         rate = stream.average_rate or stream.guessed_rate
         self.codec, self._fps = str(codec.codec.canonical_name), float(rate or 25.0)
-        if codec.width * codec.height > MAX_PIXELS:
-            size = f"{codec.width}x{codec.height}"
+        try:
+            assert_pixels(
+                max(codec.width, 1),  # 0 until a first frame is decoded, which ffmpeg judges
+                max(codec.height, 1),
+                name,
+                most=MAX_FRAME_PIXELS,
+                kind=CaptureError,
+            )
+        except CaptureError:
             self._container.close()
-            raise CaptureError(name, f"{size} is over {MAX_PIXELS} px", "Scale it down")
+            raise
 
         self._duration_s = self._measured_duration()
         self.expected = int(stream.frames) or round(self._duration_s * self._fps)
@@ -290,11 +306,13 @@ class AnimationReader:
 
     def __init__(self, path: Path) -> None:
         self.name, self.warnings = str(path), list[str]()
-        try:
-            self._image = open_picture(path.read_bytes(), str(path))
-        except (OSError, ImageError) as error:
-            raise CaptureError(str(path), "did not open", _CONVERT) from error
-        self.expected = int(getattr(self._image, "n_frames", 1))
+        self._data = data = read_file(path, kind=CaptureError)
+        with foreign_errors(str(path), CaptureError, "did not open", _CONVERT):
+            try:
+                self._image = open_picture(data, str(path), most_pixels=MAX_FRAME_PIXELS)
+                self.expected = frame_count(self._image, data, str(path))
+            except ImageError as error:
+                raise CaptureError(error.value, error.limit, error.remedy) from error
         self.codec = str(self._image.format).lower()
         self.settings: dict[str, Any] = {
             "width": self._image.width,
@@ -314,14 +332,19 @@ class AnimationReader:
             The wanted pictures in order.
         """
         time_s = 0.0
-        try:
-            for number, picture in enumerate(ImageSequence.Iterator(self._image)):
-                if selected(number):
-                    rgba = np.asarray(to_srgb(picture), np.uint8)
-                    yield DecodedFrame(number, time_s, lay_on_white(rgba))
-                time_s += _duration_s(picture)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            self.warnings.append(f"{self.name} is damaged ({error}); what was read is kept")
+        for number in range(self.expected):
+            try:
+                with foreign_errors(self.name, ImageError, "damaged"):
+                    self._image.seek(number)
+                load_picture(self._image, self._data, self.name, most_pixels=MAX_FRAME_PIXELS)
+                wanted = selected(number)
+                image = lay_on_white(srgb_pixels(self._image, self.name)) if wanted else None
+            except ImageError as error:
+                self.warnings.append(f"{self.name}: {error.limit}; what was read is kept")
+                return
+            if image is not None:
+                yield DecodedFrame(number, time_s, image)
+            time_s += _duration_s(self._image)
 
     def close(self) -> None:
         """Close the file."""
@@ -381,9 +404,8 @@ def is_animated(path: Path) -> bool:
     if path.suffix.lower() not in ANIMATED_SUFFIXES:
         return False
     try:
-        with open_picture(path.read_bytes(), str(path)) as image:
-            return int(getattr(image, "n_frames", 1)) > 1
-    except (OSError, ImageError):
+        return pictures_in(read_file(path), str(path)) > 1
+    except ImageError:
         return False
 
 
@@ -393,14 +415,13 @@ ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 
 def _open_container(path: Path | str, name: str, timeout_s: float) -> Any:
     # A local file must not make ffmpeg open others, or addresses, that it names.
-    options = {"protocol_whitelist": "file"} if isinstance(path, Path) else {}
+    options = dict(_PIXELS)
+    if isinstance(path, Path):
+        options |= {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     if isinstance(path, Path) and path.is_file() and path.stat().st_size == 0:
         raise CaptureError(name, "did not open (empty file)", "Copy or record it again")
-    try:
+    with foreign_errors(name, CaptureError, "did not open", _CONVERT):
         return av.open(str(path), options=options, timeout=timeout_s)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CaptureError(name, f"did not open ({reason})", _CONVERT) from error
 
 
 def _duration_s(picture: Image.Image) -> float:

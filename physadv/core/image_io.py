@@ -4,40 +4,37 @@ output."""
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.litter import is_litter
+from physadv.core.picture_files import (
+    HEIF_SUFFIXES,
+    load_picture,
+    open_picture,
+    orientation_of,
+    upright,
+)
+from physadv.core.reading import MAX_DRAWING_BYTES, foreign_errors, read_file
 from physadv.core.svg import decode_svg, rasterize_svg
 
 Array = npt.NDArray[np.uint8]
-HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-"""Suffixes of HEIF pictures, which the package pillow-heif reads where it is installed."""
 IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
     {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 """Suffixes of the files in a folder that are read as images; a file named alone may have any."""
-MAX_PIXELS = 200_000_000
-_SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
-_UNREADABLE = (
-    UnidentifiedImageError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on damaged files."""
+_TO_PNG = "Convert it to PNG first"
+_BAND_PIXELS = 4_000_000
+"""Pixels that are converted at once: temporary copies stay small beside the picture."""
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -95,9 +92,9 @@ def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
     if not file.is_file():
         raise ImageError(f"{file}", "no such file", "check the path")
     if file.suffix.lower() == ".svg":
-        svg = decode_svg(file.read_bytes(), str(file))
-        return rasterize_svg(svg, svg_px, name=str(file), most_px=MAX_PIXELS)
-    return decode_rgba(file.read_bytes(), str(file))
+        svg = decode_svg(read_file(file, most_bytes=MAX_DRAWING_BYTES), str(file))
+        return rasterize_svg(svg, svg_px, name=str(file))
+    return decode_rgba(read_file(file), str(file))
 
 
 def decode_rgba(data: bytes, name: str) -> Array:
@@ -111,110 +108,11 @@ def decode_rgba(data: bytes, name: str) -> Array:
         Pixels (h, w, 4) uint8.
 
     Raises:
-        ImageError: The data are empty, truncated, over 200 megapixels, or no image.
-    """
-    try:
-        with open_picture(data, name) as opened:
-            opened.load()
-            return np.asarray(to_srgb(opened), dtype=np.uint8).copy()
-    except ImageError as error:
-        raise error if error.value == name else ImageError(name, f"{error}") from error
-    except _UNREADABLE as error:
-        raise _unreadable(data, name, error) from error
-
-
-def open_picture(data: bytes, name: str) -> Image.Image:
-    """Open the bytes of an image file; its pixels are not decoded yet.
-
-    Args:
-        data: Content of the file.
-        name: Name of the file in errors.
-
-    Returns:
-        The image as stored, to be closed by the caller.
-
-    Raises:
-        ImageError: The data are empty, over 200 megapixels, no image, or a HEIC file where the
-            package pillow-heif is missing.
-    """
-    if _is_heif(data) or Path(name).suffix.lower() in HEIF_SUFFIXES:
-        register_heif(name)
-    try:
-        opened = Image.open(io.BytesIO(data))
-    except _UNREADABLE as error:
-        raise _unreadable(data, name, error) from error
-    if opened.width * opened.height > MAX_PIXELS:
-        size = f"{opened.width}x{opened.height}"
-        opened.close()
-        raise ImageError(name, f"{size} is over {MAX_PIXELS} px", "scale it down")
-    if opened.format == "PNG":
-        _match_key_to_depth(opened, bits=data[24])
-    return opened
-
-
-def register_heif(name: str) -> None:
-    """Enable reading of HEIC files.
-
-    Args:
-        name: Name of the file in errors.
-
-    Raises:
-        ImageError: The package pillow-heif is missing.
-    """
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise ImageError(
-            name, "HEIC needs the package pillow-heif", "pip install pillow-heif"
-        ) from error
-    register_heif_opener()
-
-
-def shown_size(data: bytes, name: str) -> tuple[int, int]:
-    """Return width and height of an image file as it is shown, from its header.
-
-    Args:
-        data: Content of the file.
-        name: Name of the file in errors.
-
-    Returns:
-        Width and height in px, with the EXIF orientation applied.
-
-    Raises:
-        ImageError: The data are no image.
+        ImageError: The data are empty, truncated, of too many pixels, or no image.
     """
     with open_picture(data, name) as opened:
-        width, height = opened.size
-        sideways = opened.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-    return (height, width) if sideways else (width, height)
-
-
-def picture_count(path: str | Path) -> int:
-    """Return how many pictures the file at ``path`` holds, as :func:`pictures_in` counts them; what
-    cannot be read counts as one."""
-    try:
-        return pictures_in(Path(path).read_bytes(), str(path))
-    except (ImageError, OSError):
-        return 1
-
-
-def pictures_in(data: bytes, name: str) -> int:
-    """Return how many pictures the bytes of an image file hold, such as the pages of a TIFF.
-
-    Previews and second views that cameras store behind a JPEG are not counted.
-
-    Args:
-        data: Content of the file.
-        name: Name of the file in errors.
-
-    Raises:
-        ImageError: The data are empty, truncated or no image.
-    """
-    try:
-        with open_picture(data, name) as opened:
-            return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
-    except _UNREADABLE as error:
-        raise _unreadable(data, name, error) from error
+        load_picture(opened, data, name)
+        return srgb_pixels(opened, name)
 
 
 def read_rgb(path: str | Path, *, svg_px: int = 512) -> Array:
@@ -240,12 +138,13 @@ def lay_on_white(rgba: Array) -> Array:
         >>> lay_on_white(np.array([[[0, 0, 0, 0], [9, 9, 9, 255]]], np.uint8)).tolist()
         [[[255, 255, 255], [9, 9, 9]]]
     """
-    alpha = rgba[..., 3:]
-    if bool((alpha == 255).all()):
+    if bool((rgba[..., 3] == 255).all()):
         return np.ascontiguousarray(rgba[..., :3])
-    share = alpha.astype(np.float32) / 255
-    laid = rgba[..., :3] * share + 255 * (1 - share)
-    return np.ascontiguousarray(laid.round().astype(np.uint8))
+    laid = np.empty((*rgba.shape[:2], 3), np.uint8)
+    for rows in _bands(*rgba.shape[:2]):
+        share = rgba[rows, :, 3:].astype(np.float32) / 255
+        laid[rows] = (rgba[rows, :, :3] * share + 255 * (1 - share)).round()
+    return laid
 
 
 def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) -> Tensor:
@@ -262,13 +161,17 @@ def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) 
     Raises:
         ImageError: The file is missing, truncated, empty or no image.
     """
-    rgba = to_tensor(read_rgba(path, svg_px=svg_px))
-    return rgba[:3] * rgba[3:] + background * (1 - rgba[3:])
+    pixels = read_rgba(path, svg_px=svg_px)
+    image = torch.empty(3, *pixels.shape[:2])
+    for rows in _bands(*pixels.shape[:2]):
+        rgba = to_tensor(pixels[rows])
+        image[:, rows] = rgba[:3] * rgba[3:] + background * (1 - rgba[3:])
+    return image
 
 
 def to_tensor(array: Array) -> Tensor:
     """Return the pixels ``array`` (h, w, c) uint8 as a tensor (c, h, w) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float().div(255)
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float().div_(255)
 
 
 def to_uint8(image: Tensor) -> Array:
@@ -307,39 +210,56 @@ def stack(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))
 
 
-def to_srgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGBA in sRGB, upright.
+def srgb_pixels(image: Image.Image, name: str = "image") -> Array:
+    """Return the pixels of a decoded image of any mode in sRGB, upright.
 
     Its EXIF orientation, ICC profile, transparency and 16-bit depth are honored.
 
     Args:
         image: Image as Pillow opened it.
+        name: Name of the file in errors.
 
     Returns:
-        Image of mode RGBA.
+        Pixels (h, w, 4) uint8, alpha not premultiplied.
 
     Raises:
         ImageError: It has floating point or 32-bit pixels.
+
+    Example:
+        >>> srgb_pixels(Image.new("L", (1, 1), 7)).tolist()
+        [[[7, 7, 7, 255]]]
     """
-    image = ImageOps.exif_transpose(image)
-    alpha = _alpha_of(image)
-    plain = _without_alpha(image)
+    pixels = np.empty((image.height, image.width, 4), np.uint8)
+    with foreign_errors(name, ImageError, "not a readable image"):
+        to_srgb = _profile_transform(image, name)
+        for rows in _bands(image.height, image.width):
+            band = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+            alpha, plain = _alpha_of(band), _without_alpha(band, name)
+            if to_srgb is not None:
+                plain = to_srgb.apply(plain)
+            pixels[rows, :, :3] = np.asarray(plain.convert("RGB"))
+            pixels[rows, :, 3] = 255 if alpha is None else np.asarray(alpha)
+    return np.ascontiguousarray(upright(pixels, orientation_of(image)))
 
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of a picture in bands of a few megapixels."""
+    step = max(1, _BAND_PIXELS // max(width, 1))
+    yield from (slice(top, top + step) for top in range(0, height, step))
+
+
+def _profile_transform(image: Image.Image, name: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the conversion from an image's ICC profile to sRGB; None where there is none, or a
+    damaged profile, or one of another color space: the pixels are then taken as they are."""
     profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(
-                plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            plain = plain if converted is None else converted
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a damaged profile, or one of another color space: the pixels as they are
-
-    rgba = plain.convert("RGB").convert("RGBA")
-    if alpha is not None:
-        rgba.putalpha(alpha)
-    return rgba
+    if not profile:
+        return None
+    mode = _without_alpha(image.crop((0, 0, 1, 1)), name).mode
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
 
 
 def _alpha_of(image: Image.Image) -> Image.Image | None:
@@ -354,42 +274,17 @@ def _alpha_of(image: Image.Image) -> Image.Image | None:
     return image.convert("RGBA").getchannel("A")
 
 
-def _match_key_to_depth(image: Image.Image, bits: int) -> None:
-    """Bring the transparent color that a PNG names at its own depth to Pillow's 8 bits."""
-    key = image.info.get("transparency")
-    if image.mode == "RGB" and bits == 16 and key is not None:
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-    elif image.mode == "L" and bits < 8 and key is not None:
-        image.info["transparency"] = key * 255 // (2**bits - 1)
-
-
-def _without_alpha(image: Image.Image) -> Image.Image:
+def _without_alpha(image: Image.Image, name: str) -> Image.Image:
     """Return the colors of an image at 8 bits a channel, of mode L, RGB or CMYK."""
     if image.mode in {"I;16", "I;16B", "I;16L", "I;16N", "I"}:
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                "32-bit integer pixels", "8- or 16-bit images are read", "convert it to PNG first"
-            )
+            raise ImageError(name, "32-bit integer pixels; 8 or 16 bits are read", _TO_PNG)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ImageError(
-            "mode F (floating point)", "8- or 16-bit images are read", "convert it to PNG first"
-        )
+        raise ImageError(name, "floating point pixels; 8 or 16 bits are read", _TO_PNG)
     if image.mode in {"LA", "La", "1"}:
         return image.convert("LA").convert("L") if image.mode == "La" else image.convert("L")
     if image.mode in {"L", "RGB", "CMYK"}:
         return image
     return (image.convert("RGBA") if image.mode == "RGBa" else image).convert("RGB")
-
-
-def _is_heif(data: bytes) -> bool:
-    """Return whether ``data`` begin as a HEIC file does, whatever its name."""
-    return data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
-
-
-def _unreadable(data: bytes, name: str, error: Exception) -> ImageError:
-    # Pillow names the object that it read an unknown format from, which tells a user nothing.
-    unknown = isinstance(error, UnidentifiedImageError)
-    reason = "not a readable image" + ("" if unknown else f" ({error})") if data else "empty file"
-    return ImageError(name, reason, "replace or remove the file")

@@ -10,16 +10,10 @@ from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import (
-    IMAGE_SUFFIXES,
-    Array,
-    decode_rgba,
-    lay_on_white,
-    pictures_in,
-    shown_size,
-)
+from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white
 from physadv.core.litter import is_litter
 from physadv.core.names import natural_key
+from physadv.core.picture_files import pictures_in, shown_size
 
 MAX_MEMBER_BYTES = 1 << 30
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.core.image_io import Array
+from physadv.core.opencv_pictures import decode_bgr
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import (
     TEMPLATES,
@@ -254,5 +255,5 @@ def apply_codec(rgb: Array, codec: Codec, quality: int) -> Array:
 
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     _, data = cv2.imencode(suffix, bgr, [flag, quality])
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+    decoded = decode_bgr(data.tobytes(), "picture")
     return np.ascontiguousarray(decoded[..., ::-1])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import OptionError
+from physadv.core.opencv_pictures import decode_bgr
 from physadv.core.random_streams import numpy_generator
 from physadv.twin.cameras import (
     FRAME_SIZE,
@@ -195,7 +196,7 @@ def _stored(picture: U8, quality: int) -> U8:
         ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
     return np.asarray(
-        cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8
+        cv2.cvtColor(decode_bgr(data.tobytes(), "photo"), cv2.COLOR_BGR2RGB), np.uint8
     )
 
 

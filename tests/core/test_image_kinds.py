@@ -18,12 +18,11 @@ from physadv.core.image_io import (
     IMAGE_SUFFIXES,
     lay_on_white,
     list_images,
-    picture_count,
     read_image,
     read_rgb,
     read_rgba,
-    shown_size,
 )
+from physadv.core.picture_files import picture_count, shown_size
 from physadv.datasets import read_dataset
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.scenes.photos import read_photos

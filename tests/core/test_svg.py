@@ -144,12 +144,9 @@ def test_a_root_without_namespace_is_checked_all_the_same() -> None:
 
 
 def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
-    """The limit counts for the picture and for those embedded in it."""
+    """No picture is begun that is over the limit."""
     with pytest.raises(ImageError, match="100x400 is over 30000 px"):
         rasterize_svg(drawing(RED, 'viewBox="0 0 1 4"'), 100, most_px=30_000)
-    body = f'<image width="9" height="9" href="{png((300, 300))}"/>'
-    with pytest.raises(ImageError, match="300x300 px"):
-        rasterize_svg(drawing(body), 100, most_px=30_000)
     (tmp_path / "strip.svg").write_text(drawing(RED, 'viewBox="0 0 1 49"'))
     with pytest.raises(ImageError, match=r"strip\.svg: 8192x401408 is over"):
         read_rgba(tmp_path / "strip.svg", svg_px=8192)

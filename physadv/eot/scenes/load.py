@@ -15,9 +15,9 @@ from physadv.core.image_io import (
     Array,
     lay_on_white,
     list_images,
-    picture_count,
     read_rgba,
 )
+from physadv.core.picture_files import picture_count
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.stop_signs import STOP_NAMES, VARIED

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import Array, list_images, picture_count, read_rgb
+from physadv.core.image_io import Array, list_images, read_rgb
+from physadv.core.picture_files import picture_count
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.sign_framing import (

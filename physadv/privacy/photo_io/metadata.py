@@ -149,12 +149,6 @@ class PhotoMetadata:
         return options
 
 
-def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of ``image``, 1 to 8; 1 where there is none or it is invalid."""
-    value = image.getexif().get(ORIENTATION, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
 def _without_pictures(xmp: Any) -> bytes | None:
     """XMP that carries a picture of its own (a thumbnail, a depth map) is not kept: it may show the
     face as it was."""

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
-from physadv.core.image_io import HEIF_SUFFIXES, MAX_PIXELS, Array, register_heif
+from physadv.core.image_io import Array
+from physadv.core.picture_files import frame_count, load_picture, open_picture, orientation_of
+from physadv.core.reading import foreign_errors, read_file
 from physadv.privacy.photo_io import metadata, sixteen_bit
 
 _REFUSED = {
@@ -67,27 +69,12 @@ def read_photo(path: str | Path) -> LoadedPhoto:
         ImageError: The file is damaged or of a kind that is not supported; the message names which.
     """
     file = Path(path)
-    if file.suffix.lower() in HEIF_SUFFIXES:
-        register_heif(f"{file}")
-
-    data = _bytes_of(file)
-
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            _check(opened, file)
-            opened.load()
+    data = read_file(file)
+    with open_picture(data, f"{file}") as opened:
+        _check(opened, file)
+        load_picture(opened, data, f"{file}")
+        with foreign_errors(f"{file}", ImageError, "not a readable image"):
             return _photo(opened, file, data)
-    except ImageError:
-        raise
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = f"not a readable image ({error})" if data else "empty file"
-        raise ImageError(f"{file}", reason, "Replace or remove the file") from error
 
 
 def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False) -> bytes:
@@ -154,11 +141,9 @@ def output_name(path: Path, suffix: str) -> str:
 
 def _photo(opened: Image.Image, file: Path, data: bytes) -> LoadedPhoto:
     """Everything of an opened image, turned upright."""
-    notes = _notes(opened)
+    notes = _notes(opened, file, data)
     sixteen = sixteen_bit.is_deep(opened, data)
-    full = (
-        sixteen_bit.decode_16bit(data, metadata.orientation_of(opened), file) if sixteen else None
-    )
+    full = sixteen_bit.decode_16bit(data, orientation_of(opened), file) if sixteen else None
 
     gray, has_alpha = _plan(opened)
     kind, suffix, options, lossless = _writer(opened, data)
@@ -248,28 +233,15 @@ def _plan(opened: Image.Image) -> tuple[bool, bool]:
     return opened.mode in {"L", "LA", "La", "1", "I;16", "I;16B", "I;16L"}, has_alpha
 
 
-def _notes(opened: Image.Image) -> tuple[str, ...]:
-    frames = int(getattr(opened, "n_frames", 1))
+def _notes(opened: Image.Image, file: Path, data: bytes) -> tuple[str, ...]:
+    frames = frame_count(opened, data, f"{file}")
     if frames <= 1:
         return ()
     return (f"first of {frames} pictures in the file; the others are left out",)
 
 
 def _check(opened: Image.Image, file: Path) -> None:
-    if opened.width * opened.height > MAX_PIXELS:
-        raise ImageError(
-            f"{file}", f"{opened.width}x{opened.height} is over {MAX_PIXELS} px", "Scale it down"
-        )
     if opened.mode in _REFUSED:
         raise ImageError(
             f"{file}", f"{opened.mode}: {_REFUSED[opened.mode]}", "Convert it to RGB first"
         )
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"{file}", f"cannot be read ({error.strerror})", "Check the path and the rights"
-        ) from error

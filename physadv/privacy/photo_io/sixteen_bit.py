@@ -14,6 +14,8 @@ from PIL import Image
 
 from physadv.core.errors import ImageError
 from physadv.core.image_io import Array
+from physadv.core.opencv_pictures import decode_deep
+from physadv.core.picture_files import upright
 from physadv.privacy.photo_io.metadata import PhotoMetadata
 
 Deep = npt.NDArray[np.uint16]
@@ -45,7 +47,7 @@ def decode_16bit(data: bytes, orientation: int, name: Path) -> Deep:
     Raises:
         ImageError: OpenCV cannot read it.
     """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = decode_deep(data, f"{name}")
     if pixels is None or pixels.dtype != np.uint16:
         raise ImageError(
             f"{name}",
@@ -56,12 +58,14 @@ def decode_16bit(data: bytes, orientation: int, name: Path) -> Deep:
     full = pixels[..., None] if pixels.ndim == 2 else pixels
     if full.shape[2] >= 3:
         full = full[..., [2, 1, 0, *range(3, full.shape[2])]]
-    return np.ascontiguousarray(apply_orientation(np.asarray(full, np.uint16), orientation))
+    return np.ascontiguousarray(upright(np.asarray(full, np.uint16), orientation))
 
 
 def eight_bits(full: Deep) -> tuple[Array, Array | None]:
     """Return ``full`` at 8 bits: (h, w, 3) uint8, and (h, w) alpha where there is one."""
-    eight = np.asarray((full.astype(np.uint32) + 128) // 257, np.uint8)
+    eight = np.empty(full.shape, np.uint8)
+    for row, values in zip(eight, full, strict=True):  # in 32 bits, the whole would take much more
+        row[:] = (values.astype(np.uint32) + 128) // 257
     rgb = np.ascontiguousarray(
         np.repeat(eight[..., :1], 3, 2) if full.shape[2] < 3 else eight[..., :3]
     )
@@ -107,20 +111,6 @@ def encode_16bit(full: Deep, before: Array, after: Array, metadata: PhotoMetadat
 
     png = data.tobytes()
     return png[:33] + chunks + png[33:]  # after the signature (8) and IHDR (25)
-
-
-def apply_orientation(pixels: Deep, orientation: int) -> Deep:
-    """Turn ``pixels`` (h, w, c) upright by their EXIF ``orientation``, 1 to 8."""
-    turned = {
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, -1),
-        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, 1),
-    }.get(orientation)
-    return pixels if turned is None else turned(pixels)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
