@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -19,7 +20,7 @@ from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv_cli import options
 from physadv_cli.help_page import REQUIRED
-from physadv_cli.runs import RunOptions
+from physadv_cli.runs import RunOptions, code_typed
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Action = Callable[[AnyConfig, RunOptions], None]
@@ -88,14 +89,15 @@ def from_config(
             threads=values.pop("threads", None),
             **{name: values.pop(name) for name in switches},
         )
-        values.pop("config")
+        file = values.pop("config")
+        code = _code_named(context, kind, values, file, trust=values.pop("trust", False))
         if has_short_forms:
             values["threat"] = _threat(values, required=threat_required)
         if adapt is not None:
             values = adapt(values)
         config = kind(**_from_text(kind, values))
         run.begin()
-        with run.held:
+        with run.held, code:
             action(config, run)
 
     signature = inspect.Signature(
@@ -106,6 +108,7 @@ def from_config(
             *sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty),
             *extra,
             *(_keyword(name, options.SWITCHES[name], False) for name in switches),
+            *([_keyword("trust", options.Trust, False)] if _names_code(kind) else []),
             *run_parameters,
         ]
     )
@@ -119,6 +122,43 @@ def from_config(
         for alias in note.aliases
     }
     return command
+
+
+def _names_code(kind: type[Config]) -> bool:
+    """Whether an option of the configuration may name code."""
+    return any(note.code for _, note in kind.documented_fields().values())
+
+
+def _code_named(
+    context: typer.Context,
+    kind: type[Config],
+    values: dict[str, Any],
+    file: Path | None,
+    *,
+    trust: bool,
+) -> AbstractContextManager[None]:
+    """Return the rule by which the code runs that the options themselves name, and no other.
+
+    Args:
+        context: Tells which values were typed.
+        kind: Configuration, whose fields tell which options may name code.
+        values: Values of the command line and of ``file``.
+        file: File of further options, if any.
+        trust: Whether to run it without a word.
+    """
+    typed: list[str] = []
+    in_file: dict[str, str] = {}
+    for name, (_, note) in kind.documented_fields().items():
+        value = values.get(name)
+        if not note.code or value is None:
+            continue
+        texts = [value] if isinstance(value, str) else list(value)
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            typed += texts
+        elif file is not None:
+            in_file |= dict.fromkeys(texts, str(file))
+    return code_typed(typed, in_file, trust=trust)
 
 
 def hidden_option(name: str, flag: str, help_text: str) -> inspect.Parameter:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from physadv.core.trust import only_code_named
 from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.outside_faults import in_words
 from physadv_cli.runs import console
@@ -57,6 +58,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -68,6 +70,7 @@ def _root(
 
     For your own models, signs and photos.
     """
+    context.with_resource(only_code_named())  # commands allow what is typed in their options
 
 
 for _panel, _names in PANELS.items():

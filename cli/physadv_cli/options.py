@@ -135,6 +135,14 @@ Json = Annotated[
         rich_help_panel="Output",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Do not say that a model named here is code, such as module:factory or TorchScript.",
+        rich_help_panel="Model",
+    ),
+]
 Quiet = Annotated[
     bool,
     typer.Option(

@@ -34,6 +34,7 @@ from physadv.core.run_folder import (
     refuse_other_run,
     set_aside,
 )
+from physadv.core.trust import only_code_named
 from physadv_cli.streams import write_result
 
 if TYPE_CHECKING:
@@ -229,6 +230,23 @@ def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         word = ("not valid", "red") if finding["light"] == "red" else ("warning", "yellow")
         text = f"{finding['name']}: {finding['finding']}. {finding['remedy']}."
         console.print(Text.assemble(word, f" {text}"))
+
+
+def code_typed(
+    names: Sequence[str], in_files: Mapping[str, str] | None = None, *, trust: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Return the rule by which only code runs that was typed, as a context for the command's work.
+
+    Args:
+        names: Values on the command line that may name code.
+        in_files: Such values from a file, with that file.
+        trust: Whether it runs without a line on stderr that says so.
+    """
+
+    def announce(line: str) -> None:
+        console.print(line, soft_wrap=True, style="yellow")
+
+    return only_code_named(names, in_files=in_files, announce=None if trust else announce)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ class ConfigField:
         completions: words that a shell offers as the value.
         affects_result: whether another value can make another result; a run may be resumed with
             another value of the others, such as the device or a window.
+        code: whether its value may name code, which runs only where the value stands on the
+            command line, not where a file of options holds it.
     """
 
     help: str
@@ -51,6 +53,7 @@ class ConfigField:
     aliases: tuple[str, ...] = ()
     completions: tuple[str, ...] = ()
     affects_result: bool = True
+    code: bool = False
 
     def option_of(self, name: str) -> str:
         """Return the command-line option of the field called ``name``."""

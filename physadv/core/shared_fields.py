@@ -15,10 +15,10 @@ MODEL_HELP = (
 )
 """Help of ``--model`` wherever it stands."""
 
-ModelName = Annotated[str, ConfigField(MODEL_HELP, "Model", metavar="MODEL")]
+ModelName = Annotated[str, ConfigField(MODEL_HELP, "Model", metavar="MODEL", code=True)]
 ModelOfBundle = Annotated[
     str | None,
-    ConfigField(MODEL_HELP, "Model", metavar="MODEL", default="the bundle's"),
+    ConfigField(MODEL_HELP, "Model", metavar="MODEL", default="the bundle's", code=True),
 ]
 """``--model`` of commands that take the model from a bundle's card where none is given."""
 WEIGHTS_HELP = "Weights file of the model, where it does not carry its own."

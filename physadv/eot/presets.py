@@ -20,7 +20,7 @@ from physadv.eot.color_map import ColorMap
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.eot.stage import Range
-from physadv.models.loading import load_import_path
+from physadv.models.loading import is_import_path, load_import_path
 
 FOOT_M = 0.3048
 
@@ -234,8 +234,3 @@ def pipeline_from(
         return extra
     stages = extra if isinstance(extra, list | tuple) else [extra]
     return Pipeline.from_ranges(base, extra=stages, colors=colors)
-
-
-def is_import_path(text: str) -> bool:
-    """Return whether ``text`` names code (``module:factory``) rather than a preset."""
-    return ":" in text

@@ -116,5 +116,6 @@ class AttackConfig(SampleConfig):
             "Take gradients of this model (or NAME=WEIGHTS) instead; may repeat.",
             "Model",
             metavar="MODEL",
+            code=True,
         ),
     ] = ()

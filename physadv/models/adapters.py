@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.core.trust import assert_may_run
 from physadv.core.types import Detections
 from physadv.models.loading import load_state, read_state
 
@@ -229,7 +230,10 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             name, weights=None, **({"weights_backbone": None} if _detects(published) else {})
         )
         load_state(net, read_state(weights), name=name)
-    elif (Path(torch.hub.get_dir()) / "checkpoints" / Path(str(published.url)).name).is_file():
+    elif (
+        file := Path(torch.hub.get_dir()) / "checkpoints" / Path(str(published.url)).name
+    ).is_file():
+        read_state(file)  # refuses a pickle of more than weights, which torchvision would open
         net = get_model(name, weights=published)
     else:
         code = f"from torchvision.models import get_model; get_model('{name}', weights='DEFAULT')"
@@ -282,5 +286,6 @@ def _ultralytics(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             "ultralytics is not installed",
             "pip install 'physadv[ultralytics]' (AGPL-3.0)",
         ) from error
+    assert_may_run(f"ultralytics:{name}", "ultralytics")
     net: nn.Module = YOLO(str(file)).model
     return net, {"source": file.name}

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from physadv.models.architectures.cnn import build_from_card
 from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
 from physadv.models.classifiers import Outputs, Preprocessed
 from physadv.models.loading import (
+    is_import_path,
     kind_of,
     load_exported,
     load_import_path,
@@ -62,7 +62,6 @@ __all__ = [
     "weights_of",
 ]
 
-_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PREPARED_KEYS = ("mean", "std", "outputs")
 
 
@@ -78,7 +77,7 @@ def list_models() -> list[ModelCard]:
 
 def is_built_in(text: str) -> bool:
     """Return whether ``text`` names a built-in model, with or without defenses in front of it."""
-    return text.partition("+")[0] in KNOWN
+    return text in KNOWN or (text.partition("+")[0] in KNOWN and not names_a_model(text))
 
 
 def card_of(name: str) -> ModelCard:
@@ -134,7 +133,7 @@ def names_a_model(text: str) -> bool:
     """Whether ``text`` is a known name, a file, or an import path, before any defense is read from
     it."""
     foreign = ":" in text and text.partition(":")[0] in FOREIGN
-    return text in KNOWN or foreign or Path(text).is_file() or bool(_IMPORT_PATH.fullmatch(text))
+    return text in KNOWN or foreign or Path(text).is_file() or is_import_path(text)
 
 
 def resolve_classifier(
@@ -182,7 +181,7 @@ def _load(text: str, weights: Path | None) -> LoadedModel:
         return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")
     if Path(text).is_file():
         return _load_file(Path(text), weights)
-    if _IMPORT_PATH.fullmatch(text):
+    if is_import_path(text):
         return _load_import(text, weights)
     if Path(text).suffix or len(Path(text).parts) > 1:
         raise ModelError(

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import pickle
+import re
 import sys
 import warnings
 import zipfile
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.tables import read_table
+from physadv.core.trust import assert_may_run
 from physadv.models.exported_archive import vetted_archive
+from physadv.models.torch_zip import assert_holds_its_members
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "params", "network")
 """Keys under which checkpoints hold the weights, the commonest first."""
@@ -27,6 +30,7 @@ _COMPILED = "_orig_mod."
 """What torch.compile puts before the keys of the net, or of a part, that it compiled."""
 _ONNX_BEGINNING = b"\x08"
 """Key of the first field of an ONNX file, its version, a whole number from 1 to 127."""
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 Kind = Literal["torchscript", "exported", "weights", "safetensors", "onnx", "unknown"]
 
 
@@ -35,7 +39,7 @@ def kind_of(path: Path) -> Kind:
     matter.
 
     Raises:
-        ModelError: The file is absent.
+        ModelError: The file is absent, or an archive that is damaged or states too much.
     """
     if not path.is_file():
         raise ModelError(f"{path}", "no such file", "check the path")
@@ -43,6 +47,7 @@ def kind_of(path: Path) -> Kind:
         return "safetensors"
 
     if zipfile.is_zipfile(path):
+        assert_holds_its_members(path)
         with zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] or name for name in archive.namelist()}
         if any(m.startswith("code/") for m in members):
@@ -116,9 +121,12 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> Non
 def load_torchscript(path: Path) -> nn.Module:
     """Load the TorchScript module in ``path`` onto the CPU.
 
+    TorchScript is code: it can read and write files.
+
     Raises:
-        ModelError: The file cannot be read.
+        ModelError: The file cannot be read, or may not run.
     """
+    assert_may_run(str(path), "torchscript")
     try:
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return, no-untyped-call]
     except (RuntimeError, ValueError) as error:
@@ -131,8 +139,9 @@ def load_exported(path: Path) -> tuple[nn.Module, tuple[int, int] | None]:
     """A ``torch.export`` file as a module, and the (height, width) px it was exported for (None
     where that is free).
 
-    Raises ModelError where it cannot be read or takes more than the image.
+    Raises ModelError where it cannot be read, may not run, or takes more than the image.
     """
+    assert_may_run(str(path), "exported")
     archive = vetted_archive(path)
     try:
         program = torch.export.load(archive)
@@ -197,6 +206,16 @@ def _joined(outputs: Sequence[Any], count: int) -> Any:
     return tuple(_joined(pieces, count) for pieces in zip(*outputs, strict=True))
 
 
+def is_import_path(text: str) -> bool:
+    """Return whether ``text`` is ``module:factory``, which names code.
+
+    Example:
+        >>> is_import_path("my_models:make"), is_import_path("signs")
+        (True, False)
+    """
+    return _IMPORT_PATH.fullmatch(text) is not None
+
+
 def load_import_path(text: str) -> tuple[Any, bool]:
     """Import what ``text``, ``module:factory``, names, and return it with whether a call made it.
 
@@ -204,8 +223,9 @@ def load_import_path(text: str) -> tuple[Any, bool]:
     module instance is returned as it is.
 
     Raises:
-        ModelError: Import, attribute or call fails.
+        ModelError: It may not run, or import, attribute or call fails.
     """
+    assert_may_run(text, "module")
     module_name, _, attribute = text.partition(":")
     with _working_folder_importable():
         try:
@@ -345,7 +365,7 @@ def _unpickle_weights(path: Path) -> Any:
             "save model.state_dict() and name module:factory with --weights, or save TorchScript "
             "or torch.export",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load raises whatever it met
         raise ModelError(
             f"{path}", f"damaged or not a torch file ({_first_line(error)})", "fetch it anew"
         ) from error

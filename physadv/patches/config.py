@@ -116,6 +116,7 @@ class PatchConfig(Config):
             "Further model that the patch shall work on, NAME or NAME=WEIGHTS; may repeat.",
             "Model",
             metavar="MODEL",
+            code=True,
         ),
     ] = ()
     palette: Annotated[
@@ -132,7 +133,7 @@ class PatchConfig(Config):
     ] = 5.0
     eot: Annotated[
         str,
-        ConfigField(shared.EOT_HELP, "Scene"),
+        ConfigField(shared.EOT_HELP, "Scene", code=True),
     ] = "default"
     eot_ranges: Annotated[
         str | None,

@@ -56,7 +56,9 @@ class VerifyConfig(Config):
     photos: shared.ScenePhotos = None
     boxes: shared.BoxesFile = None
     data_folder: DataFolder = None
-    eot: Annotated[str | None, ConfigField(shared.EOT_HELP, "Scene", default="the card's")] = None
+    eot: Annotated[
+        str | None, ConfigField(shared.EOT_HELP, "Scene", default="the card's", code=True)
+    ] = None
 
     @property
     def replacements(self) -> dict[str, str | tuple[str, ...]]:
@@ -86,7 +88,11 @@ class TransferConfig(Config):
     model: Annotated[
         tuple[str, ...],
         ConfigField(
-            shared.MODEL_HELP, "Model", metavar="MODEL", default="the card's, with --verify"
+            shared.MODEL_HELP,
+            "Model",
+            metavar="MODEL",
+            default="the card's, with --verify",
+            code=True,
         ),
     ] = ()
     weights: Annotated[
@@ -138,7 +144,7 @@ class VisibilityConfig(Config):
     faces: shared.DrawnFaces = VARIED
     backgrounds: shared.BackgroundPhotos = None
     boxes: shared.BoxesFile = None
-    eot: Annotated[str, ConfigField(shared.EOT_HELP, "Scene")] = "default"
+    eot: Annotated[str, ConfigField(shared.EOT_HELP, "Scene", code=True)] = "default"
     eot_ranges: Annotated[
         str | None,
         ConfigField(

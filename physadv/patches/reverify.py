@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import BundleError, DataError
-from physadv.eot.presets import is_import_path, ranges_from_table
+from physadv.eot.presets import ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
+from physadv.models.loading import is_import_path
 from physadv.patches.bundle import PatchBundle
 from physadv.patches.by_distance import bin_rates, differing_bins
 from physadv.patches.config import PROFILES, PatchConfig

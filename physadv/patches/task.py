@@ -17,7 +17,7 @@ from physadv.eot.color_map import ColorMap
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
-from physadv.eot.presets import eot_preset, is_import_path, pipeline_from, ranges_from_toml
+from physadv.eot.presets import eot_preset, pipeline_from, ranges_from_toml
 from physadv.eot.profiles import read_camera_profile, read_color_profile
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources
@@ -25,6 +25,7 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, require_logits
+from physadv.models.loading import is_import_path
 from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement

@@ -21,10 +21,11 @@ from scipy.optimize import isotonic_regression
 from physadv.core.errors import DataError
 from physadv.core.files import write_json
 from physadv.core.tables import read_table
-from physadv.eot.presets import STATED_DISTANCES, is_import_path, read_ranges
+from physadv.eot.presets import STATED_DISTANCES, read_ranges
 from physadv.eot.ranges import EotRanges
 from physadv.eot.stage import Range
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
+from physadv.models.loading import is_import_path
 from physadv.patches.apparent_size import (
     SHARE,
     bin_of,

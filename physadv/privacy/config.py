@@ -24,7 +24,13 @@ _Embedders = Annotated[
 ]
 _EmbedderWeights = Annotated[
     tuple[str, ...],
-    ConfigField("Weights of a face recognizer; may repeat.", "Model", metavar="NAME=FILE"),
+    ConfigField(
+        "Weights of a face recognizer, or the net of a descriptor: TorchScript, torch.export or "
+        "module:factory; may repeat.",
+        "Model",
+        metavar="NAME=FILE",
+        code=True,
+    ),
 ]
 
 

@@ -140,7 +140,8 @@ SMOOTH = ("--norm", "l2", "--eps", "0.05", "--sigma", "0.1", "--n", "300", "--n0
 def test_a_run_is_repeated_from_its_config(
     colors: Path, command: str, options: tuple[str, ...], threat: str
 ) -> None:
-    """--config with the recorded file gives the same result; an option overrules the file."""
+    """--config with the recorded file gives the same result; an option overrules the file. A model
+    that is code is named again, for no file runs code."""
     options = ("--victim", "colors:make", "--data", "data", *options)
     first = physadv(colors, command, *options, "--limit", "7", "--out", "run", "--json")
     assert first.returncode == 0, first.stderr
@@ -148,12 +149,13 @@ def test_a_run_is_repeated_from_its_config(
     assert recorded["model"] == "colors:make"
     assert recorded["threat"] == threat
 
-    again = physadv(colors, command, "--config", "run/config.toml", "--out", "again", "--json")
+    repeated = (command, "--config", "run/config.toml", "--model", "colors:make")
+    again = physadv(colors, *repeated, "--out", "again", "--json")
     assert again.returncode == 0, again.stderr
     assert rates(again.stdout) == rates(first.stdout)
     assert tomllib.loads((colors / "again" / "config.toml").read_text()) == recorded
 
-    fewer = physadv(colors, command, "--config", "run/config.toml", "--limit", "3", "--json")
+    fewer = physadv(colors, *repeated, "--limit", "3", "--json")
     assert json.loads(fewer.stdout)["images"] == 3
 
     refused = physadv(colors, command, *options, "--limit", "3", "--out", "run")

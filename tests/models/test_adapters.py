@@ -258,7 +258,7 @@ def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load_model("torchvision:dett")
     (tmp_path / "checkpoints").mkdir()
     for name in ("det", "cls"):
-        (tmp_path / "checkpoints" / f"{name}-1234.pth").touch()
+        torch.save({"weight": torch.ones(1)}, tmp_path / "checkpoints" / f"{name}-1234.pth")
     detector, classifier = load_model("torchvision:det"), load_model("torchvision:cls")
     assert detector.card.class_index("sign") == 2
     assert isinstance(detector(torch.rand(1, 3, 16, 16)), Detections)

@@ -224,7 +224,7 @@ def test_a_ten_line_descriptor_is_an_embedder(tmp_path: Path) -> None:
     ]
     descriptor = tmp_path / "tiny.toml"
     descriptor.write_text("\n".join(lines), encoding="utf-8")
-    embedder = load_embedder(descriptor)
+    embedder = load_embedder(descriptor, weights=tmp_path / "net.pt")
     red = torch.zeros(1, 3, 16, 16)
     red[:, 0] = 1
     assert torch.allclose(embedder(red), torch.tensor([[-2.0, -2.0, 2.0]]))
@@ -257,8 +257,9 @@ def test_wrong_dimension_is_refused(tmp_path: Path) -> None:
     torch.jit.script(Tiny()).save(str(tmp_path / "net.pt"))
     text = 'weights = "net.pt"\nsize = 16\ndimension = 4\nlicence = "mine"\n'
     (tmp_path / "net.toml").write_text(text, encoding="utf-8")
+    embedder = load_embedder(tmp_path / "net.toml", weights=tmp_path / "net.pt")
     with pytest.raises(ModelError, match="is stated"):
-        load_embedder(tmp_path / "net.toml")(torch.zeros(1, 3, 16, 16))
+        embedder(torch.zeros(1, 3, 16, 16))
 
 
 def test_missing_weights_name_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv_cli import options
-from physadv_cli.runs import begin_report, console
+from physadv_cli.runs import begin_report, code_typed, console
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,7 @@ def list_models(
 def show(
     model: Model,
     weights: options.Weights = None,
+    trust: options.Trust = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -85,7 +86,8 @@ def show(
     run = begin_report("models show", json=json, quiet=quiet, verbose=verbose)
     is_known = model in {card.name for card in list_models()}
     from_card = is_known and weights is None
-    card = card_of(model) if from_card else load_model(model, weights=weights).card
+    with code_typed([model], trust=trust):
+        card = card_of(model) if from_card else load_model(model, weights=weights).card
     result = {**card.as_dict(), "weights": weights or (weights_of(model) if is_known else None)}
 
     # Long entries of the card's own are left to --json.
@@ -157,6 +159,7 @@ def fetch(
 def check(
     model: Model,
     weights: options.Weights = None,
+    trust: options.Trust = False,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -187,7 +190,8 @@ def check(
     from physadv.models.loading import pick_device
 
     run = begin_report("models check", json=json, quiet=quiet, verbose=verbose)
-    loaded = load_model(model, weights=weights, device=device)
+    with code_typed([model], trust=trust):
+        loaded = load_model(model, weights=weights, device=device)
     batch = _pictures(images).to(pick_device(device))
     warnings = check_model(loaded, batch, gradients=gradients)
     for warning in warnings:

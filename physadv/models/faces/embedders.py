@@ -21,6 +21,7 @@ from physadv.models.cards import ModelCard
 from physadv.models.faces.face_detection import SLIM_CARD, Alignment, model_file
 from physadv.models.fetch import cached_weights
 from physadv.models.loading import (
+    is_import_path,
     kind_of,
     load_exported,
     load_import_path,
@@ -186,26 +187,29 @@ def load_embedder(
     """Load a face embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of
     about ten lines.
 
-    A descriptor names its ``weights`` (TorchScript or torch.export, relative to itself), or a
-    ``factory`` ("package.module:function") with or without weights, and the fields of
-    :class:`EmbedderCard`; ``threshold`` and ``far`` may stand for ``thresholds``.
+    A descriptor names the fields of :class:`EmbedderCard` (``threshold`` and ``far`` may stand for
+    ``thresholds``), and its net: ``weights`` (TorchScript or torch.export, relative to itself), or
+    a ``factory`` ("package.module:function") with or without weights for it. A net is code, which
+    does not run because a file names it: ``weights`` has to name it as well.
 
     Args:
         name_or_path: Name or descriptor file.
-        weights: File that replaces the embedder's own weights.
+        weights: File that replaces the embedder's own weights; the net of a descriptor, a file or
+            ``module:factory``.
         device: Torch device, or "auto".
 
     Returns:
         The embedder in eval mode with frozen parameters.
 
     Raises:
-        ModelError: The name is unknown, the descriptor cannot be used, or weights are absent.
+        ModelError: The name is unknown, the descriptor cannot be used, or weights are absent or
+            may not run.
     """
     text = str(name_or_path)
     if text in _KNOWN:
         embedder = _KNOWN[text](None if weights is None else Path(weights))
     elif Path(text).suffix == ".toml":
-        embedder = _from_descriptor(Path(text), None if weights is None else Path(weights))
+        embedder = _from_descriptor(Path(text), weights)
     else:
         raise ModelError(
             f"embedder {text!r}",
@@ -309,32 +313,49 @@ def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:
     )
 
 
-def _from_descriptor(path: Path, weights: Path | None) -> FaceEmbedder:
+def _from_descriptor(path: Path, given: str | Path | None) -> FaceEmbedder:
+    """The embedder of the descriptor ``path``; ``given`` is its net, a file or module:factory."""
     table = read_table(path, error=ModelError, remedy="See `load_embedder`")
     named = table.pop("weights", None)
-    file = weights or (None if named is None else path.parent / str(named))
+    file = None if named is None else path.parent / str(named)
+    if given is not None and not is_import_path(str(given)):
+        file = Path(given)
     factory = table.pop("factory", None)
 
     card = _card_of(table, path, "" if file is None else sha256_of(file) if file.is_file() else "")
 
-    if factory is not None:
-        net, _ = load_import_path(str(factory))
+    if given is None:
+        raise _unnamed_net(path, factory if factory is not None else file)
+    if is_import_path(str(given)):
+        net, _ = load_import_path(str(given))
         if not isinstance(net, nn.Module):
             raise ModelError(
-                str(factory), f"made a {type(net).__name__}", "A torch.nn.Module is needed"
+                str(given), f"made a {type(net).__name__}", "A torch.nn.Module is needed"
             )
         if file is not None:
             load_state(net, read_state(file), name=card.name)
         return FaceEmbedder(net, card)
-    if file is None:
-        raise ModelError(f"{path}", "names neither weights nor a factory", 'Add weights = "net.pt"')
+    assert file is not None  # it is what was given
     kind = kind_of(file)
     if kind == "torchscript":
         return FaceEmbedder(load_torchscript(file), card)
     if kind == "exported":
         return FaceEmbedder(load_exported(file)[0], card)
     raise ModelError(
-        f"{file}", f"holds {kind} without a net", 'Add factory = "package.module:function"'
+        f"{file}", f"holds {kind} without a net", "Give TorchScript, torch.export or module:factory"
+    )
+
+
+def _unnamed_net(path: Path, named: object) -> ModelError:
+    """The error for a descriptor whose net, which is code, the user did not name."""
+    if named is None:
+        return ModelError(
+            f"{path}", "names neither weights nor a factory", 'Add weights = "net.pt"'
+        )
+    return ModelError(
+        f'"{path}" names the net "{named}", which is code',
+        "Code runs only where you name it, not because a file does",
+        f"If you trust it, add --embedder-weights {path}={named}",
     )
 
 
