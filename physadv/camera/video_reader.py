@@ -24,8 +24,14 @@ from PIL import Image
 
 from physadv.core.errors import CaptureError, ImageError
 from physadv.core.image_io import lay_on_white, srgb_pixels
-from physadv.core.picture_files import frame_count, load_picture, open_picture, pictures_in
-from physadv.core.reading import MAX_FRAME_PIXELS, assert_pixels, foreign_errors, read_file
+from physadv.core.picture_files import (
+    frame_count,
+    load_picture,
+    open_picture,
+    pictures_in,
+    read_picture_file,
+)
+from physadv.core.reading import MAX_FRAME_PIXELS, assert_pixels, foreign_errors
 
 Pixels = npt.NDArray[np.uint8]
 _HDR = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}
@@ -105,7 +111,7 @@ class VideoReader:
                 max(codec.height, 1),
                 name,
                 most=MAX_FRAME_PIXELS,
-                kind=CaptureError,
+                error=CaptureError,
             )
         except CaptureError:
             self._container.close()
@@ -306,9 +312,9 @@ class AnimationReader:
 
     def __init__(self, path: Path) -> None:
         self.name, self.warnings = str(path), list[str]()
-        self._data = data = read_file(path, kind=CaptureError)
         with foreign_errors(str(path), CaptureError, "did not open", _CONVERT):
             try:
+                self._data = data = read_picture_file(path)
                 self._image = open_picture(data, str(path), most_pixels=MAX_FRAME_PIXELS)
                 self.expected = frame_count(self._image, data, str(path))
             except ImageError as error:
@@ -404,7 +410,7 @@ def is_animated(path: Path) -> bool:
     if path.suffix.lower() not in ANIMATED_SUFFIXES:
         return False
     try:
-        return pictures_in(read_file(path), str(path)) > 1
+        return pictures_in(read_picture_file(path), str(path)) > 1
     except ImageError:
         return False
 

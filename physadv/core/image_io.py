@@ -21,10 +21,12 @@ from physadv.core.picture_files import (
     load_picture,
     open_picture,
     orientation_of,
+    read_picture_file,
     upright,
 )
-from physadv.core.reading import MAX_DRAWING_BYTES, foreign_errors, read_file
+from physadv.core.reading import MAX_DRAWING_BYTES, foreign_errors
 from physadv.core.svg import decode_svg, rasterize_svg
+from physadv.core.text import read_file
 
 Array = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
@@ -92,9 +94,9 @@ def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
     if not file.is_file():
         raise ImageError(f"{file}", "no such file", "check the path")
     if file.suffix.lower() == ".svg":
-        svg = decode_svg(read_file(file, most_bytes=MAX_DRAWING_BYTES), str(file))
+        svg = decode_svg(read_file(file, most_bytes=MAX_DRAWING_BYTES, error=ImageError), str(file))
         return rasterize_svg(svg, svg_px, name=str(file))
-    return decode_rgba(read_file(file), str(file))
+    return decode_rgba(read_picture_file(file), str(file))
 
 
 def decode_rgba(data: bytes, name: str) -> Array:

@@ -16,12 +16,13 @@ from PIL import ExifTags, Image
 
 from physadv.core.errors import ImageError
 from physadv.core.reading import (
+    MAX_PICTURE_BYTES,
     MAX_PICTURES,
     MAX_PIXELS,
     assert_pixels,
     foreign_errors,
-    read_file,
 )
+from physadv.core.text import read_file
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 """Suffixes of HEIF pictures, which the package pillow-heif reads where it is installed."""
@@ -41,6 +42,15 @@ _MOST_PAGES = 5000
 """Most pages of a TIFF, each of which Pillow compares with all before it."""
 _UNREADABLE = "not a readable image"
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+
+
+def read_picture_file(path: str | Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        ImageError: There is no such file, it is a folder, pipe or device, too large, or unreadable.
+    """
+    return read_file(path, most_bytes=MAX_PICTURE_BYTES, error=ImageError)
 
 
 def open_picture(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -180,7 +190,7 @@ def picture_count(path: str | Path) -> int:
     """Return how many pictures the file at ``path`` holds, as :func:`pictures_in` counts them; what
     cannot be read counts as one."""
     try:
-        return pictures_in(read_file(path), str(path))
+        return pictures_in(read_picture_file(path), str(path))
     except ImageError:
         return 1
 

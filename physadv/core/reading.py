@@ -8,10 +8,8 @@ is allocated, and turn every exception of a library into one of :mod:`physadv.co
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from physadv.core.errors import ImageError, PhysadvError
 
@@ -27,7 +25,7 @@ MAX_DRAWING_BYTES = 1 << 25
 """Most bytes of an SVG file."""
 MAX_PROFILE_BYTES = 1 << 26
 """Most bytes of an ICC profile."""
-MAX_ARRAY_BYTES = 1 << 32
+MAX_ARRAY_BYTES = 1 << 34
 """Most bytes of the arrays of a data set, unpacked."""
 MAX_MODEL_BYTES = 1 << 34
 """Most bytes of a model's file, or of its members, unpacked."""
@@ -44,13 +42,13 @@ _LONGEST_REASON = 160
 
 @contextmanager
 def foreign_errors(
-    name: str, kind: type[PhysadvError], what: str, remedy: str = "Replace or remove the file"
+    name: str, error: type[PhysadvError], what: str, remedy: str = "Replace or remove the file"
 ) -> Iterator[None]:
     """Raise whatever a library raises as one error of the toolkit.
 
     Args:
         name: Name of the file.
-        kind: Class of the error.
+        error: Class of the error.
         what: What the file is then, such as "not a readable image".
         remedy: What to do.
 
@@ -68,58 +66,21 @@ def foreign_errors(
         yield
     except PhysadvError:
         raise
-    except Exception as error:
-        reason = _reason_of(error)
-        raise kind(name, f"{what} ({reason})" if reason else what, remedy) from error
+    except Exception as fault:
+        reason = _reason_of(fault)
+        raise error(name, f"{what} ({reason})" if reason else what, remedy) from fault
 
 
-def _reason_of(error: Exception) -> str:
+def _reason_of(fault: Exception) -> str:
     """First line of what a library says; nothing where it names only its own objects."""
-    if isinstance(error, MemoryError):
+    if isinstance(fault, MemoryError):
         return "it takes more memory than there is"
-    if isinstance(error, RecursionError):
+    if isinstance(fault, RecursionError):
         return "it is nested too deeply"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
+    if isinstance(fault, OSError) and fault.strerror:
+        return fault.strerror
+    lines = str(fault).strip().splitlines()
     return lines[0][:_LONGEST_REASON] if lines and " object at 0x" not in lines[0] else ""
-
-
-def read_file(
-    path: str | Path,
-    *,
-    most_bytes: int = MAX_PICTURE_BYTES,
-    kind: type[PhysadvError] = ImageError,
-) -> bytes:
-    """Read a whole file within a budget.
-
-    Args:
-        path: The file; a device or a pipe, which may never end, is refused.
-        most_bytes: Most bytes that are read.
-        kind: Class of the error.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        PhysadvError: There is no such file, it is none, it is too large, or it cannot be read.
-
-    Example:
-        >>> read_file("/dev/zero")
-        Traceback (most recent call last):
-        physadv.core.errors.ImageError: /dev/zero: a device or pipe, not a file. Name a file.
-    """
-    name = f"{path}"
-    with foreign_errors(name, kind, "cannot be read", "Check the path and the rights"):
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
-            raise kind(name, f"{what}, not a file", "Name a file")
-        assert_bytes(status.st_size, name, most=most_bytes, kind=kind)
-        with Path(path).open("rb") as stream:
-            data = stream.read(most_bytes + 1)  # a file may grow while it is read
-    assert_bytes(len(data), name, most=most_bytes, kind=kind)
-    return data
 
 
 def assert_bytes(
@@ -127,7 +88,7 @@ def assert_bytes(
     name: str,
     *,
     most: int,
-    kind: type[PhysadvError] = ImageError,
+    error: type[PhysadvError] = ImageError,
     packed: int | None = None,
 ) -> None:
     """Refuse what is larger than a budget, or unpacks to far more than its file holds.
@@ -136,23 +97,23 @@ def assert_bytes(
         count: Bytes, as announced.
         name: Name of the file.
         most: Most bytes.
-        kind: Class of the error.
+        error: Class of the error.
         packed: Bytes that it is unpacked from; None where nothing is unpacked.
 
     Raises:
         PhysadvError: ``count`` is over the budget or negative.
 
     Example:
-        >>> assert_bytes(10 << 30, "a.npz", most=MAX_ARRAY_BYTES)
+        >>> assert_bytes(20 << 30, "a.npz", most=MAX_ARRAY_BYTES)
         Traceback (most recent call last):
-        physadv.core.errors.ImageError: a.npz: it holds 10.7 GB, over 4.29 GB. Use a smaller one.
+        physadv.core.errors.ImageError: a.npz: it holds 21.5 GB, over 17.2 GB. Use a smaller one.
     """
     if count < 0 or count > most:
         limit = f"it holds {format_bytes(count)}, over {format_bytes(most)}"
-        raise kind(name, limit, "Use a smaller one")
+        raise error(name, limit, "Use a smaller one")
     if packed is not None and count > max(FREE_BYTES, MOST_EXPANSION * packed):
         limit = f"{format_bytes(packed)} would unpack to {format_bytes(count)}: a bomb"
-        raise kind(name, limit, "Do not trust it; save it anew from its source")
+        raise error(name, limit, "Do not trust it; save it anew from its source")
 
 
 def assert_pixels(
@@ -163,7 +124,7 @@ def assert_pixels(
     packed: int | None = None,
     most: int = MAX_PIXELS,
     pixel_bytes: int = 4,
-    kind: type[PhysadvError] = ImageError,
+    error: type[PhysadvError] = ImageError,
 ) -> None:
     """Refuse a picture of too many pixels before they are decoded.
 
@@ -174,7 +135,7 @@ def assert_pixels(
         packed: Bytes of the file; None where the picture was not packed.
         most: Most pixels at 4 bytes each.
         pixel_bytes: Bytes of a pixel when decoded.
-        kind: Class of the error.
+        error: Class of the error.
 
     Raises:
         PhysadvError: The picture is empty, has too many pixels, or far more than its file holds.
@@ -185,13 +146,13 @@ def assert_pixels(
         physadv.core.errors.ImageError: a.png: 60000x60000 is over 120000000 px. Scale it down.
     """
     if width <= 0 or height <= 0:
-        raise kind(name, f"its size is {width}x{height} px", "Replace or remove the file")
+        raise error(name, f"its size is {width}x{height} px", "Replace or remove the file")
     if width * height * pixel_bytes > most * 4:
         allowed = most * 4 // pixel_bytes
-        raise kind(name, f"{width}x{height} is over {allowed} px", "Scale it down")
+        raise error(name, f"{width}x{height} is over {allowed} px", "Scale it down")
     if packed is not None:
         unpacked = width * height * pixel_bytes
-        assert_bytes(unpacked, name, most=unpacked, packed=packed, kind=kind)
+        assert_bytes(unpacked, name, most=unpacked, packed=packed, error=error)
 
 
 def format_bytes(count: int) -> str:

@@ -91,8 +91,8 @@ def mend_last_row(path: str | Path) -> None:
 
 def _is_row(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except ValueError:
+        parse_json(line.decode(), "row", finite=False)
+    except (DataError, UnicodeDecodeError):
         return False
     return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from physadv.core import svg_drawing
 from physadv.core.errors import ImageError
+from physadv.core.parsing import parse_json
 from physadv.core.picture_files import load_picture, open_picture
 from physadv.core.reading import MAX_PIXELS, foreign_errors, format_bytes
 
@@ -67,7 +67,7 @@ def rasterize_svg(
             raise ImageError(name, f"takes over {_LONGEST_WAIT_S:g} s to draw", _SIMPLER) from None
 
     if done.returncode == svg_drawing.REFUSED:
-        limit, remedy = json.loads(done.stdout)
+        limit, remedy = parse_json(done.stdout.decode(), name)
         raise ImageError(name, limit, remedy)
     if done.returncode != 0:
         raise ImageError(name, _death_of(done), _SIMPLER)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import io
+import math
 import re
 import struct
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
-from zlib import error as ZlibError
 
 import numpy as np
 import numpy.typing as npt
 
+from physadv.core.archive_files import gunzip
+from physadv.core.array_files import read_npz as read_npz_arrays
 from physadv.core.errors import DataError
+from physadv.core.reading import MAX_ARRAY_BYTES
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.datasets.file_access import FileSource
 from physadv.datasets.left_out import left_out
@@ -188,12 +188,7 @@ def parse_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
         [7, 9]
     """
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, ZlibError) as error:
-            raise DataError(
-                name, f"cannot be unpacked ({error})", "fetch the file again"
-            ) from error
+        data = gunzip(data, name, most_bytes=MAX_ARRAY_BYTES)
     head = 4 + 4 * dimensions
     if len(data) < head or data[:3] != b"\x00\x00\x08" or data[3] != dimensions:
         raise DataError(
@@ -201,7 +196,7 @@ def parse_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
         )
 
     shape = struct.unpack(f">{dimensions}I", data[4:head])
-    count = int(np.prod(shape, dtype=object))
+    count = math.prod(shape)
     if len(data) - head != count:
         raise DataError(name, f"holds {len(data) - head} of {count} bytes", "fetch the file again")
 
@@ -232,14 +227,7 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
         raise DataError(f"{source.path}", f"holds {len(names)} npz files", "name one of them")
 
     where = f"{source.path}: {names[0]}"
-    try:
-        with np.load(io.BytesIO(source.read(names[0])), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, ZlibError) as error:
-        raise DataError(
-            where, f"cannot be read ({error})", "save plain arrays with numpy.savez"
-        ) from error
-
+    arrays = read_npz_arrays(source.read(names[0]), where)
     pairs, used = _pairs(arrays, where)
     named = next((key for key in _CLASS_KEYS if key in arrays), None)
     classes = None if named is None else tuple(_text(c) for c in arrays[named])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from zlib import error as ZlibError
 
+from physadv.core.archive_files import is_zip, open_zip, read_member
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white
 from physadv.core.litter import is_litter
 from physadv.core.names import natural_key
 from physadv.core.picture_files import pictures_in, shown_size
-
-MAX_MEMBER_BYTES = 1 << 30
+from physadv.core.reading import MAX_ARRAY_BYTES, MAX_PICTURE_BYTES
+from physadv.core.text import read_file
 
 
 class FileSource(ABC):
@@ -27,13 +26,14 @@ class FileSource(ABC):
     """Number of files left out: hidden ones and those that desktops add."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
+    def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
+        """Return the bytes of the file ``name``. Raises DataError where it cannot be read, or holds
+        more than ``most_bytes``."""
 
     def image(self, name: str) -> Array:
         """Return the image ``name`` as (h, w, 3) uint8 sRGB, on white where it is transparent.
         Raises DataError where it is truncated, no image or several, as an animation is."""
-        data, called = self.read(name), f"{self.path}: {name}"
+        data, called = self.read(name, MAX_PICTURE_BYTES), f"{self.path}: {name}"
         try:
             if (count := pictures_in(data, called)) > 1:
                 raise DataError(
@@ -47,7 +47,7 @@ class FileSource(ABC):
         """Return width and height of the image ``name`` from its header. Raises DataError where it
         is no image."""
         try:
-            return shown_size(self.read(name), f"{self.path}: {name}")
+            return shown_size(self.read(name, MAX_PICTURE_BYTES), f"{self.path}: {name}")
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
 
@@ -81,14 +81,10 @@ class FolderSource(FileSource):
             return
         self._take(_files_under(path))
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of the file ``name``. Raises DataError where it cannot be read."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{self.path / name}", f"cannot be read ({error.strerror})", "check the file"
-            ) from error
+    def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
+        """Return the bytes of the file ``name``. Raises DataError where it cannot be read, or holds
+        more than ``most_bytes``."""
+        return read_file(self.path / name, most_bytes=most_bytes, error=DataError)
 
 
 class ZipSource(FileSource):
@@ -96,38 +92,14 @@ class ZipSource(FileSource):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(
-                f"{path}", f"not a readable zip ({error})", "fetch the file again"
-            ) from error
+        self._zip = open_zip(path, f"{path}")
         self._take([m.filename for m in self._zip.infolist() if not m.is_dir()])
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
         """Return the bytes of the member ``name``. Raises DataError where it is too large or
         damaged."""
-        size = self._zip.getinfo(name).file_size
-        if size > MAX_MEMBER_BYTES:
-            raise DataError(
-                f"{self.path}: {name}",
-                f"{size} bytes is over {MAX_MEMBER_BYTES}",
-                "unpack the zip first",
-            )
-
-        try:
-            return self._zip.read(name)
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            ZlibError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
-            raise DataError(
-                f"{self.path}: {name}", f"cannot be unpacked ({error})", "fetch the zip again"
-            ) from error
+        where = f"{self.path}: {name}"
+        return read_member(self._zip, name, where, most_bytes=most_bytes)
 
 
 def _files_under(root: Path) -> list[str]:
@@ -157,7 +129,7 @@ def open_file_source(path: Path) -> FileSource:
     """
     if not path.exists():
         raise DataError(f"{path}", "no such file or folder", "check the path")
-    if path.is_file() and not zipfile.is_zipfile(path):
+    if path.is_file() and not is_zip(path):
         reason = "empty file" if path.stat().st_size == 0 else "neither a folder nor a readable zip"
         raise DataError(f"{path}", reason, "name a folder, a zip, an idx or an npz file")
     source = FolderSource(path) if path.is_dir() else ZipSource(path)

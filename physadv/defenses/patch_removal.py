@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, OptionError
+from physadv.core.tensor_files import read_tensors
 from physadv.core.types import Model
 from physadv.defenses.input_transforms import TransformDefense
 from physadv.models.classifiers import resize_images
@@ -239,4 +239,4 @@ def _weights() -> dict[str, Tensor]:
         raise ModelError(
             f"{WEIGHTS.name}", "is missing from this installation", "Install physadv again"
         )
-    return load_file(WEIGHTS)
+    return read_tensors(WEIGHTS)[0]

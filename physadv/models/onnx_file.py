@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import ModelError
+from physadv.core.reading import MAX_MODEL_BYTES, foreign_errors
+from physadv.core.text import read_file
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 """Wire types of Protocol Buffers."""
 _LONGEST_VARINT = 10
+_ANEW = "Fetch or export it anew"
 _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 """ONNX' numbers of the floating-point types, and NumPy's names for them."""
 _IN_ANOTHER_FILE = 1
@@ -70,12 +73,9 @@ def read_onnx(path: Path) -> OnnxGraph:
             convolutions whose weights are computed, quantized or of another shape than (outputs,
             inputs / groups, h, w).
     """
-    try:
-        return _read_graph(_message(memoryview(path.read_bytes()), _MODEL_GRAPH))
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise ModelError(
-            f"{path}", f"not readable as an ONNX file ({error})", "fetch or export it anew"
-        ) from error
+    data = read_file(path, most_bytes=MAX_MODEL_BYTES, error=ModelError)
+    with foreign_errors(f"{path}", ModelError, "not readable as an ONNX file", _ANEW):
+        return _read_graph(_message(memoryview(data), _MODEL_GRAPH))
 
 
 def _read_graph(graph: memoryview) -> OnnxGraph:
@@ -84,11 +84,15 @@ def _read_graph(graph: memoryview) -> OnnxGraph:
 
     # Exporters write nodes in the order in which they run: each after those it depends on.
     convolutions = []
+    numbers = 0
     for node in _messages(graph, _GRAPH_NODE):
         operation = _text(node, _NODE_OPERATION)
         inputs = [str(name, "utf-8") for name in _messages(node, _NODE_INPUT)]
         if operation == "Conv":
             convolutions.append(_read_convolution(inputs, tensors))
+            numbers += convolutions[-1].weight.numel()
+            if numbers > len(graph):  # a number takes two bytes or more
+                raise ValueError("its convolutions share their weights without end")
         elif operation == "Constant":
             value = _message(_message(node, _NODE_ATTRIBUTE), _ATTRIBUTE_TENSOR)
             tensors[_text(node, _NODE_OUTPUT)] = value

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from physadv.attacks._optimizers import CosineAdam
 from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
+from physadv.core.errors import ModelError
 from physadv.core.random_streams import generator
-from physadv.core.tensor_files import write_tensors
+from physadv.core.tensor_files import read_tensors, write_tensors
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.pipeline import Draw
 from physadv.eot.placement import Placement
@@ -362,9 +362,9 @@ def load_start(folder: Path, key: int) -> RaceProgress | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            facts, patch = file.metadata(), file.get_tensor("patch")
-    except (SafetensorError, OSError):
+        tensors, facts = read_tensors(path)
+        patch = tensors["patch"]
+    except (ModelError, KeyError):
         return None
     if facts.get("key") != str(key):
         return None

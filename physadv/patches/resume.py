@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from physadv.attacks._optimizers import CosineAdam
-from physadv.core.tensor_files import write_tensors
+from physadv.core.errors import ModelError
+from physadv.core.tensor_files import read_tensors, write_tensors
 from physadv.patches.optimize import PatchProgress
 
 _NAME = "checkpoint.safetensors"
@@ -60,10 +60,9 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgr
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    except (SafetensorError, OSError, KeyError):
+        stored, facts = read_tensors(path)
+        tensors = {name: stored[name] for name in _TENSORS}
+    except (ModelError, KeyError):
         return None
     if facts.get("key") != str(key):
         return None

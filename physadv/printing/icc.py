@@ -19,7 +19,11 @@ from PIL import Image, ImageCms
 from physadv.core.color import de00
 from physadv.core.errors import OptionError
 from physadv.core.image_io import Array
+from physadv.core.reading import MAX_PROFILE_BYTES, foreign_errors
+from physadv.core.text import read_file
 
+_UNREADABLE = "not a readable ICC profile"
+_PRINT_PROFILE = "Give the output profile of your print shop, e.g. one of ISO Coated or GRACoL"
 INTENTS = {
     "perceptual": ImageCms.Intent.PERCEPTUAL,
     "relative": ImageCms.Intent.RELATIVE_COLORIMETRIC,
@@ -98,13 +102,11 @@ class PressProfile:
         if not self.path.is_file():
             raise OptionError(f"ICC profile {self.path}", "no such file", "Check the path")
 
-        self.data = self.path.read_bytes()
+        self.data = read_file(self.path, most_bytes=MAX_PROFILE_BYTES, error=OptionError)
         self.space: str = self._checked_space()
-        try:
+        with foreign_errors(f"ICC profile {self.path}", OptionError, _UNREADABLE, _PRINT_PROFILE):
             self._profile = ImageCms.ImageCmsProfile(io.BytesIO(self.data))
             self._assert_usable()
-        except (ImageCms.PyCMSError, OSError) as error:
-            raise self._refusal("not a readable ICC profile") from error
         self.name = self._description()
 
     def _checked_space(self) -> str:
@@ -140,8 +142,7 @@ class PressProfile:
             return self.path.stem
 
     def _refusal(self, what: str) -> OptionError:
-        remedy = "Give the output profile of your print shop, e.g. one of ISO Coated or GRACoL"
-        return OptionError(f"ICC profile {self.path}", what, remedy)
+        return OptionError(f"ICC profile {self.path}", what, _PRINT_PROFILE)
 
     @property
     def channels(self) -> int:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from physadv.core.errors import DataError
 from physadv.core.parsing import parse_json
-from physadv.core.tensor_files import write_tensors
+from physadv.core.tensor_files import read_tensors, write_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -61,11 +60,11 @@ def load_training_state(
     """
     groups: dict[str, Tensors] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            stored: dict[str, Any] = parse_json(file.metadata()["facts"], str(path))
-            for name in file.keys():  # noqa: SIM118 - the file is no mapping
-                group, _, key = name.partition("/")
-                groups.setdefault(group, {})[key] = file.get_tensor(name)
+        tensors, texts = read_tensors(path)
+        stored: dict[str, Any] = parse_json(texts["facts"], str(path))
+        for name, tensor in tensors.items():
+            group, _, key = name.partition("/")
+            groups.setdefault(group, {})[key] = tensor
         return groups, {name: stored[name] for name in facts} if facts else stored
     # safetensors raises several kinds of errors for a damaged file.
     except Exception as error:

@@ -12,10 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pypdfium2
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import read_rgba
+from physadv.core.pdf_files import open_pdf, render_page
 from physadv.core.tables import convert_value, read_table
 from physadv.twin.linear_light import F32, U8
 
@@ -170,13 +170,7 @@ def _cut(
     a pixel."""
     if not pdf.is_file():
         raise BundleError(f"{pdf}", "no such sheet", "Make it with `physadv print`")
-    try:
-        document = pypdfium2.PdfDocument(str(pdf))
-    except pypdfium2.PdfiumError as error:
-        raise BundleError(
-            f"{pdf}", f"not a readable PDF ({error})", "Make it with `physadv print`"
-        ) from error
-
+    document = open_pdf(pdf, error=BundleError, remedy="Make it with `physadv print`")
     with document:
         _refuse_foreign_sheet(document, pdf, run_id)
         page = document[0]
@@ -207,9 +201,7 @@ def _cut(
             height - ceil(y1_points) - 1.0,
         )
         margins = (max(margins[0], 0), max(margins[1], 0), max(margins[2], 0), max(margins[3], 0))
-        image = np.asarray(
-            page.render(scale=dpi / 72, crop=margins).to_pil().convert("RGB"), np.uint8
-        )
+        image = render_page(page, f"{pdf}", dpi=dpi, margins=margins)
 
     cropped = (width - margins[0] - margins[2], height - margins[1] - margins[3])
     per_x, per_y = image.shape[1] / cropped[0], image.shape[0] / cropped[1]

@@ -8,6 +8,7 @@ in the file is ever executed.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.core.reading import foreign_errors
+from physadv.core.text import read_file
 
 SIZE, DIMENSION = 150, 128
 MEAN_RGB = (122.782, 117.001, 104.298)
@@ -29,6 +32,8 @@ _BLOCKS = (
     *((256, True), (256, False), (256, False)),
     (256, True),
 )
+_MOST_BYTES = 1 << 28
+"""Most bytes of a file of dlib, whose nets have some 20 MB."""
 _LAYER = re.compile(rb"\x01(?:\x05con_4|\x07affine_|\x04fc_2)")
 
 
@@ -148,7 +153,13 @@ def _fill(module: nn.Module, values: Tensor, name: str) -> None:
 
 def _tensors(path: Path) -> list[Tensor]:
     """Return the tensor of every convolution, affine and linear layer, in order of computation."""
-    data, tensors, position = path.read_bytes(), [], 0
+    data = read_file(path, most_bytes=_MOST_BYTES, error=ModelError)
+    with foreign_errors(f"{path}", ModelError, "broken or of another version", "Fetch it again"):
+        return _tensors_in(data, path)
+
+
+def _tensors_in(data: bytes, path: Path) -> list[Tensor]:
+    tensors, position = [], 0
     while match := _LAYER.search(data, position):
         at = match.end()
         if match.group().endswith(b"fc_2"):
@@ -180,7 +191,7 @@ def _tensor(data: bytes, at: int, path: Path) -> tuple[Tensor, int]:
         value, at = _integer(data, at)
         header.append(value)
 
-    count = int(np.prod(header[1:]))
+    count = math.prod(header[1:])
     if header[0] != 2 or count < 0 or at + 4 * count > len(data):
         raise ModelError(f"{path}", "broken or of another version", "Fetch it again")
     return torch.from_numpy(np.frombuffer(data, "<f4", count, at).copy()), at + 4 * count

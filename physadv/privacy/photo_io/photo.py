@@ -19,8 +19,14 @@ from PIL import Image, ImageOps
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array
-from physadv.core.picture_files import frame_count, load_picture, open_picture, orientation_of
-from physadv.core.reading import foreign_errors, read_file
+from physadv.core.picture_files import (
+    frame_count,
+    load_picture,
+    open_picture,
+    orientation_of,
+    read_picture_file,
+)
+from physadv.core.reading import foreign_errors
 from physadv.privacy.photo_io import metadata, sixteen_bit
 
 _REFUSED = {
@@ -69,7 +75,7 @@ def read_photo(path: str | Path) -> LoadedPhoto:
         ImageError: The file is damaged or of a kind that is not supported; the message names which.
     """
     file = Path(path)
-    data = read_file(file)
+    data = read_picture_file(file)
     with open_picture(data, f"{file}") as opened:
         _check(opened, file)
         load_picture(opened, data, f"{file}")
