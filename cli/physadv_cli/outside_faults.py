@@ -33,6 +33,9 @@ def in_words(error: Exception) -> PhysadvError | None:
         subject = f"{' -> '.join(names)}: " if names else ""
         remedy = "Check the path, its permissions and the space on the disk"
         return PhysadvError(f"{subject}{reason}", "", remedy)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        # Python before 3.13 tells it so where it resolves a path.
+        return PhysadvError(str(error), "", "Remove the link, or name another path")
     return None
 
 

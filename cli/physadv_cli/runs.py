@@ -22,7 +22,7 @@ from rich.text import Text
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import PhysadvError
-from physadv.core.files import write_json, write_text
+from physadv.core.files import refuse_unless_file, write_json, write_text
 from physadv.core.run_folder import (
     HeldFolder,
     assert_folder_possible,
@@ -30,6 +30,7 @@ from physadv.core.run_folder import (
     locked_folder,
     new_run_folder,
     record_of,
+    recorded_beside,
     refuse_other_file,
     refuse_other_run,
     set_aside,
@@ -170,7 +171,7 @@ class RunOptions:
 
         Args:
             file: where the one result of a command without a run folder goes.
-            config: what :meth:`record_beside` will record.
+            config: what is recorded beside it, as ``NAME.config.toml`` for a file ``NAME.json``.
 
         Raises:
             OptionError: another process writes the file, or, unless ``overwrite``, one that
@@ -181,16 +182,10 @@ class RunOptions:
         self.held.enter_context(locked_file(file))
         if not self.overwrite:
             refuse_other_file(file, record_of(file), config)
+        refuse_unless_file(file)
+        text = tomli_w.dumps(plain(config.as_table()))
+        self.held.enter_context(recorded_beside(file, text))
         return file
-
-    def record_beside(self, file: Path, config: Config) -> Path:
-        """Record ``config`` beside ``file``, the one result of a command without a run folder.
-
-        Returns the record, ``NAME.config.toml`` for a file ``NAME.json``.
-        """
-        record = record_of(file)
-        write_text(record, tomli_w.dumps(plain(config.as_table())))
-        return record
 
     def finish(self, result: Mapping[str, Any], summary: str) -> None:
         """Print ``summary`` for people and, with ``--json``, ``result`` as one JSON object.

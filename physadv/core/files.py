@@ -21,6 +21,8 @@ if sys.platform != "win32":  # which has other locks, and removes no file that i
     from fcntl import LOCK_EX, LOCK_NB, flock
 
 _TEMPORARY = ".physadv-writing-"
+_LONGEST_NAME = 255
+"""Most bytes of a file's name, on all usual file systems."""
 _LONGEST_SUFFIX = 32
 """Longest suffix, in bytes, that a temporary file takes over: a name has 255 at most."""
 
@@ -209,6 +211,30 @@ def _sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise  # not merely a file system that cannot
+
+
+def beside(file: str | Path, ending: str) -> Path:
+    """Return the path of a file that belongs to ``file`` and bears its name.
+
+    Args:
+        file: File, such as ``sheet.pdf``.
+        ending: What follows its stem, such as ``-cut.svg``.
+
+    Returns:
+        ``sheet-cut.svg``; where the name would be too long for a file system, its end is replaced
+        by a digest.
+
+    Example:
+        >>> beside("runs/sheet.pdf", "-cut.svg").as_posix()
+        'runs/sheet-cut.svg'
+    """
+    path = Path(file)
+    stem = path.stem
+    if len(os.fsencode(stem + ending)) > _LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        kept = os.fsencode(stem)[: _LONGEST_NAME - len(os.fsencode(f"-{digest}{ending}"))]
+        stem = f"{kept.decode(errors='ignore')}-{digest}"
+    return path.with_name(f"{stem}{ending}")
 
 
 def as_utf8(text: str) -> str:

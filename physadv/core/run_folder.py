@@ -17,7 +17,7 @@ import filelock
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import OptionError
-from physadv.core.files import remove_leftovers
+from physadv.core.files import beside, remove_leftovers, write_bytes, write_text
 from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
@@ -25,8 +25,6 @@ CONFIG = "config.toml"
 UNASKED = "A finished result is not replaced without being asked"
 """What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"
-_LONGEST_NAME = 255
-"""Most bytes of a file's name, on all usual file systems."""
 _LOCK, _OWNER = ".physadv.lock", ".physadv.pid"
 
 
@@ -141,16 +139,45 @@ def refuse_other_file(file: Path, record: Path, config: Config) -> None:
 
 
 def record_of(file: Path) -> Path:
-    """Return the path of the record beside ``file``: ``sheet.config.toml`` for ``sheet.pdf``.
+    """Return the path of the record beside ``file``: ``sheet.config.toml`` for ``sheet.pdf``."""
+    return beside(file, ".config.toml")
 
-    Of a name too long for that, the end is replaced by a digest.
+
+@contextmanager
+def recorded_beside(file: Path, text: str) -> Iterator[None]:
+    """Write the record of ``file`` before the file itself, so that a kill in between leaves no file
+    that nothing explains.
+
+    Args:
+        file: File about to be written.
+        text: What its record says.
+
+    Yields:
+        Nothing; where an error ends the block before the file was written, the earlier record is
+        put back.
     """
-    stem, ending = file.stem, ".config.toml"
-    if len(os.fsencode(stem + ending)) > _LONGEST_NAME:
-        digest = sha256(os.fsencode(file.name)).hexdigest()[:16]
-        kept = os.fsencode(stem)[: _LONGEST_NAME - len(f"-{digest}{ending}")]
-        stem = f"{kept.decode(errors='ignore')}-{digest}"
-    return file.with_name(f"{stem}{ending}")
+    record = record_of(file)
+    earlier, before = _bytes_of(record), _version(file)
+    write_text(record, text)
+    try:
+        yield
+    except BaseException:
+        if _version(file) == before:
+            with suppress(OSError):
+                if earlier is None:
+                    record.unlink()
+                else:
+                    write_bytes(record, earlier)
+        raise
+
+
+def _bytes_of(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What tells one version of ``file`` from the next; None without one."""
+    return (file.stat().st_ino, file.stat().st_mtime_ns) if file.exists() else None
 
 
 def set_aside(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from physadv.core.files import write_text
+from physadv.core.files import beside, write_text
 from physadv.core.sign_artwork import SignFace
 from physadv.patches.bundle import PatchBundle
 from physadv.printing.cut_line import CutOptions, cut_svg, safe_contour, safe_mask
@@ -153,7 +153,7 @@ def write_sheet(
     bar = single.bar if single else tiled.bar if tiled else PageRect(0, 0, 0, 0)
     proof_png, proof = write_proof(bundle, press, pdf) if press else (None, None)
     safe_share = float(safe_mask(bundle, cut.safe).sum()) / float((bundle.mask >= 0.5).sum())
-    svg = _write_svg(sticker, pdf.with_name(f"{pdf.stem}-cut.svg"), single)
+    svg = _write_svg(sticker, beside(pdf, "-cut.svg"), single)
     return PrintedSheet(
         pdf,
         svg,

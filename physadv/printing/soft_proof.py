@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from physadv.core.files import beside
 from physadv.core.image_io import Array, save_png, to_uint8
 from physadv.patches.bundle import PatchBundle
 from physadv.printing.icc import FAR, PressProfile, SoftProof
@@ -49,7 +50,7 @@ def write_proof(bundle: PatchBundle, press: PressProfile, pdf: Path) -> tuple[Pa
         f"over {FAR:.0f} on {100 * proof.share_far:.0f} % of the area{ink}",
     )
 
-    path = pdf.with_name(f"{pdf.stem}-proof.png")
+    path = beside(pdf, "-proof.png")
     save_png(path, _panel(pictures, captions, notes))
     return path, proof
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from physadv.core.errors import BundleError
 from physadv.core.files import write_text
 from physadv.core.lights import worst_light
 from physadv.evaluation.metrics.intervals import RateInterval
@@ -35,9 +36,15 @@ def write_patch_report(folder: str | Path) -> Path:
         Path of the report.
 
     Raises:
-        BundleError: The folder holds no bundle, or it was altered.
+        BundleError: The folder holds no bundle, it was altered, or its patch was never measured.
     """
     bundle = read_bundle(folder)
+    if not set(_BLOCKS.values()) <= bundle.card.heldout.keys():
+        raise BundleError(
+            f'The card of "{folder}" holds no rates',
+            "A report shows what was measured",
+            "Make the patch with `physadv patch`",
+        )
     preview = bundle.folder / PREVIEW
     uri = data_uri(preview.read_bytes()) if preview.is_file() else ""
     return write_text(bundle.folder / HTML, render_patch_report(bundle.card, preview=uri))

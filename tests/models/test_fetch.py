@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import resource
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -104,3 +105,22 @@ def test_cards_without_source_are_refused(card: ModelCard) -> None:
         fetch_weights(card)
     with pytest.raises(ModelError, match="neither a file nor"):
         fetch_weights(card, source="ftp://example.invalid/w.pth")
+
+
+def test_a_full_disk_is_not_blamed_on_the_source(
+    card: ModelCard, server: str, tmp_path: Path
+) -> None:
+    """What the disk does not take is an error of the disk, and nothing is kept; a source that ends
+    early is one of the source."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fetch_weights(card, source=f"{server}/right.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files_left() == []
+    (tmp_path / "served" / "short.pth").write_bytes(DATA[:-1])
+    with pytest.raises(ModelError, match="sha256"):
+        fetch_weights(card, source=f"{server}/short.pth")
+    assert files_left() == []

@@ -12,6 +12,7 @@ from PIL import Image
 
 from physadv.core.errors import DataError, ImageError, OptionError
 from physadv.core.image_io import Array
+from physadv.core.rows import read_rows
 from physadv.privacy import batch as folder_module
 from physadv.privacy.batch import MANIFEST, CloakedPhoto, PhotoOutcome, plan_jobs, run_folder
 from physadv.privacy.photo_io.photo import read_photo
@@ -279,3 +280,80 @@ def test_a_broken_settings_file_is_one_error(tmp_path: Path, text: str, words: s
     assert folder_module.recorded_embedders(tmp_path / folder_module.SETTINGS) == [
         {"name": "dlib", "sha256": "0a"}
     ]
+
+
+class Killed(BaseException):
+    """A kill: nothing catches it."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, photo: str, *, after: bool = False) -> None:
+    """The process ends before, or after, ``photo`` is written."""
+    real = folder_module.write_bytes
+
+    def write(path: Path, data: bytes) -> Path:
+        if path.name != photo:
+            return real(path, data)
+        if after:
+            real(path, data)
+        raise Killed
+
+    monkeypatch.setattr(folder_module, "write_bytes", write)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_makes_no_photo_foreign(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Killed where it replaces an earlier cloak, old file or new, the next run takes it as its
+    own."""
+    run(photos, FakeCloaker())
+    kill_at(monkeypatch, "b.png", after=after)
+    with pytest.raises(Killed):
+        run(photos, FakeCloaker(), settings={"mode": "high"}, overwrite=True)
+    monkeypatch.undo()
+    done = run(photos, FakeCloaker(), settings={"mode": "high"}, overwrite=True)
+    statuses = {d.job.name: d.status for d in done}
+    assert statuses["b.png"] == ("already done" if after else "cloaked")
+    assert set(statuses.values()) == {"already done", "cloaked"}
+
+
+def test_a_photo_in_place_is_done(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between a photo and its last row: the photo is not cloaked again, and the manifest
+    then says that it is cloaked."""
+    kill_at(monkeypatch, "b.png", after=True)
+    with pytest.raises(Killed):
+        run(photos, FakeCloaker())
+    monkeypatch.undo()
+    cloaker = FakeCloaker()
+    run(photos, cloaker, recall=cloaker.recall)
+    assert cloaker.names == ["trip/a.png", "trip/c.png"]
+    assert cloaker.recalled == 4
+    newest = {
+        r["source"]: r["status"] for r in read_rows(photos.parent / "photos-cloaked" / MANIFEST)
+    }
+    assert set(newest.values()) == {"cloaked"}
+
+
+def test_a_full_disk_ends_the_run(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo that cannot be written is no photo that cannot be cloaked: the rest is not tried."""
+
+    def full(path: Path, data: bytes) -> Path:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(folder_module, "write_bytes", full)
+    cloaker = FakeCloaker()
+    with pytest.raises(OSError, match="No space left"):
+        run(photos, cloaker)
+    assert cloaker.names == ["a.png"]
+    monkeypatch.undo()
+    assert {d.status for d in run(photos, FakeCloaker())} == {"cloaked"}
+
+
+def test_a_pipe_among_the_outputs_is_no_hang(photos: Path) -> None:
+    """Opened for its digest it would wait for a writer for ever."""
+    out = photos.parent / "photos-cloaked"
+    out.mkdir()
+    os.mkfifo(out / "a.png")
+    done = {d.job.name: d for d in run(photos, FakeCloaker())}
+    assert "is a pipe" in done["a.png"].notes[0]
+    assert [d.status for d in done.values()].count("cloaked") == 3

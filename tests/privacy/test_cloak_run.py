@@ -4,16 +4,19 @@ and siblings."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
 from physadv.core.errors import OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.models.faces.embedders import FaceEmbedder
+from physadv.privacy.batch import plan_jobs, run_folder
 from physadv.privacy.cloak_faces import (
     MODES,
     WORKING_SIDE,
@@ -351,3 +354,30 @@ def test_a_change_enlarged_to_the_photo_keeps_the_largest_step(embedder: FaceEmb
     saved = window.rendered(delta, 1.0, 16)
     steps = ((saved - window.original) * 255).round().abs()
     assert int(steps.max()) == 16
+
+
+@pytest.mark.parametrize("done_before", [1, 2, 3])
+def test_a_resumed_cloak_gives_the_same_bytes(
+    tmp_path: Path, embedder: FaceEmbedder, done_before: int
+) -> None:
+    """Three JPEGs of one person, two faces each: later photos depend on how earlier ones stand in
+    their files, whether this run or an earlier one wrote them."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for shot in range(3):
+        pixels = drawn_photo(140, 140, face_at(35, 35, 70), shot=shot)
+        Image.fromarray(pixels).save(photos / f"{shot}.jpg", quality=90)
+
+    def run(out: Path, count: int) -> dict[str, bytes]:
+        cloaker = PhotoCloaker([KnownFinder(), KnownFinder(0.3)], [embedder], QUICK)
+        jobs, folder = plan_jobs(photos, out)
+        steps = run_folder(jobs, folder, cloaker, settings={}, recall=cloaker.recall)
+        for _, outcome in zip(range(count), steps, strict=False):
+            assert outcome.status in ("cloaked", "already done")
+        steps.close()
+        return {path.name: path.read_bytes() for path in sorted(out.glob("*.jpg"))}
+
+    undisturbed = run(tmp_path / "one", 3)
+    assert len(undisturbed) == 3
+    run(tmp_path / "two", done_before)
+    assert run(tmp_path / "two", 3) == undisturbed

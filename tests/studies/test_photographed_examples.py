@@ -192,3 +192,18 @@ def test_the_command_records_and_repeats_a_study(
     again = ["study", "photographed", "--config", "one/config.toml", "--out", "two", "--json"]
     repeated = CliRunner().invoke(app, again, catch_exceptions=False)
     assert json.loads(repeated.stdout)["table"] == json.loads(done.stdout)["table"]
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_a_picture_cut_short_is_done_again(photos: Path, tmp_path: Path, kept: int) -> None:
+    """A kill within the rows of a picture leaves some of them: they are made anew, each once."""
+    settings = PhotographedConfig(
+        pictures=str(photos), picture_count=2, eps255=(8,), picture_size=48
+    )
+    for _ in run_photographed(settings, model(), tmp_path):
+        pass
+    whole = (tmp_path / ROWS).read_bytes()
+    (tmp_path / ROWS).write_bytes(b"".join(whole.splitlines(keepends=True)[:kept]))
+    for _ in run_photographed(settings, model(), tmp_path):
+        pass
+    assert (tmp_path / ROWS).read_bytes() == whole

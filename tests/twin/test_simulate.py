@@ -4,7 +4,9 @@ its controls comparable."""
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,7 @@ from physadv.core.sign_artwork import SignFace, octagon_mm, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.twin.cameras import PHONE, WEBCAM, with_quality
 from physadv.twin.photo_clips import PhotoScene
+from physadv.twin.recording import ClipWriter
 from physadv.twin.simulate import simulate_clips
 from physadv.twin.trajectories import AngleLimits
 
@@ -386,3 +389,24 @@ def test_corners_are_as_dark_as_the_vignette_says(printed: Printed, tmp_path: Pa
         corner[name] = float(frame[:12, :12].mean()) / float(frame[:12, 300:340].mean())
     assert corner["off"] == pytest.approx(1.0, abs=0.06)
     assert corner["on"] < corner["off"] - 0.1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk of its own")
+def test_a_video_without_room_is_an_error(tmp_path: Path) -> None:
+    """OpenCV tells nothing of a full disk: the file would be a video of a part of the frames."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no disks can be mounted here")
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    try:
+        with (
+            pytest.raises(OSError, match="could not be written whole"),
+            ClipWriter(place, 0, ["clean"], (320, 240), 95) as writer,
+        ):
+            for _ in range(20):
+                writer.write("clean", noise)
+        assert [path.name for path in place.rglob("*") if path.is_file()] == []
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

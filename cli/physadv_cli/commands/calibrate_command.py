@@ -69,7 +69,6 @@ def chart(config: ChartConfig, run: RunOptions) -> None:
             f"--kind {kind!r}", "it must be color or charuco", "Leave it out for the color chart"
         )
 
-    run.record_beside(path, config)
     result = {
         "pdf": path,
         "kind": kind,
@@ -124,7 +123,9 @@ def fit(config: ColorFitConfig, run: RunOptions) -> None:
 
 def _views_folder(profile: Path) -> Path:
     """Return the folder that keeps the guided views of a ``profile``."""
-    return profile.with_name(f"{profile.stem}-views")
+    from physadv.core.files import beside
+
+    return beside(profile, "-views")
 
 
 def _fit_views(
@@ -155,7 +156,6 @@ def _fit_views(
         profile = check_profile(profile, measure_chart(others))
 
     write_profile(path, profile)
-    run.record_beside(path, config)
     result = {
         "profile": path,
         "map": profile.map,
@@ -262,7 +262,6 @@ def _solve_lens(
         profile = calibrate_camera(views, camera=config.camera_name)
 
     write_profile(path, profile)
-    run.record_beside(path, config)
     result = {"profile": path, **profile.as_dict(), "pictures_left_out": list(left_out)}
     summary = _camera_summary(profile, path)
     run.finish(result, summary)

@@ -59,7 +59,6 @@ def print_sheet(config: PrintConfig, run: RunOptions) -> None:
             test_signs=config.test_signs,
             sign=None if config.sign is None else _face_of(config.sign, patch),
         )
-    run.record_beside(sheet.pdf, config)
 
     print_findings([finding.as_dict() for finding in _findings(sheet)])
     size = patch.card.size
