@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint wheel-check clean venv
+.PHONY: demo test test-slow kills lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -28,6 +28,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Every command that writes, killed at random moments and repeated: PHYSADV_KILLS times, 240 by default.
+kills: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/cli/test_kills.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

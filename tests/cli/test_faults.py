@@ -1,0 +1,419 @@
+"""Whatever goes wrong around a command is one line and exit code 1, finished work is kept, and the
+command repeated ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from forked import Faults, Finished, ForkServer
+from small_commands import SMALL_COMMANDS, assert_same, result_of, write_inputs
+
+from physadv.core.run_folder import locked_file, locked_folder
+
+BLOCK = 4096
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts small disks of its own")
+IN_EVERY_RUN = ("attack", "print")
+"""Commands of the usual suite; all others are slow."""
+
+
+@dataclass
+class World:
+    """A folder with inputs, the server of commands, and results of undisturbed runs."""
+
+    folder: Path
+    server: ForkServer
+
+    def __post_init__(self) -> None:
+        self.undisturbed: dict[str, dict[str, object]] = {}
+
+    def run(self, name: str, out: Path, *words: str, faults: Faults | None = None) -> Finished:
+        """Run the small command ``name`` into ``out``."""
+        command = SMALL_COMMANDS[name]
+        given = faults or Faults()
+        code = command.code + given.code.replace("OUT", repr(str(out)))
+        return self.server.run(
+            self.folder,
+            *command.words,
+            "--out",
+            str(out),
+            *words,
+            faults=replace(given, code=code),
+        )
+
+    def expected(self, name: str) -> dict[str, object]:
+        """The result of the command when nothing goes wrong."""
+        if name not in self.undisturbed:
+            out = self.folder / "undisturbed" / SMALL_COMMANDS[name].out
+            shutil.rmtree(out.parent, ignore_errors=True)
+            done = self.run(name, out)
+            assert done.code == 0, done.stderr
+            self.undisturbed[name] = result_of(out)
+        return self.undisturbed[name]
+
+    def repeat(self, name: str, out: Path) -> None:
+        """Run the command again without faults; its result is the undisturbed one."""
+        expected = self.expected(name)
+        done = self.run(name, out)
+        assert done.code == 0, done.stderr
+        assert_same(result_of(out), expected, SMALL_COMMANDS[name])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("faults") / "w"
+    folder.mkdir()
+    for parent in folder.parents[:3]:
+        parent.chmod(0o755)
+    write_inputs(folder)
+    with ForkServer() as server:
+        yield World(folder, server)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small disk of the test's own with options of tmpfs."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no disks can be mounted here")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(disk: Path, left: int) -> Path:
+    """Fill a disk but for ``left`` bytes, and return the file that does."""
+    filler = disk / "filler"
+    with filler.open("wb") as stream:
+        free = os.statvfs(disk).f_bavail * BLOCK - left
+        stream.write(bytes(max(0, free)))
+    return filler
+
+
+def commands(*, but: tuple[str, ...] = ()) -> list[object]:
+    """All small commands; those that are not in every run are marked slow."""
+    return [
+        pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow)
+        for name in SMALL_COMMANDS
+        if name not in but
+    ]
+
+
+@needs_root
+@pytest.mark.parametrize("left", [0, 2 * BLOCK, 5 * BLOCK, 16 * BLOCK])
+@pytest.mark.parametrize("name", commands())
+def test_a_full_disk(world: World, disk: Callable[[str], Path], name: str, left: int) -> None:
+    """At the start or in the middle: one line, no torn file, and with space the run goes on."""
+    place = disk("size=16m")
+    filler = fill(place, left)
+    out = place / SMALL_COMMANDS[name].out
+    done = world.run(name, out)
+    if left == 0 or done.code:
+        assert "No space left" in done.error_line() or "whole" in done.error_line()
+    filler.unlink()
+    world.repeat(name, out)
+
+
+@needs_root
+@pytest.mark.parametrize("inodes", [2, 4, 7])
+@pytest.mark.parametrize("name", commands())
+def test_no_inodes_left(world: World, disk: Callable[[str], Path], name: str, inodes: int) -> None:
+    """A disk with space but no room for another file."""
+    place = disk("size=16m")
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes}", str(place)], check=True)
+    out = place / SMALL_COMMANDS[name].out
+    done = world.run(name, out)
+    if done.code:
+        assert "No space left" in done.error_line()
+    subprocess.run(["mount", "-o", "remount,nr_inodes=10000", str(place)], check=True)
+    world.repeat(name, out)
+
+
+@needs_root
+@pytest.mark.parametrize("name", commands())
+def test_a_read_only_disk(world: World, disk: Callable[[str], Path], name: str) -> None:
+    """A medium that takes no writing."""
+    place = disk("size=16m")
+    out = place / SMALL_COMMANDS[name].out
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    assert "Read-only" in world.run(name, out).error_line()
+    subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+    world.repeat(name, out)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_file_that_may_not_grow(world: World, tmp_path: Path, name: str) -> None:
+    """RLIMIT_FSIZE of 4 kB, as a shell's ulimit sets it."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, faults=Faults(limits={"RLIMIT_FSIZE": 4096}))
+    if done.code:
+        line = done.error_line()
+        assert "File too large" in line or "whole" in line
+    world.repeat(name, out)
+
+
+@needs_root
+@pytest.mark.parametrize("name", commands())
+def test_no_permission(world: World, tmp_path: Path, name: str) -> None:
+    """A folder of somebody else's; root passes permissions, so the run drops that."""
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    os.chown(tmp_path / "theirs", 12345, 12345)
+    out = tmp_path / "theirs" / SMALL_COMMANDS[name].out
+    assert "Permission denied" in world.run(name, out, faults=Faults(may_all=False)).error_line()
+    world.repeat(name, out)
+
+
+FAIL_AT = """
+import errno, os
+calls, real = [0], os.fsync
+def failing(descriptor):
+    calls[0] += 1
+    if calls[0] == NUMBER:
+        raise OSError(errno.WHAT, os.strerror(errno.WHAT))
+    return real(descriptor)
+os.fsync = failing
+"""
+
+
+@pytest.mark.parametrize("number", [1, 3, 6])
+@pytest.mark.parametrize("what", ["EDQUOT", "EIO", "ENOSPC"])
+@pytest.mark.parametrize("name", commands())
+def test_a_disk_that_says_so_late(
+    world: World, tmp_path: Path, name: str, what: str, number: int
+) -> None:
+    """A quota, a network disk or a broken one may report only when data are forced to it."""
+    code = FAIL_AT.replace("NUMBER", str(number)).replace("WHAT", what)
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, faults=Faults(code=code))
+    if done.code:
+        assert "Check the path" in done.error_line()
+    world.repeat(name, out)
+
+
+VANISH_AT = """
+import os, shutil
+calls, real = [0], os.fsync
+def vanishing(descriptor):
+    calls[0] += 1
+    if calls[0] == NUMBER:
+        shutil.rmtree(OUT)
+    return real(descriptor)
+os.fsync = vanishing
+"""
+
+
+@pytest.mark.parametrize("number", [2, 6])
+@pytest.mark.parametrize("name", commands(but=("print", "calibrate chart")))
+def test_a_folder_that_vanishes(world: World, tmp_path: Path, name: str, number: int) -> None:
+    """Removed while the run writes into it: no result is claimed."""
+    code = VANISH_AT.replace("NUMBER", str(number))
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, "--json", faults=Faults(code=code))
+    done.error_line()
+    assert done.stdout == ""
+    shutil.rmtree(out, ignore_errors=True)
+    world.repeat(name, out)
+
+
+@pytest.mark.parametrize("beside", [4, 24])
+@pytest.mark.parametrize("name", commands())
+def test_memory_runs_out(world: World, tmp_path: Path, name: str, beside: int) -> None:
+    """An address space of a few MiB beside what is loaded."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, faults=Faults(limits={"RLIMIT_AS": beside << 20}))
+    if name == "cloak" and "failed; memory ran out" in done.stderr:
+        assert done.code == 1  # photo by photo, with a row each
+    elif done.code:
+        assert "Memory ran out" in done.error_line()
+    world.repeat(name, out)
+
+
+@pytest.mark.parametrize("number", [8, 12])
+@pytest.mark.parametrize("name", commands())
+def test_too_many_open_files(world: World, tmp_path: Path, name: str, number: int) -> None:
+    """A limit of a few descriptors."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, faults=Faults(limits={"RLIMIT_NOFILE": number}))
+    if done.code:
+        done.error_line()
+    world.repeat(name, out)
+
+
+@pytest.mark.parametrize("stdout", ["/dev/full", "closed", "unread"])
+@pytest.mark.parametrize("name", commands())
+def test_stdout_takes_no_result(world: World, tmp_path: Path, name: str, stdout: str) -> None:
+    """The JSON cannot be delivered: one line, but all files are there."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, "--json", faults=Faults(stdout=stdout))
+    assert "stdout did not take the result" in done.error_line()
+    assert result_of(out).keys() == world.expected(name).keys()
+    world.repeat(name, out)
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed", "unread"])
+@pytest.mark.parametrize("name", commands())
+def test_nobody_reads_the_messages(world: World, tmp_path: Path, name: str, stderr: str) -> None:
+    """Words for people are lost, and the work is done; nothing of them gets into a file."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    done = world.run(name, out, "--json", faults=Faults(stderr=stderr))
+    assert done.code == 0
+    assert done.stdout.startswith("{")
+    assert_same(result_of(out), world.expected(name), SMALL_COMMANDS[name])
+
+
+def make_device(path: Path) -> None:
+    """A device of the test's own that swallows all, as /dev/null."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("no devices here")
+
+
+OBSTACLES: dict[str, Callable[[Path], None]] = {
+    "a pipe": lambda p: os.mkfifo(p),
+    "a device": make_device,
+    "a link to a device": lambda p: (make_device(p.with_name("d")), p.symlink_to("d"))[0],
+    "a link in a circle": lambda p: p.symlink_to(p.name),
+    "a link to nowhere": lambda p: p.symlink_to("nowhere/at/all"),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("name", commands())
+def test_something_else_stands_at_out(
+    world: World, tmp_path: Path, name: str, obstacle: str
+) -> None:
+    """It is named and stays what it was."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    OBSTACLES[obstacle](out)
+    before = os.lstat(out)
+    done = world.run(name, out)
+    if obstacle == "a link to nowhere" and name in ("print", "calibrate chart"):
+        assert done.code == 0  # the file that it leads to is made
+    else:
+        done.error_line()
+    assert os.lstat(out).st_ino == before.st_ino
+    assert stat.S_IFMT(os.lstat(out).st_mode) == stat.S_IFMT(before.st_mode)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_name_that_is_too_long(world: World, tmp_path: Path, name: str) -> None:
+    """256 bytes: one line, before any work."""
+    done = world.run(name, tmp_path / ("x" * 256))
+    assert "File name too long" in done.error_line()
+
+
+@pytest.mark.parametrize("form", ["x" * 251 + ".pdf", "\udcff\udcfe.pdf", " .pdf ", "a\nb.pdf"])
+@pytest.mark.parametrize("name", commands())
+def test_any_other_name(world: World, tmp_path: Path, name: str, form: str) -> None:
+    """255 bytes, bytes that are no UTF-8, spaces and line breaks: the usual result."""
+    out = tmp_path / form
+    done = world.run(name, out)
+    assert done.code == 0, done.stderr
+    expected = world.expected(name)
+    assert len(result_of(out)) == len(expected)
+
+
+READING = {
+    "--help": ("--help",),
+    "--version": ("--version",),
+    "attack --help": ("attack", "--help"),
+    "models list": ("models", "list", "--json"),
+    "models show": ("models", "show", "signs", "--json"),
+    "models check": ("models", "check", "signs", "--json"),
+    "patch show": ("patch", "show", "sticker", "--json"),
+    "patch verify": ("patch", "verify", "stop-sticker-signs-v1", "--test-draws", "4", "--json"),
+    "report": ("report", "sticker", "--json"),
+    "doctor": ("doctor", "--json"),
+}
+"""Commands whose result goes to stdout alone."""
+
+
+@pytest.mark.parametrize("stdout", ["/dev/full", "closed", "unread"])
+@pytest.mark.parametrize("name", READING)
+def test_stdout_of_commands_that_only_print(world: World, name: str, stdout: str) -> None:
+    """No result, no success: exit code 1 and one line, never a traceback."""
+    done = world.server.run(world.folder, *READING[name], faults=Faults(stdout=stdout))
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if stdout != "unread":  # where a pager was quit, nothing more need be said
+        done.error_line()
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed", "unread"])
+@pytest.mark.parametrize("name", READING)
+def test_stderr_of_commands_that_only_print(world: World, name: str, stderr: str) -> None:
+    """The result on stdout is the same."""
+    whole = world.server.run(world.folder, *READING[name])
+    done = world.server.run(world.folder, *READING[name], faults=Faults(stderr=stderr))
+    assert (done.code, len(done.stdout)) == (whole.code, len(whole.stdout))
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_place_in_use(world: World, tmp_path: Path, name: str) -> None:
+    """While another process writes there the command is refused; afterwards it runs."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    if out.suffix:
+        holder = locked_file(out)
+    else:
+        out.mkdir()
+        holder = locked_folder(out)
+    with holder:
+        line = world.run(name, out).error_line()
+        assert f"by process {os.getpid()}" in line
+    world.repeat(name, out)
+
+
+@pytest.mark.parametrize("link", ["rows.jsonl", "report.html", "config.toml", ".physadv.lock"])
+@pytest.mark.parametrize("name", commands(but=("print", "calibrate chart")))
+def test_a_link_out_of_the_folder(world: World, tmp_path: Path, name: str, link: str) -> None:
+    """A run folder of somebody else's does not make this run write to the user's files."""
+    out, victim = tmp_path / "out", tmp_path / "bashrc"
+    victim.write_text("precious")
+    out.mkdir()
+    (out / link).symlink_to("../bashrc")
+    assert "leads out of the folder" in world.run(name, out).error_line()
+    assert victim.read_text() == "precious"
+    assert {path.name for path in out.iterdir()} == {link}
+
+
+def test_a_report_does_not_follow_a_link(world: World, tmp_path: Path) -> None:
+    """Neither does `physadv report`, of a bundle and of a check."""
+    (tmp_path / "bashrc").write_text("precious")
+    shutil.copytree(world.folder / "sticker", tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "report.html").unlink(missing_ok=True)
+    (tmp_path / "run" / "report.html").symlink_to("../bashrc")
+    done = world.server.run(tmp_path, "report", "run")
+    assert "leads out of the folder" in done.error_line()
+    assert (tmp_path / "bashrc").read_text() == "precious"
+
+
+@pytest.mark.parametrize("when", ["first", "repeated"])
+def test_a_sheet_that_fails_leaves_no_record(world: World, tmp_path: Path, when: str) -> None:
+    """The record goes before the sheet, for a kill in between, and back where the sheet fails."""
+    out = tmp_path / "out.pdf"
+    if when == "repeated":
+        assert world.run("print", out).code == 0
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    code = "import physadv.printing.sheet as s\ndef fail(*a, **k): raise OSError(28, 'full')\n"
+    code += "s.finish_document = fail\n"
+    more = ("--overwrite", "--bleed", "2") if when == "repeated" else ()
+    world.run("print", out, *more, faults=Faults(code=code)).error_line()
+    after = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    assert after == before

@@ -1,0 +1,112 @@
+"""A command killed at any moment, and repeated, ends with the result of an undisturbed one.
+
+``make kills`` kills PHYSADV_KILLS times (240 where it is not set) by the seed PHYSADV_SEED.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from forked import Faults, Finished, ForkServer
+from small_commands import SMALL_COMMANDS, assert_same, result_of, write_inputs
+
+SIGNALS = (*[signal.SIGKILL] * 3, signal.SIGTERM, signal.SIGINT)
+MOST_IN_A_ROW = 3
+
+
+@dataclass
+class KilledCommand:
+    """A command, its undisturbed result, and how long that took in seconds."""
+
+    name: str
+    folder: Path
+    server: ForkServer
+
+    def __post_init__(self) -> None:
+        command = SMALL_COMMANDS[self.name]
+        self.out = self.folder / "runs" / command.out
+        shutil.rmtree(self.out.parent, ignore_errors=True)
+        self.seconds = self._run().seconds
+        self.expected = result_of(self.out)
+        shutil.rmtree(self.out.parent)
+
+    def _run(self, kill: tuple[int, float] | None = None) -> Finished:
+        command = SMALL_COMMANDS[self.name]
+        return self.server.run(
+            self.folder,
+            *command.words,
+            "--out",
+            str(self.out),
+            faults=Faults(code=command.code, kill=kill),
+        )
+
+    def kill(self, draw: random.Random) -> Counter[str]:
+        """Kill the command up to three times at random moments, let it end, and compare; return
+        how often it was killed, by signal."""
+        counts: Counter[str] = Counter()
+        story = []
+        for _ in range(draw.randint(1, MOST_IN_A_ROW)):
+            number, moment = draw.choice(SIGNALS), draw.uniform(0.02, self.seconds)
+            done = self._run((number, moment))
+            story.append(f"{number.name} at {moment:.3f} s: {done.code}")
+            assert "Traceback" not in done.stderr, (self.name, story, done.stderr)
+            if done.code in (-number, 130):
+                counts[number.name] += 1
+
+        last = self._run()
+        assert last.code == 0, (self.name, story, last.stderr)
+        try:
+            assert_same(result_of(self.out), self.expected, SMALL_COMMANDS[self.name])
+        except AssertionError as error:
+            raise AssertionError(f"{self.name}, {story}: {error}") from None
+        shutil.rmtree(self.out.parent)
+        return counts
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as running:
+        yield running
+
+
+def killed(name: str, folder: Path, server: ForkServer) -> KilledCommand:
+    """The command ``name`` with inputs of its own."""
+    (folder / "w").mkdir()
+    write_inputs(folder / "w")
+    return KilledCommand(name, folder / "w", server)
+
+
+@pytest.mark.parametrize("name", ["attack", "print", "twin", "check", "cloak"])
+def test_a_killed_command_ends_as_undisturbed(
+    name: str, tmp_path: Path, server: ForkServer
+) -> None:
+    """A few kills of the quickest commands, the same in each run."""
+    command, draw = killed(name, tmp_path, server), random.Random(name)
+    for _ in range(2):
+        command.kill(draw)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL_COMMANDS)
+@pytest.mark.timeout(3600)
+def test_many_kills(
+    name: str, tmp_path: Path, server: ForkServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that writes, killed at random moments; the seed is printed."""
+    seed = int(os.environ.get("PHYSADV_SEED", random.SystemRandom().randrange(10**6)))
+    wanted = -(-int(os.environ.get("PHYSADV_KILLS", "240")) // len(SMALL_COMMANDS))
+    command, draw = killed(name, tmp_path, server), random.Random(f"{seed} {name}")
+    counts: Counter[str] = Counter()
+    with capsys.disabled():
+        print(f"\n{name}: {command.seconds:.2f} s, PHYSADV_SEED={seed}", flush=True)
+        while counts.total() < wanted:
+            counts += command.kill(draw)
+        print(f"{name}: {dict(counts)}, each ended as undisturbed", flush=True)

@@ -1,0 +1,270 @@
+"""Every command that writes, with the smallest settings that do real work, and its inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bundle_fixtures import demo_bundle
+from PIL import Image
+
+_OWN_MODELS = """
+import torch
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+
+def deep():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2),
+        torch.nn.Flatten(), torch.nn.Linear(16, 5))
+"""
+TINY_FACES = """
+import tinyface
+import physadv.privacy.cloak_task as task
+import physadv.privacy.cloak_faces as cloak
+import physadv.models.faces.embedders as embedders
+import physadv.models.faces.face_detection as detection
+from dataclasses import replace
+
+cloak.MODES["low"] = replace(cloak.MODES["low"], steps=6, draws=2, every=3)
+for module in (task, embedders):
+    module.load_embedders = lambda *a, **k: [tinyface.tiny_embedder()]
+for module in (task, detection):
+    module.default_finders = lambda *a, **k: [tinyface.KnownFinder()]
+"""
+"""Code that puts a small embedder and a known face in place of the real ones."""
+OWN = ("--data", "data.npz", "--model", "own:make")
+
+
+@dataclass(frozen=True)
+class SmallCommand:
+    """A command and its result.
+
+    Attributes:
+        words: Words of the command line without --out.
+        out: What it writes, a folder or a file.
+        code: Python run before it.
+        finished: Files that a finished run has, of which none may be missing.
+        varying: Patterns of files that two runs need not have alike.
+    """
+
+    words: tuple[str, ...]
+    out: str = "out"
+    code: str = ""
+    finished: tuple[str, ...] = ()
+    varying: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """The whole command line."""
+        return (*self.words, "--out", self.out)
+
+
+SMALL_COMMANDS = {
+    "attack": SmallCommand(
+        ("attack", *OWN, "--attack", "pgd", "--steps", "3", "--eps", "20/255", "--batch-size", "2"),
+        finished=("rows.jsonl", "report.html"),
+    ),
+    "evaluate": SmallCommand(
+        ("evaluate", *OWN, "--eps", "8/255", "--limit", "4", "--batch-size", "2"),
+        finished=("rows.jsonl", "report.html"),
+    ),
+    "certify": SmallCommand(
+        ("certify", *OWN, "--method", "ibp", "--eps", "1/255", "--batch-size", "2"),
+        finished=("rows.jsonl", "report.html"),
+    ),
+    "certify by smoothing": SmallCommand(
+        (
+            *("certify", *OWN, "--method", "smoothing", "--threat", "l2:0.1", "--sigma", "0.25"),
+            *("--n0", "20", "--n", "200"),
+        ),
+        finished=("rows.jsonl", "report.html"),
+    ),
+    "train": SmallCommand(
+        (
+            *("train", "--data", "toy.npz", "--defense", "fgsm", "--epochs", "3"),
+            *("--batch-size", "16", "--eps", "0.1", "--validation", "0.2"),
+        ),
+        finished=("model.safetensors", "model.safetensors.toml"),
+    ),
+    "study masked": SmallCommand(
+        (
+            *("study", "masked", "--data", "toy.npz", "--limit", "4", "--train-images", "24"),
+            *("--epochs", "1", "--attack-steps", "2", "--queries", "0", "--rounds", "1"),
+        ),
+        finished=("rows.jsonl", "report.html", "table.md"),
+        varying=("report.html", "table.md"),  # They hold seconds; they are made of the rows.
+    ),
+    "study photographed": SmallCommand(
+        (
+            *("study", "photographed", "--pictures", "photos", "--picture-count", "3"),
+            *("--picture-size", "64", "--model", "own:deep", "--eps255", "8"),
+        ),
+        finished=("rows.jsonl", "table.md"),
+    ),
+    "patch": SmallCommand(
+        (
+            *("patch", "--steps", "3", "--draws", "4", "--test-draws", "4", "--size", "200x200"),
+            *("--force",),
+        ),
+        finished=("card.toml", "patch.png", "mask.png", "rows.jsonl", "report.html"),
+    ),
+    "patch transfer": SmallCommand(
+        ("patch", "transfer", "stop-sticker-signs-v1", "--model", "signs", "--test-draws", "4"),
+        finished=("transfer.jsonl", "transfer.md"),
+    ),
+    "print": SmallCommand(("print", "sticker", "--paper", "a4"), "out.pdf"),
+    "calibrate chart": SmallCommand(("calibrate", "chart"), "out.pdf"),
+    "twin": SmallCommand(
+        ("twin", "sticker", "--clips", "2", "--frames", "2", "--frame-size", "160x120"),
+        finished=("twin.json", "truth.jsonl", "contact.png"),
+    ),
+    "check": SmallCommand(
+        ("check", "views", "--bundle", "sticker", "--locate", "box", "--box", "8,8,56,56"),
+        finished=("rows.jsonl", "check.json", "report.html"),
+        # Pictures for the report are drawn at random of what one process saw.
+        varying=("examples/.*", "report.html", "report.json", "check.json"),
+    ),
+    "cloak": SmallCommand(
+        ("cloak", "faces"), code=TINY_FACES, finished=("cloak-manifest.jsonl", "a-0.jpg")
+    ),
+    "cloak check": SmallCommand(
+        ("cloak", "check", "cloaked", "--originals", "faces", "--no-adaptive"),
+        code=TINY_FACES,
+        finished=("rows.jsonl", "check.json", "report.html"),
+    ),
+    "demo": SmallCommand(
+        ("demo", "--steps", "2", "--clips", "1", "--frames", "1"),
+        finished=("sheet.pdf", "check/report.html"),
+        # The card of the sticker holds the time that it took, and its digest goes on from there.
+        varying=("sheet.pdf", "check/(?!rows).*"),
+    ),
+}
+
+
+def write_inputs(folder: Path) -> None:
+    """Write the inputs of all commands into ``folder``, the same bytes each time."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "data.npz", images=images, labels=np.arange(6) % 2)
+    (folder / "own.py").write_text(_OWN_MODELS)
+    _write_toy(folder / "toy.npz", random)
+    patch = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(5))
+    demo_bundle(folder / "sticker", patch)
+
+    for name in ("photos", "views", "faces", "cloaked"):
+        (folder / name).mkdir()
+    for number in range(3):
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            folder / "photos" / f"{number}.png"
+        )
+    for block in ("clean", "blank", "patch"):
+        for number in range(3):
+            Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+                folder / "views" / f"{block}-{number}.png"
+            )
+    _write_faces(folder)
+
+
+def _write_toy(file: Path, random: np.random.Generator) -> None:
+    """Three classes of gray images: a bright third of each."""
+    parts: dict[str, Any] = {}
+    for part, count in (("train", 60), ("test", 12)):
+        labels = np.arange(count) % 3
+        images = random.integers(0, 60, (count, 12, 12))
+        for image, label in zip(images, labels, strict=True):
+            image[:, 4 * label : 4 * label + 4] += 180
+        parts |= {f"{part}_images": images.astype(np.uint8), f"{part}_labels": labels}
+    np.savez(file, **parts)
+
+
+def _write_faces(folder: Path) -> None:
+    """Two drawn photos of each of three people, and the same slightly changed."""
+    from tinyface import drawn_photo, face_at
+
+    for person, name in enumerate("abc"):
+        for shot in range(2):
+            photo = drawn_photo(96, 96, face_at(24, 24, 48), person=person, shot=shot)
+            Image.fromarray(photo).save(folder / "faces" / f"{name}-{shot}.jpg", quality=95)
+            Image.fromarray(photo // 2 + 40).save(
+                folder / "cloaked" / f"{name}-{shot}.jpg", quality=95
+            )
+
+
+_VARYING = re.compile(
+    r'"(?:\w*seconds\w*|(?:train|attack)_s|started|finished|speed|fps|latency\w*|created|'
+    r'bundle_sha256)": [^,}\n]+'
+    r"|Seconds</th><td>[\d.]+|\b\d+(?:\.\d+)? (?:CPU seconds|s\b)"
+    r"|\d{4}-\d\d-\d\d[T ][\d:]+(?:Z| UTC)|\d{8}T\d{6}Z"
+)
+_LEFT_OUT = ("environment.json", ".physadv.lock", ".physadv.pid")
+
+
+def result_of(out: Path) -> dict[str, object]:
+    """What a run left in its folder or file, by name: bytes, and texts without times and the place
+    of the run."""
+    files = [out] if out.is_file() else sorted(p for p in out.rglob("*") if p.is_file())
+    root = out.parent if out.is_file() else out
+    return {
+        os.fspath(file.relative_to(root)): _content(file, os.fspath(root))
+        for file in files
+        if file.name not in _LEFT_OUT
+    }
+
+
+def assert_same(
+    found: dict[str, object], expected: dict[str, object], command: SmallCommand
+) -> None:
+    """Compare two results of a command; what may differ need not even be there."""
+    files = {name for name in (*found, *expected) if not _may_differ(name, command)}
+    differing = {name for name in files if found.get(name) != expected.get(name)}
+    assert not differing, {name: _first_difference(found, expected, name) for name in differing}
+
+
+def _first_difference(found: dict[str, object], expected: dict[str, object], name: str) -> str:
+    if name not in found or name not in expected:
+        return "missing" if name in expected else "too many"
+    one, other = str(found[name]), str(expected[name])
+    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    return f"...{one[max(0, at - 60) : at + 60]}... for ...{other[max(0, at - 60) : at + 60]}..."
+
+
+def _may_differ(name: str, command: SmallCommand) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in command.varying)
+
+
+def _content(file: Path, place: str) -> object:
+    if file.suffix == ".jsonl":
+        return _rows(file)
+    if file.suffix == ".safetensors":
+        return _tensors(file)
+    if file.suffix in (".json", ".toml", ".md", ".html"):
+        return _VARYING.sub("", file.read_text(encoding="utf-8").replace(place, "OUT"))
+    return file.read_bytes()
+
+
+def _tensors(file: Path) -> object:
+    """Tensors of a checkpoint, without the seconds that its header counts."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    return header, data[8 + length :]
+
+
+def _rows(file: Path) -> list[str]:
+    """The rows of a file without their times, in their order; of a manifest the last of each
+    photo."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if file.name == "cloak-manifest.jsonl":
+        rows = list({row["source"]: row for row in rows}.values())
+    return [_VARYING.sub("", json.dumps(row, sort_keys=True)) for row in rows]
