@@ -400,13 +400,15 @@ def test_a_video_without_room_is_an_error(tmp_path: Path) -> None:
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no disks can be mounted here")
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
-    try:
-        with (
-            pytest.raises(OSError, match="could not be written whole"),
-            ClipWriter(place, 0, ["clean"], (320, 240), 95) as writer,
-        ):
+
+    def film() -> None:
+        with ClipWriter(place, 0, ["clean"], (320, 240), 95) as writer:
             for _ in range(20):
                 writer.write("clean", noise)
+
+    try:
+        with pytest.raises(OSError, match="could not be written whole"):
+            film()
         assert [path.name for path in place.rglob("*") if path.is_file()] == []
     finally:
         subprocess.run(["umount", str(place)], check=True)
