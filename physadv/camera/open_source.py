@@ -19,6 +19,7 @@ from physadv.camera.recordings import ClipSource, PhotoSource, RecordedClip
 from physadv.camera.video_reader import is_animated
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import IMAGE_SUFFIXES, list_files
+from physadv.core.members import member_of
 from physadv.core.rows import read_rows
 from physadv.core.tables import read_table
 
@@ -186,7 +187,7 @@ def _open_address(
 def _open_folder(
     folder: Path, timeout_s: float, clip_seconds: float, every: int, max_frames: int | None
 ) -> FrameSource:
-    if (folder / "truth.jsonl").is_file():
+    if member_of(folder, "truth.jsonl", error=CaptureError).is_file():
         return _open_twin(folder, timeout_s, max_frames)
 
     files = list_files(folder)
@@ -235,6 +236,7 @@ def _clip_name(path: Path, folder: Path, videos: list[Path]) -> str:
 
 
 def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameSource:
+    _record_of_twin(folder)  # a folder with a link in its place is refused before a video is opened
     rows = list(read_rows(folder / "truth.jsonl"))
     if not rows:
         raise CaptureError(f"{folder / 'truth.jsonl'}", "holds no row", "Run `physadv twin` again")
@@ -251,7 +253,7 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
         ) from error
 
     clips = [
-        RecordedClip(folder / file, name, block, truth)
+        RecordedClip(member_of(folder, file, error=CaptureError), name, block, truth)
         for (name, block, file), truth in by_clip.items()
     ]
     source = ClipSource(str(folder), clips, timeout_s)
@@ -262,12 +264,16 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
 
 def _describe_as_twin(source: FrameSource, folder: Path) -> None:
     """Add to ``source`` what the twin in ``folder`` records of itself, if there is one."""
-    if (folder / "twin.json").is_file():
-        described = read_table(
-            folder / "twin.json", error=CaptureError, remedy="Run `physadv twin` again"
-        )
+    file = _record_of_twin(folder)
+    if file.is_file():
+        described = read_table(file, error=CaptureError, remedy="Run `physadv twin` again")
         source.settings = {**source.settings, "twin": described}
         source.simulation = bool(described.get("simulation", True))
+
+
+def _record_of_twin(folder: Path) -> Path:
+    """Where a twin in ``folder`` describes itself; raises CaptureError for a link."""
+    return member_of(folder, "twin.json", error=CaptureError)
 
 
 def _spread(rows: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from physadv.camera.localization.boxes import (
 )
 from physadv.core.files import write_json
 from physadv.core.image_io import read_image, save_png, to_uint8
+from physadv.core.members import member_of
 from physadv.core.random_streams import numpy_generator
 from physadv.core.tables import read_table_list
 
@@ -75,14 +76,16 @@ class ExampleFrames:
         """Continue with the pictures that an interrupted run left in ``folder``; ``rows`` are all
         rows of that run."""
         self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
-        if not (folder / INDEX).is_file():
+        index = member_of(folder, INDEX)
+        if not index.is_file():
             return
 
-        for entry in read_table_list(folder / INDEX):
+        for entry in read_table_list(index):
             row = {k: v for k, v in entry.items() if k != "file"}
-            if (folder / entry["file"]).is_file():
+            file = member_of(folder, entry.get("file"))
+            if file.is_file():
                 reservoir = self._kept.setdefault((str(row["block"]), bool(row["success"])), [])
-                reservoir.append(_Kept(to_uint8(read_image(folder / entry["file"])), row))
+                reservoir.append(_Kept(to_uint8(read_image(file)), row))
 
     def save_periodically(self, folder: Path) -> None:
         """Save to ``folder`` every ``SAVE_EVERY_S`` seconds, so that a killed run leaves pictures

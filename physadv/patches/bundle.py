@@ -16,6 +16,7 @@ from torch import Tensor
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.files import write_bytes, write_text
 from physadv.core.image_io import Array, png_bytes, read_rgba, to_tensor, to_uint8
+from physadv.core.members import member_of
 from physadv.core.package_data import bundle_folder, ready_made_bundles
 from physadv.core.parsing import parse_toml
 from physadv.core.rows import Row
@@ -270,8 +271,8 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
         The bundle: card, patch, mask and folder.
 
     Raises:
-        BundleError: A file is missing, a key of the card is wrong, sizes differ, or the content was
-            altered since it was written.
+        BundleError: A file is missing or a link, a key of the card is wrong, sizes differ, or the
+            content was altered since it was written.
         GeometryError: The mask has no pixels or empty margins.
 
     Example:
@@ -281,7 +282,7 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
     """
     root = bundle_folder(Path(name_or_path))
     for file in (CARD, PATCH, MASK):
-        if not (root / file).is_file():
+        if not member_of(root, file, error=BundleError).is_file():
             raise BundleError(
                 f"{root}: {file} is missing",
                 "A bundle has a card, a patch and a mask",

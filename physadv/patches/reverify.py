@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import BundleError, DataError
+from physadv.core.members import member_of
 from physadv.eot.presets import ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
@@ -137,14 +139,14 @@ def _located_model(text: str, bundle: PatchBundle, data: Path | None) -> str:
     name, _, weights = text.partition("=")
     if not weights:
         return text
-    candidates = [Path(weights), *([data / weights] if data else []), bundle.folder / weights]
+    candidates = _candidates(weights, bundle, data)
     path = next((file for file in candidates if file.is_file()), None)
     return name if path is None else f"{name}={path}"
 
 
 def _locate(bundle: PatchBundle, key: str, name: str, data: Path | None) -> str | None:
     """Where the file or folder ``name`` of a field is now; None for weights that are nowhere."""
-    candidates = [Path(name), *([data / name] if data else []), bundle.folder / Path(name).name]
+    candidates = _candidates(name, bundle, data)
     if key in PROFILES:
         candidates.reverse()
     path = next((file for file in candidates if file.exists()), None)
@@ -153,9 +155,29 @@ def _locate(bundle: PatchBundle, key: str, name: str, data: Path | None) -> str 
     return None if path is None else str(path)
 
 
+def _candidates(name: str, bundle: PatchBundle, data: Path | None) -> list[Path]:
+    """Where the file or folder may lie that a card calls ``name``: here, under ``data``, and in the
+    bundle. A card may come from elsewhere, so that no other place is looked at."""
+    roots = [Path(), *([data] if data else [])]
+    places = [root / name for root in roots if _lies_below(root, name)]
+    return [*places, member_of(bundle.folder, Path(name).name, error=BundleError)]
+
+
+def _lies_below(root: Path, name: str) -> bool:
+    """Whether ``name``, absolute or not, leads into ``root``."""
+    top, path = (os.path.normpath(Path.cwd() / place) for place in (root, root / name))
+    return os.path.commonpath([top, path]) == top  # links are the user's own, and stay
+
+
 def _missing_file(bundle: PatchBundle, key: str, name: str) -> DataError:
     source = bundle.card.data.get(name) or bundle.card.data.get(name.split("/")[0], "")
     hint = f" ({source})" if source else ""
+    if Path(name).exists():
+        return DataError(
+            f'"{name}", named on the card of {bundle.card.patch.name}, lies elsewhere',
+            "A card reaches into the working folder, --data-folder and its own bundle alone",
+            f"Give --{key.replace('_', '-')} {name}, or --data-folder {Path(name).parent}",
+        )
     return DataError(
         f'"{name}", named on the card of {bundle.card.patch.name}, is not found',
         "It is needed to measure the patch as before",

@@ -20,6 +20,7 @@ from physadv.core.errors import (
 )
 from physadv.core.files import refuse_unless_file, sha256_of, write_bytes
 from physadv.core.image_io import Array, list_images
+from physadv.core.members import member_of
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.core.run_folder import UNASKED
 from physadv.core.tables import convert_value, read_table
@@ -223,7 +224,7 @@ def refuse_other_settings(
         if (row := known.get(job.name)) is not None
         and row["status"] in ("cloaked", _WRITING)
         and row.get("settings") != key
-        and (folder / row["output"]).is_file()
+        and member_of(folder, row["output"]).is_file()
     ]
     if other:
         raise OptionError(
@@ -347,7 +348,8 @@ def _digests(folder: Path) -> dict[str, set[str]]:
 
 def _rows(folder: Path) -> list[Row]:
     """All rows of the manifest, in their order."""
-    return list(read_rows(folder / MANIFEST)) if (folder / MANIFEST).is_file() else []
+    file = member_of(folder, MANIFEST)
+    return list(read_rows(file)) if file.is_file() else []
 
 
 def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | None:
@@ -357,13 +359,13 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
     if sha256_of(job.source) != row["source_sha256"]:
         return None
     if row["status"] in ("cloaked", _WRITING):
-        output = folder / row["output"]
+        output = member_of(folder, row["output"])
         if not output.is_file() or sha256_of(output) != row["output_sha256"]:
             return None
     return row
 
 
 def _recall(job: PhotoJob, folder: Path, row: Row, recall: Recall) -> None:
-    before, after = read_photo(job.source).rgb, read_photo(folder / row["output"]).rgb
+    before, after = read_photo(job.source).rgb, read_photo(member_of(folder, row["output"])).rgb
     if before.shape == after.shape:
         recall(before, after, row["faces"])

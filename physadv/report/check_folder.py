@@ -7,9 +7,10 @@ from typing import Any
 
 from physadv.check.folder import ROWS, SETTINGS
 from physadv.core.errors import DataError
+from physadv.core.members import member_of
 from physadv.core.rows import Row, read_rows
 from physadv.core.tables import read_table, read_table_list
-from physadv.report.design import data_uri
+from physadv.report.design import member_uri
 
 
 def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
@@ -18,12 +19,13 @@ def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     Raises:
         DataError: The folder holds no check, or a row lacks a field.
     """
-    if not (folder / SETTINGS).is_file():
+    settings_file, rows_file = member_of(folder, SETTINGS), member_of(folder, ROWS)
+    if not settings_file.is_file():
         raise DataError(
             f"{folder}", f"holds no {SETTINGS}", "Name the folder of a `physadv check` run"
         )
-    settings = read_table(folder / SETTINGS, remedy="run the check again", finite=False)
-    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+    settings = read_table(settings_file, remedy="run the check again", finite=False)
+    rows = list(read_rows(rows_file)) if rows_file.is_file() else []
     for number, row in enumerate(rows, 1):
         lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()
         if lacking:
@@ -37,13 +39,15 @@ def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
 
 def read_example_frames(folder: Path) -> list[dict[str, Any]]:
     """Return the example frames in ``folder`` with their pictures as data URIs under ``uri``;
-    none where there is no index."""
-    index = folder / "index.json"
+    none where there is no index.
+
+    Raises:
+        DataError: The index names a file outside of ``folder``, or one that is no picture.
+    """
+    index = member_of(folder, "index.json")
     if not index.is_file():
         return []
-    shots = read_table_list(index)
-    return [
-        {**s, "uri": data_uri((folder / s["file"]).read_bytes())}
-        for s in shots
-        if (folder / s["file"]).is_file()
+    shots = [
+        {**shot, "uri": member_uri(folder, shot.get("file"))} for shot in read_table_list(index)
     ]
+    return [shot for shot in shots if shot["uri"]]

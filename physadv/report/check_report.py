@@ -19,7 +19,10 @@ from physadv.check.rates import (
     truth_in_words,
 )
 from physadv.check.stopping_rule import WIDTH, StoppingState, stopping_states
+from physadv.core.errors import DataError
 from physadv.core.files import write_json, write_text
+from physadv.core.members import member_of
+from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row
 from physadv.report.bins import rate_grid
 from physadv.report.check_facts import (
@@ -51,21 +54,25 @@ def write_check_report(folder: str | Path) -> CheckReport:
     """Write report.html and report.json of the check in ``folder``, replacing earlier ones.
 
     Raises:
-        DataError: The folder holds no check.
+        DataError: The folder holds no check, or one of another form.
     """
     root = Path(folder)
+    with foreign_errors(str(root), DataError, "holds no check that can be shown", "Run it again"):
+        return _write(root)
+
+
+def _write(root: Path) -> CheckReport:
+    html, json = member_of(root, HTML), member_of(root, JSON)
     rows, settings = read_check(root)
     summary = summarize_check(rows, settings) | {
         "rows": str(root / ROWS),
-        "report": str(root / HTML),
+        "report": str(html),
     }
 
-    pictures = read_example_frames(root / EXAMPLES)
-    write_json(root / JSON, summary)
-    write_text(
-        root / HTML, render_check_report(rows, settings, pictures, rows_path=str(root / ROWS))
-    )
-    return CheckReport(root / HTML, root / JSON, summary)
+    pictures = read_example_frames(member_of(root, EXAMPLES))
+    write_json(json, summary)
+    write_text(html, render_check_report(rows, settings, pictures, rows_path=str(root / ROWS)))
+    return CheckReport(html, json, summary)
 
 
 def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:

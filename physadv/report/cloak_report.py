@@ -12,7 +12,7 @@ from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.protection_verdict import LOST
-from physadv.report.design import MUTED, data_uri, format_interval, format_percent, render_page
+from physadv.report.design import MUTED, format_interval, format_percent, member_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 
 COLORS = {"original": "#0072b2", "noise": "#7a7f85", "cloaked": "#d55e00"}
@@ -37,8 +37,7 @@ def write_cloak_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
         {
             **row,
             "uris": {
-                k: data_uri((root / f"{row['stem']}-{k}.png").read_bytes())
-                for k in ("before", "after", "change")
+                k: member_uri(root, f"{row['stem']}-{k}.png") for k in ("before", "after", "change")
             },
         }
         for row in result["pictures"]

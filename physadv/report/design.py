@@ -10,16 +10,23 @@ import base64
 from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from physadv.core.errors import DataError
 from physadv.core.image_io import Array, png_bytes
+from physadv.core.members import member_of
+from physadv.core.reading import read_file
 
 INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
 BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
 """Told apart by every kind of color vision (after Okabe and Ito 2008); shapes differ as well."""
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def render_page(template: str, **context: Any) -> str:
@@ -38,6 +45,21 @@ def render_page(template: str, **context: Any) -> str:
 def data_uri(png: bytes) -> str:
     """Return PNG bytes ``png`` as an address that needs no request."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def member_uri(folder: Path, name: object) -> str:
+    """Return the PNG file called ``name`` in ``folder`` as a data URI; empty where there is none.
+
+    Raises:
+        DataError: It lies outside of the folder, is no PNG file, or is too large.
+    """
+    file = member_of(folder, name)
+    if not file.exists():
+        return ""
+    png = read_file(file, kind=DataError)
+    if not png.startswith(_PNG):
+        raise DataError(f'"{file}"', "A report shows PNG files alone", "Remove it from the folder")
+    return data_uri(png)
 
 
 def picture_uri(picture: Array) -> str:

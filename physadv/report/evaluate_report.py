@@ -13,7 +13,7 @@ from markupsafe import Markup
 from physadv.core.files import write_text
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
-from physadv.report.design import MUTED, data_uri, render_page
+from physadv.report.design import MUTED, member_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 from physadv.threat.parsing import format_eps
 
@@ -150,6 +150,5 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
 def _with_pictures(root: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     uris = {}
     for part in ("clean", "adversarial", "change"):
-        file = root / "examples" / f"{row['index']}-{part}.png"
-        uris[part] = data_uri(file.read_bytes()) if file.is_file() else ""
+        uris[part] = member_uri(root, f"examples/{row['index']}-{part}.png")
     return {**row, "uris": uris}

@@ -13,13 +13,15 @@ from markupsafe import Markup
 from physadv.core.errors import BundleError
 from physadv.core.files import write_text
 from physadv.core.lights import worst_light
+from physadv.core.members import member_of
+from physadv.core.reading import foreign_errors
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.patches.apparent_size import SHARE
 from physadv.patches.bundle import PREVIEW, PatchCard, read_bundle
 from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE
 from physadv.patches.config import ANYWHERE
 from physadv.report.charts import rate_along
-from physadv.report.design import data_uri, render_page
+from physadv.report.design import member_uri, render_page
 
 HTML = "report.html"
 Bins = Sequence[Mapping[str, Any]]
@@ -45,9 +47,9 @@ def write_patch_report(folder: str | Path) -> Path:
             "A report shows what was measured",
             "Make the patch with `physadv patch`",
         )
-    preview = bundle.folder / PREVIEW
-    uri = data_uri(preview.read_bytes()) if preview.is_file() else ""
-    return write_text(bundle.folder / HTML, render_patch_report(bundle.card, preview=uri))
+    page, preview = member_of(bundle.folder, HTML), member_uri(bundle.folder, PREVIEW)
+    with foreign_errors(str(bundle.folder), BundleError, "has a card that cannot be shown"):
+        return write_text(page, render_patch_report(bundle.card, preview=preview))
 
 
 def render_patch_report(card: PatchCard, *, preview: str = "") -> str:

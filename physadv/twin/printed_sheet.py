@@ -15,6 +15,7 @@ import numpy as np
 
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import read_rgba
+from physadv.core.members import member_of
 from physadv.core.pdf_files import open_pdf, render_page
 from physadv.core.tables import convert_value, read_table
 from physadv.twin.linear_light import F32, U8
@@ -73,7 +74,7 @@ def read_sticker(
     folder = Path(bundle_folder)
     card, digest = _read_card(folder)
     width, height = card.size.width_mm, card.size.height_mm
-    if not (folder / "mask.png").is_file():
+    if not member_of(folder, "mask.png", error=BundleError).is_file():
         raise BundleError(
             f"{folder}", "mask.png is missing", "Name a folder made by `physadv patch`"
         )
@@ -135,7 +136,7 @@ class _StickerCard:
 
 def _read_card(folder: Path) -> tuple[_StickerCard, str]:
     """Return the part of the card that is needed, and the SHA-256 of card, patch and mask."""
-    path, remedy = folder / "card.toml", "Restore the card"
+    path, remedy = member_of(folder, "card.toml", error=BundleError), "Restore the card"
     if not path.is_file():
         raise BundleError(
             f"{folder}", "card.toml is missing", "Name a folder made by `physadv patch`"
@@ -146,7 +147,8 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
 
     digest = hashlib.sha256(path.read_bytes())
     for part in ("patch.png", "mask.png"):
-        digest.update((folder / part).read_bytes() if (folder / part).is_file() else b"")
+        file = member_of(folder, part, error=BundleError)
+        digest.update(file.read_bytes() if file.is_file() else b"")
     return card, digest.hexdigest()
 
 

@@ -151,7 +151,7 @@ def test_twin_with_broken_settings(twin: Callable[..., Path]) -> None:
     """A twin.json that is no JSON is a named error, not a traceback."""
     folder = twin({"clean-00": "r"})
     (folder / "twin.json").write_text("{")
-    with pytest.raises(CaptureError, match=r"twin\.json: it is no valid JSON"):
+    with pytest.raises(CaptureError, match=r"twin\.json.?: it is no valid JSON"):
         open_frame_source(folder)
 
 
