@@ -19,7 +19,7 @@ from markupsafe import Markup
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, png_bytes
 from physadv.core.members import member_of
-from physadv.core.reading import read_file
+from physadv.core.text import read_file
 
 INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
 BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
@@ -56,7 +56,7 @@ def member_uri(folder: Path, name: object) -> str:
     file = member_of(folder, name)
     if not file.exists():
         return ""
-    png = read_file(file, kind=DataError)
+    png = read_file(file, most_bytes=1 << 26, error=DataError)
     if not png.startswith(_PNG):
         raise DataError(f'"{file}"', "A report shows PNG files alone", "Remove it from the folder")
     return data_uri(png)
