@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from physadv.core.addresses import redact_addresses
 from physadv.core.trust import only_code_named
 from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.outside_faults import in_words
@@ -92,11 +93,10 @@ def main() -> None:
         raise SystemExit(130) from None
     except Exception as error:
         known = in_words(error)
-        if known is None:
-            raise
-        if console.full_errors:
-            traceback.print_exc()
-        sys.stderr.write(f"physadv: {known}\n")
+        if known is None or console.full_errors:
+            sys.stderr.write(redact_addresses(traceback.format_exc()))
+        if known is not None:
+            sys.stderr.write(f"physadv: {known}\n")
         raise SystemExit(1) from None
 
 

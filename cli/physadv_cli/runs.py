@@ -20,6 +20,7 @@ import tomli_w
 from rich.console import Console
 from rich.text import Text
 
+from physadv.core.addresses import public_address
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import PhysadvError
 from physadv.core.files import refuse_unless_file, write_json, write_text
@@ -339,7 +340,7 @@ def open_run(
         {
             **versions(),
             "platform": platform.platform(),
-            "argv": sys.argv[1:],
+            "argv": [public_address(word) for word in sys.argv[1:]],
             **({} if data is None else {"data_summary": data.as_dict()}),
         },
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from physadv.core.addresses import public_address
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def command_line() -> str:
 
     Cards record it, and the rest of such a path exists on this machine only.
     """
-    short = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    words = [public_address(word) for word in sys.argv[1:]]
+    short = [Path(word).name if Path(word).is_absolute() else word for word in words]
     return " ".join(["physadv", *short])
 
 

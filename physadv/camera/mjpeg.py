@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 from urllib.error import URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 import cv2
 
-from physadv.core.errors import ImageError
+from physadv.core.errors import CaptureError, ImageError
 from physadv.core.opencv_pictures import decode_bgr
 from physadv.core.reading import MAX_FRAME_PIXELS
 
@@ -116,6 +117,37 @@ class MjpegCapture:
         return None
 
 
+class _SameHost(HTTPRedirectHandler):
+    """Follows a camera to another page of its own; a password goes to no other host."""
+
+    def redirect_request(
+        self,
+        req: Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> Request | None:
+        """Return the request for ``newurl``.
+
+        Raises:
+            CaptureError: ``newurl`` is no web address, or another host's while ``req`` has a
+                password.
+        """
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        is_web = new.scheme in ("http", "https")
+        is_safer = (old.scheme, new.scheme) == ("http", "https")
+        is_own = old.hostname == new.hostname and (is_safer or old.netloc == new.netloc)
+        limit = "" if is_web else "That is no web address"
+        if is_web and req.has_header("Authorization") and not is_own:
+            limit = "A camera's password goes to no other host"
+        if limit:
+            remedy = "Give that address itself if you trust it"
+            raise CaptureError(f"{req.full_url} leads to {newurl}", limit, remedy)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def open_mjpeg(url: str, timeout_s: float) -> MjpegCapture | None:
     """Open the stream at an HTTP address.
 
@@ -125,14 +157,19 @@ def open_mjpeg(url: str, timeout_s: float) -> MjpegCapture | None:
 
     Returns:
         The capture; None where nothing or something else answers.
+
+    Raises:
+        CaptureError: The answer leads elsewhere: with a password to another host, or to something
+            that is no web address.
     """
     if not url.lower().startswith(("http://", "https://")):
         return None
 
     request = Request(*_with_credentials(url))
     try:
-        answer = build_opener(ProxyHandler({})).open(request, timeout=timeout_s)
-    except (URLError, OSError, ValueError):
+        opener = build_opener(ProxyHandler({}), _SameHost())
+        answer = opener.open(request, timeout=timeout_s)
+    except (URLError, HTTPException, OSError, ValueError):
         return None
 
     headers: Mapping[str, str] = answer.headers

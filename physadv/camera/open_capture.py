@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import cv2
 
 from physadv.camera import controls
-from physadv.camera.mjpeg import open_mjpeg
+from physadv.camera.mjpeg import MjpegCapture, open_mjpeg
 from physadv.core.errors import CaptureError
 from physadv.core.opencv_log import quiet_opencv
 
@@ -155,12 +155,22 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
     # ffmpeg keeps the limit itself; the thread's own, a little longer, covers name resolution. A
     # silent connection is detected by the reader; the socket's limit, a little longer, ends its
     # thread.
-    capture = _in_time(lambda: open_mjpeg(url, timeout_s + 2), timeout_s)
+    capture = _in_time(lambda: _mjpeg_or_refusal(url, timeout_s + 2), timeout_s)
+    if isinstance(capture, CaptureError):
+        raise capture
     if capture is None:
         capture = _within(
             lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), name, timeout_s + 2, remedy
         )
     return OpenedCapture(capture, read_settings(capture))
+
+
+def _mjpeg_or_refusal(url: str, timeout_s: float) -> MjpegCapture | CaptureError | None:
+    """What :func:`open_mjpeg` returns or raises, for it runs in a thread of its own."""
+    try:
+        return open_mjpeg(url, timeout_s)
+    except CaptureError as refusal:
+        return refusal
 
 
 def open_in_time(make: Callable[[], Opened], name: str, timeout_s: float) -> Opened:

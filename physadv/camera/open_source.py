@@ -17,6 +17,7 @@ from physadv.camera.live import LiveSource
 from physadv.camera.open_capture import OpenedCapture, Size, open_camera, open_url
 from physadv.camera.recordings import ClipSource, PhotoSource, RecordedClip
 from physadv.camera.video_reader import is_animated
+from physadv.core.addresses import public_address
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import IMAGE_SUFFIXES, list_files
 from physadv.core.members import member_of
@@ -35,6 +36,8 @@ _SIDE_FILES = frozenset(
     | {".thm", ".toml", ".txt", ".wav", ".xml"}
 )
 """Suffixes of files beside recordings that are no pictures."""
+_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp")
+"""Protocols of cameras; ffmpeg knows others, which read and join files of this machine."""
 LIVE_CLIP_S = 10.0
 """Default length of a live source's clips: long enough for a hand to have moved the sign."""
 __all__ = [
@@ -45,7 +48,6 @@ __all__ = [
     "block_of",
     "is_camera",
     "open_frame_source",
-    "public_address",
 ]
 
 
@@ -132,19 +134,6 @@ def is_camera(spec: str | Path) -> bool:
     return is_index and not Path(text).is_file() and not Path(text).is_dir()
 
 
-def public_address(url: str) -> str:
-    """Return ``url`` without user, password and query, which must not appear in a report.
-
-    Example:
-        >>> public_address("rtsp://user:secret@10.0.0.7/live?key=1")
-        'rtsp://10.0.0.7/live'
-    """
-    parts = urlsplit(url)
-    return (
-        f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
-    )
-
-
 def _live(
     name: str,
     kind: str,
@@ -169,6 +158,9 @@ def _open_address(
 ) -> FrameSource:
     """Open a recorded video behind an address like a file, and anything else as a live source."""
     parts = urlsplit(url)
+    if parts.scheme.lower() not in _SCHEMES:
+        limit = f"an address begins with {', '.join(_SCHEMES)}"
+        raise CaptureError(public_address(url), limit, "Correct it; name a file by its path")
     if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES - {".mjpg", ".mjpeg"}:
         clip = RecordedClip(url, Path(parts.path).stem, block_of(Path(parts.path).name))
         return ClipSource(public_address(url), [clip], timeout_s, clip_seconds, every)

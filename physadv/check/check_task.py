@@ -14,13 +14,14 @@ from physadv.camera.lens import ASSUMED, LensFor, lens_for
 from physadv.camera.localization.location import Locator, SignLocation
 from physadv.camera.localization.reference_images import reference_images, shows_sign
 from physadv.camera.localization.with_pose import WidthOf, with_pose
-from physadv.camera.open_source import BLOCKS, FrameSource, open_frame_source, public_address
+from physadv.camera.open_source import BLOCKS, FrameSource, open_frame_source
 from physadv.check.config import CheckConfig
 from physadv.check.frame_verdict import ANYWHERE, THRESHOLD
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.locators import locator_for, select_box
 from physadv.check.run_check import BlockSource, CheckProgress, run_check
 from physadv.check.stopping_rule import WIDTH, check_width
+from physadv.core.addresses import public_address
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.package_data import bundle_folder
 from physadv.defenses.load_model import load_model

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
+from physadv.core.addresses import public_address
 from physadv.core.errors import OptionError
 from physadv.core.files import as_utf8, is_same_path
 from physadv.core.tables import check_keys, convert_value, read_table
@@ -142,8 +143,8 @@ class Config:
 
     def as_table(self) -> dict[str, Any]:
         """Return the configuration as a run records it: the activity, then every field with a
-        value."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        value; addresses without passwords."""
+        values = {field.name: _public(getattr(self, field.name)) for field in fields(self)}
         filled = {key: value for key, value in values.items() if value is not None}
         return {
             COMMAND_KEY: self.command,
@@ -164,7 +165,7 @@ class Config:
         texts = []
         for field in fields(self):
             kind, note = self.documented_fields()[field.name]
-            new, old = getattr(self, field.name), recorded.get(field.name)
+            new, old = _public(getattr(self, field.name)), recorded.get(field.name)
             if old is None and not _is_optional(kind):
                 old = _default_of(field)
             old = _plain_value(old)
@@ -174,6 +175,13 @@ class Config:
                     f"{note.option_of(field.name)} {_in_words(old, note)} -> {_in_words(new, note)}"
                 )
         return texts
+
+
+def _public(value: Any) -> Any:
+    """A value of a field with addresses in it fit for a record."""
+    if isinstance(value, tuple):
+        return tuple(_public(each) for each in value)
+    return public_address(value) if isinstance(value, str) else value
 
 
 def _is_optional(kind: Any) -> bool:

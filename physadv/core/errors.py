@@ -3,6 +3,8 @@ line."""
 
 from __future__ import annotations
 
+from physadv.core.addresses import redact_addresses
+
 _COMMANDS = ("pip", "physadv", "python")
 """First words of a remedy that is a command line, which keeps its case."""
 
@@ -38,6 +40,8 @@ class PhysadvError(Exception):
     """
 
     def __init__(self, value: str, limit: str = "", remedy: str = "") -> None:
+        # Libraries put whole addresses into what they say, with the password of a camera in them.
+        value, limit, remedy = (redact_addresses(part) for part in (value, limit, remedy))
         if remedy.split(maxsplit=1)[:1] and remedy.split(maxsplit=1)[0] not in _COMMANDS:
             remedy = remedy[:1].upper() + remedy[1:]
         self.value, self.limit, self.remedy = value, limit, remedy

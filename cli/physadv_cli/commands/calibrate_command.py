@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitConfig
+from physadv.core.addresses import public_address
 from physadv_cli.configured import from_config
 from physadv_cli.help import ServeWithoutPort
 from physadv_cli.runs import RunOptions, console, print_findings
@@ -147,7 +148,7 @@ def _fit_views(
         printer=config.printer_name,
         paper=config.printed_on,
         camera=config.camera_name,
-        sources=[Path(source).name for source in config.sources],
+        sources=[Path(public_address(source)).name for source in config.sources],
     )
     if config.check:
         others, _ = chart_views(

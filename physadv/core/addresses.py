@@ -1,0 +1,49 @@
+"""Addresses without what must not be seen: users, passwords and tokens of cameras."""
+
+from __future__ import annotations
+
+import re
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+
+
+def public_address(text: str) -> str:
+    """Return an address without user, password and query; any other text as it is.
+
+    Everything up to the last @ counts as user and password, for a password may hold any character.
+
+    Args:
+        text: An address alone, or behind an option as ``--source=rtsp://...``.
+
+    Returns:
+        The text, fit for a record, a report or a message.
+
+    Example:
+        >>> public_address("rtsp://user:secret@10.0.0.7/live?key=1")
+        'rtsp://10.0.0.7/live'
+        >>> public_address("film.mp4")
+        'film.mp4'
+    """
+    scheme = _SCHEME.search(text)
+    if scheme is None:
+        return text
+    place = text[scheme.end() :].rpartition("@")[2]
+    return text[: scheme.end()] + _QUERY.sub("", place)
+
+
+def redact_addresses(text: str) -> str:
+    """Return a text with every address in it as :func:`public_address` has it.
+
+    Args:
+        text: Message, such as that of an error.
+
+    Returns:
+        The message, fit for a terminal or a log.
+
+    Example:
+        >>> redact_addresses("http://me:pw@cam/a?t=1 (HTTP 404). Check it.")
+        'http://cam/a (HTTP 404). Check it.'
+    """
+    return _IN_TEXT.sub(lambda found: public_address(found.group()), text)

@@ -1,0 +1,240 @@
+"""Passwords of cameras go to the camera alone, and stand in no record, report or message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import cv2
+import numpy as np
+import pytest
+from commandline import environment, physadv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from physadv.camera.open_source import open_frame_source
+from physadv.core.addresses import public_address, redact_addresses
+from physadv.core.errors import CaptureError, PhysadvError
+
+SECRET = "hunter2"
+JPEG = cv2.imencode(".jpg", np.full((24, 32, 3), 99, np.uint8))[1].tobytes()
+
+
+class Camera:
+    """A server that remembers each request, and answers as it is told."""
+
+    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+        self.requests: list[tuple[str, str]] = []
+        camera = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                camera.requests.append((self.path, self.headers.get("Authorization", "")))
+                with suppress(OSError):
+                    answer(self)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self) -> Camera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def stream(handler: BaseHTTPRequestHandler) -> None:
+    """Five pictures."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+    handler.end_headers()
+    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(JPEG)}\r\n\r\n"
+    for _ in range(5):
+        handler.wfile.write(head.encode() + JPEG + b"\r\n")
+
+
+def leading_to(address: Callable[[], str], code: int) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        handler.send_header("Location", address())
+        handler.end_headers()
+
+    return answer
+
+
+@contextmanager
+def redirected(target: Callable[[int], str], code: int = 302) -> Iterator[tuple[Camera, Camera]]:
+    """A camera that leads to ``target`` (of the other's port), and that other one."""
+    with Camera(stream) as other, Camera(leading_to(lambda: target(other.port), code)) as camera:
+        yield camera, other
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_password_follows_no_redirect_to_another_host(code: int, host: str) -> None:
+    """Another name, or another port of the same one: the other server is not even asked."""
+    with redirected(lambda port: f"http://{host}:{port}/live", code) as (camera, other):
+        address = f"http://me:{SECRET}@127.0.0.1:{camera.port}/live?key={SECRET}"
+        with pytest.raises(CaptureError, match="no other host") as refusal:
+            open_frame_source(address, timeout_s=5)
+        assert not other.requests
+        assert camera.requests[0][1] == "Basic " + b64encode(f"me:{SECRET}".encode()).decode()
+    assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x/", "x:y"]
+)
+def test_no_redirect_leads_off_the_web(target: str) -> None:
+    """With a password or without."""
+    for user in ("", f"me:{SECRET}@"):
+        with (
+            redirected(lambda _: target) as (camera, _),
+            pytest.raises(CaptureError, match=r"no web address|did not open"),
+        ):
+            open_frame_source(f"http://{user}127.0.0.1:{camera.port}/", timeout_s=5)
+
+
+def test_a_redirect_to_the_camera_itself_is_followed() -> None:
+    """Another page of the same host and port gets the password."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path == "/old":
+            handler.send_response(302)
+            handler.send_header("Location", "/new")
+            handler.end_headers()
+        else:
+            stream(handler)
+
+    with Camera(answer) as camera:
+        source = open_frame_source(f"http://me:{SECRET}@127.0.0.1:{camera.port}/old", timeout_s=5)
+        assert next(iter(source)).image.shape == (24, 32, 3)
+        assert [path for path, _ in camera.requests[:2]] == ["/old", "/new"]
+        assert camera.requests[1][1]
+
+
+def test_ffmpeg_hands_no_password_on() -> None:
+    """A recorded video behind an address, which ffmpeg fetches: the other host gets none."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if not handler.headers.get("Authorization"):
+            handler.send_response(401)
+            handler.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            handler.end_headers()
+            return
+        leading_to(lambda: f"http://localhost:{other.port}/film.mp4", 302)(handler)
+
+    with Camera(stream) as other, Camera(answer) as camera:
+        address = f"http://me:{SECRET}@127.0.0.1:{camera.port}/film.mp4"
+        source = open_frame_source(address, timeout_s=5)
+        assert SECRET not in source.name
+        assert any(sent for _, sent in camera.requests)
+        assert other.requests
+        assert not any(sent for _, sent in other.requests)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "concat://a|b",
+        "subfile,,start,0,end,9,,:///etc/passwd",
+        "ftp://host/x",
+        "data://text/plain,x",
+        "pipe://0",
+        "gopher://x/",
+    ],
+)
+def test_ffmpegs_own_protocols_are_no_addresses(address: str) -> None:
+    """Those read and join files of this machine."""
+    with pytest.raises(CaptureError):
+        open_frame_source(address, timeout_s=2)
+
+
+PASSWORDS = [SECRET, f"a@{SECRET}", f"a/{SECRET}", f"a?{SECRET}", f"a#{SECRET}", f"%40{SECRET}"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("form", ["{}", "--source={}", "see {} there", "'{}': refused", "<{}>"])
+def test_no_password_survives(password: str, form: str) -> None:
+    """Whatever characters it has, alone, behind an option, in a sentence."""
+    text = form.format(f"rtsp://me:{password}@10.0.0.7:554/live?token={SECRET}#{SECRET}")
+    redacted = redact_addresses(text)
+    assert SECRET not in redacted
+    assert "rtsp://10.0.0.7:554/live" in redacted
+    assert SECRET not in public_address(text)
+
+
+@given(st.text(max_size=30))
+def test_other_texts_stay(text: str) -> None:
+    """Paths, names and numbers are no addresses."""
+    if "://" not in text:
+        assert public_address(text) == redact_addresses(text) == text
+
+
+def test_errors_hold_no_password() -> None:
+    """What a library says of an address is redacted where every error is made."""
+    address = f"rtsp://me:{SECRET}@cam/live?token={SECRET}"
+    for parts in ((address,), ("x", f"'{address}' returned 22"), ("x", "y", f"Open {address}")):
+        error = PhysadvError(*parts)
+        assert SECRET not in f"{error} {error.value} {error.limit} {error.remedy} {error.args}"
+
+
+def test_a_check_leaves_no_password_anywhere(tmp_path: Path) -> None:
+    """Arguments, configuration, record, rows, report, terminal: of a stream that was watched."""
+    with Camera(stream) as camera:
+        address = f"http://me:{SECRET}@127.0.0.1:{camera.port}/live?token={SECRET}"
+        done = physadv(
+            tmp_path,
+            *("check", address, "--goal", "untargeted", "--true-class", "stop"),
+            *("--model", "signs", "--block", "patch", "--box", "2,2,20,20", "--max-frames", "3"),
+            *("--out", "run", "--json", "--device", "cpu"),
+        )
+    assert SECRET not in done.stdout + done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 3, done.stderr
+    for path in files:
+        assert SECRET.encode() not in path.read_bytes(), path
+    argv = json.loads((tmp_path / "run" / "environment.json").read_text())["argv"]
+    assert f"http://127.0.0.1:{camera.port}/live" in argv
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "ADDRESS", "--bundle", "stop-sticker-signs-v1", "--out", "run"),
+        ("check", "ADDRESS", "--bundle", "stop-sticker-signs-v1", "--out", "run", "--verbose"),
+        ("calibrate", "camera", "ADDRESS", "--guided", "--out", "camera.json"),
+        ("calibrate", "fit", "ADDRESS", "--printer-name", "p", "--out", "fit.json", "--verbose"),
+    ],
+    ids=lambda words: " ".join((*words[:2], *words[-1:])),
+)
+def test_a_camera_that_does_not_answer_is_named_without_its_password(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Errors, tracebacks and what ffmpeg logs."""
+    address = f"rtsp://me:{SECRET}@127.0.0.1:9/live?token={SECRET}"
+    code = "from physadv_cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(address if word == "ADDRESS" else word for word in words)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes()
