@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import typer
 
 from physadv.core.addresses import redact_addresses
 from physadv.core.trust import only_code_named
+from physadv.core.visible_text import visible_text
 from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.outside_faults import in_words
 from physadv_cli.runs import console
@@ -83,6 +85,8 @@ tidy_help(app)
 def main() -> None:
     """Run the ``physadv`` command and end the process with its exit code."""
     prepare_streams()
+    plain_format = warnings.formatwarning
+    warnings.formatwarning = lambda *words: visible_text(plain_format(*words))
     try:
         try:
             app(prog_name="physadv")
@@ -94,9 +98,9 @@ def main() -> None:
     except Exception as error:
         known = in_words(error)
         if known is None or console.full_errors:
-            sys.stderr.write(redact_addresses(traceback.format_exc()))
+            sys.stderr.write(visible_text(redact_addresses(traceback.format_exc())))
         if known is not None:
-            sys.stderr.write(f"physadv: {known}\n")
+            sys.stderr.write(f"physadv: {visible_text(str(known))}\n")
         raise SystemExit(1) from None
 
 

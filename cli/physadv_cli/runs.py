@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import tomli_w
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from physadv.core.addresses import public_address
@@ -37,6 +38,7 @@ from physadv.core.run_folder import (
     set_aside,
 )
 from physadv.core.trust import only_code_named
+from physadv.core.visible_text import visible_text
 from physadv_cli.streams import write_result
 
 if TYPE_CHECKING:
@@ -44,12 +46,23 @@ if TYPE_CHECKING:
 
 
 class RunConsole(Console):
-    """Console for people, on stderr."""
+    """Console for people, on stderr; what a terminal would obey in a text is written out."""
 
     full_errors = False
     """Whether errors are printed with their traceback."""
     json_stream: TextIO | None = None
     """Where --json goes while stdout is lent to stderr; None for stdout itself."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render as rich does; only its own control codes reach the terminal."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text, style, control) if control else Segment(visible_text(text), style)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a text to print; widths are measured of what is shown."""
+        return super().render_str(visible_text(text), **options)
 
 
 console = RunConsole(stderr=True, highlight=False, markup=False)

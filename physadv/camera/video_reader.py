@@ -31,7 +31,13 @@ from physadv.core.picture_files import (
     pictures_in,
     read_picture_file,
 )
-from physadv.core.reading import MAX_FRAME_PIXELS, assert_pixels, foreign_errors
+from physadv.core.reading import (
+    MAX_ANIMATION_PIXELS,
+    MAX_FRAME_PIXELS,
+    assert_pixels,
+    foreign_errors,
+)
+from physadv.core.utf8_paths import utf8_path
 
 Pixels = npt.NDArray[np.uint8]
 _HDR = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}
@@ -319,6 +325,10 @@ class AnimationReader:
                 self.expected = frame_count(self._image, data, str(path))
             except ImageError as error:
                 raise CaptureError(error.value, error.limit, error.remedy) from error
+        if self.expected * self._image.width * self._image.height > MAX_ANIMATION_PIXELS:
+            size = f"{self.expected} pictures of {self._image.width}x{self._image.height} px"
+            self._image.close()
+            raise CaptureError(str(path), f"{size} would take minutes", "Use a shorter one")
         self.codec = str(self._image.format).lower()
         self.settings: dict[str, Any] = {
             "width": self._image.width,
@@ -427,7 +437,10 @@ def _open_container(path: Path | str, name: str, timeout_s: float) -> Any:
     if isinstance(path, Path) and path.is_file() and path.stat().st_size == 0:
         raise CaptureError(name, "did not open (empty file)", "Copy or record it again")
     with foreign_errors(name, CaptureError, "did not open", _CONVERT):
-        return av.open(str(path), options=options, timeout=timeout_s)
+        if isinstance(path, str):
+            return av.open(path, options=options, timeout=timeout_s)
+        with utf8_path(path) as name_of_utf8:
+            return av.open(str(name_of_utf8), options=options, timeout=timeout_s)
 
 
 def _duration_s(picture: Image.Image) -> float:

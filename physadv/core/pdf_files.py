@@ -11,6 +11,7 @@ import pypdfium2
 
 from physadv.core.errors import ImageError, PhysadvError
 from physadv.core.reading import assert_pixels, foreign_errors
+from physadv.core.utf8_paths import utf8_path
 
 Margins = tuple[float, float, float, float]
 
@@ -29,7 +30,8 @@ def open_pdf(
         PhysadvError: The file is no readable PDF, or has no page.
     """
     with foreign_errors(f"{path}", error, "not a readable PDF", remedy):
-        document = pypdfium2.PdfDocument(str(path))
+        with utf8_path(path) as name_of_utf8:
+            document = pypdfium2.PdfDocument(str(name_of_utf8))
         if len(document) == 0:
             raise error(f"{path}", "a PDF without pages", remedy)
     return document

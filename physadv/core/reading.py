@@ -21,6 +21,8 @@ MAX_PICTURE_BYTES = 1 << 29
 """Most bytes of a picture's file."""
 MAX_PICTURES = 100_000
 """Most pages or frames of a picture's file."""
+MAX_ANIMATION_PIXELS = 4_000_000_000
+"""Most pixels of all pictures of an animation, which decode at some 50 megapixels a second."""
 MAX_DRAWING_BYTES = 1 << 25
 """Most bytes of an SVG file."""
 MAX_PROFILE_BYTES = 1 << 26
@@ -77,8 +79,8 @@ def _reason_of(fault: Exception) -> str:
         return "it takes more memory than there is"
     if isinstance(fault, RecursionError):
         return "it is nested too deeply"
-    if isinstance(fault, OSError) and fault.strerror:
-        return fault.strerror
+    if words := getattr(fault, "strerror", None):  # of the system, or of ffmpeg
+        return str(words)
     lines = str(fault).strip().splitlines()
     return lines[0][:_LONGEST_REASON] if lines and " object at 0x" not in lines[0] else ""
 

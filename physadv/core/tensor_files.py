@@ -13,6 +13,7 @@ from torch import Tensor
 from physadv.core.errors import ModelError, PhysadvError
 from physadv.core.files import write_bytes
 from physadv.core.reading import MAX_MODEL_BYTES, assert_bytes, foreign_errors
+from physadv.core.utf8_paths import utf8_path
 
 _LARGEST_HEADER = 1 << 24
 """Most bytes of the JSON that names the tensors: those of a net of 100,000."""
@@ -82,6 +83,6 @@ def read_tensors(
         with Path(path).open("rb") as stream:
             announced = int.from_bytes(stream.read(8), "little")
         assert_bytes(announced, f"{name}: its header", most=_LARGEST_HEADER, error=error)
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(Path(path)) as own, safe_open(own, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})

@@ -7,6 +7,8 @@ import unicodedata
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 
+from physadv.core.visible_text import BIDI_CONTROLS
+
 BASE_FILES = {False: "Vera.ttf", True: "VeraBd.ttf"}
 """Bitstream Vera Sans, regular and bold, which reportlab brings."""
 
@@ -61,5 +63,5 @@ def printable(text: str) -> str:
 
 
 def _is_character(c: str) -> bool:
-    controls = unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+    controls = unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI_CONTROLS
     return not controls and ord(c) & 0xFFFE != 0xFFFE and not 0xFDD0 <= ord(c) <= 0xFDEF

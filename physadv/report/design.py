@@ -20,6 +20,7 @@ from physadv.core.errors import DataError
 from physadv.core.image_io import Array, png_bytes
 from physadv.core.members import member_of
 from physadv.core.text import read_file
+from physadv.core.visible_text import visible_text
 
 INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
 BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
@@ -101,11 +102,17 @@ def format_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _finalize(value: Any) -> Any:
+    """Write out what a page would obey in texts of others; HTML made by this program stays."""
+    return visible_text(value) if type(value) is str else value
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("physadv.report"),
         autoescape=True,
+        finalize=_finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

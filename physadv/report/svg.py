@@ -7,6 +7,7 @@ from html import escape
 
 from markupsafe import Markup
 
+from physadv.core.visible_text import visible_text
 from physadv.report.design import INK, LINE, MUTED
 
 WIDTH = 480
@@ -28,7 +29,8 @@ def svg_chart(height: float, parts: Iterable[str], label: str, width: float = WI
     """
     body = "".join(parts)
     return Markup(
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" '
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(visible_text(label))}" '
         f'font-family="inherit" font-size="13" fill="{INK}">{body}</svg>'
     )
 
@@ -59,7 +61,7 @@ def svg_text(
     """
     weight = ' font-weight="600"' if bold else ""
     style = f'text-anchor="{at}" fill="{fill}" font-size="{size:g}"{weight}'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(visible_text(words))}</text>'
 
 
 def svg_line(
@@ -108,7 +110,7 @@ def svg_rect(
     Returns:
         SVG element.
     """
-    title = f"<title>{escape(hint)}</title>" if hint else ""
+    title = f"<title>{escape(visible_text(hint))}</title>" if hint else ""
     box = f'x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"'
     return f'<rect {box} fill="{fill}" stroke="{stroke}">{title}</rect>'
 
@@ -127,7 +129,7 @@ def block_marker(x: float, y: float, block: str, color: str, hint: str = "") -> 
     Returns:
         SVG element.
     """
-    title = f"<title>{escape(hint)}</title>"
+    title = f"<title>{escape(visible_text(hint))}</title>"
     if block == "clean":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}">{title}</circle>'
     turn = f' transform="rotate(45 {x:.1f} {y:.1f})"' if block == "patch" else ""

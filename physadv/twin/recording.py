@@ -18,6 +18,7 @@ from physadv.core.files import atomic_path
 from physadv.core.image_io import save_png
 from physadv.core.rows import append_rows
 from physadv.core.tables import read_table
+from physadv.core.utf8_paths import utf8_path
 from physadv.twin.linear_light import U8
 
 TRUTH, SETTINGS, CONTACT = "truth.jsonl", "twin.json", "contact.png"
@@ -50,8 +51,9 @@ class ClipWriter:
                 temporary = opening.enter_context(atomic_path(self._folder / name))
                 code = cv2.VideoWriter.fourcc(*"MJPG")
 
+                folder = opening.enter_context(utf8_path(temporary.parent))
                 writer = cv2.VideoWriter(
-                    str(temporary), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size
+                    str(folder / temporary.name), cv2.CAP_OPENCV_MJPEG, code, FPS, self._size
                 )
                 opening.push(partial(_release, writer, temporary, self._folder / name))
                 if not writer.isOpened():

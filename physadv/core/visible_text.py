@@ -1,0 +1,58 @@
+"""Text of others as it may be shown: what a terminal or a page would obey becomes visible."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_BIDI = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+BIDI_CONTROLS = frozenset(map(chr, _BIDI))
+"""Characters that change the order in which their neighbors are shown."""
+_JOINERS = "\u200c\u200d"
+"""Characters that join or part letters of some scripts and the parts of emoji."""
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of Unicode that are acted upon, or show nothing."""
+_PLAIN = re.compile(r"[ -~\n\t]*")
+
+
+def visible_text(text: str) -> str:
+    r"""Return ``text`` with everything that a terminal or a page would act upon written out.
+
+    Names of files and classes, texts of cards, and messages of libraries may hold escape sequences,
+    carriage returns, marks that reverse the order of characters, characters without width, and
+    bytes that are no text. Each becomes its code, such as ``\x1b``. Line breaks and tabs stay, and
+    so do joiners beside letters of scripts that need them.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text to show; plain text is returned as it is.
+
+    Example:
+        >>> print(visible_text("stop\x1b[31m\u202eGNP.exe Stra\udcdfe"))
+        stop\x1b[31m\u202eGNP.exe Stra\xdfe
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(
+        character if _is_shown(character, before) else _code(character)
+        for before, character in zip(" " + text, text, strict=False)
+    )
+
+
+def _is_shown(character: str, before: str) -> bool:
+    if character in "\n\t":
+        return True
+    if character in _JOINERS:
+        return not before.isascii()
+    return unicodedata.category(character) not in _OBEYED
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte of a file name that is no UTF-8
+        number -= 0xDC00
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
