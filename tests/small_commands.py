@@ -135,10 +135,12 @@ SMALL_COMMANDS = {
         varying=("examples/.*", "report.html", "report.json", "check.json"),
     ),
     "cloak": SmallCommand(
-        ("cloak", "faces"), code=TINY_FACES, finished=("cloak-manifest.jsonl", "a-0.jpg")
+        ("cloak", "faces", "--threads", "1"),
+        code=TINY_FACES,
+        finished=("cloak-manifest.jsonl", "a-0.jpg"),
     ),
     "cloak check": SmallCommand(
-        ("cloak", "check", "cloaked", "--originals", "faces", "--no-adaptive"),
+        ("cloak", "check", "cloaked", "--originals", "faces", "--no-adaptive", "--threads", "1"),
         code=TINY_FACES,
         finished=("rows.jsonl", "check.json", "report.html"),
     ),

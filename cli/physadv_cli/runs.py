@@ -172,9 +172,13 @@ class RunOptions:
     def take_folder(self, folder: Path) -> Path:
         """Create ``folder`` and keep other processes out of it until the command ends; return it.
 
+        A folder that this run holds already is returned as it is.
+
         Raises:
             OptionError: a file stands there, or another process writes into the folder.
         """
+        if any(held.folder == folder for held in self.folders):
+            return folder
         assert_folder_possible(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.folders.append(self.held.enter_context(locked_folder(folder)))

@@ -13,6 +13,7 @@ import cv2
 from physadv.camera import controls
 from physadv.camera.mjpeg import MjpegCapture, open_mjpeg
 from physadv.core.errors import CaptureError
+from physadv.core.files import as_utf8
 from physadv.core.opencv_log import quiet_opencv
 
 Size = tuple[int, int]
@@ -148,6 +149,8 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
     Raises:
         CaptureError: Nothing answers in time.
     """
+    if as_utf8(url) != url:  # OpenCV would crash
+        raise CaptureError(f"{as_utf8(name)}", "An address is UTF-8", "Correct it")
     limit = int(timeout_s * 1000)
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     remedy = "Check the address, and that the machine that serves it can be reached from here"

@@ -19,8 +19,8 @@ from physadv.core.run_folder import locked_file, locked_folder
 
 BLOCK = 4096
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts small disks of its own")
-IN_EVERY_RUN = ("attack", "print")
-"""Commands of the usual suite; all others are slow."""
+IN_EVERY_RUN = ("attack",)
+"""The command of the usual suite; all others are slow."""
 
 
 @dataclass
@@ -337,7 +337,6 @@ READING = {
     "models show": ("models", "show", "signs", "--json"),
     "models check": ("models", "check", "signs", "--json"),
     "patch show": ("patch", "show", "sticker", "--json"),
-    "patch verify": ("patch", "verify", "stop-sticker-signs-v1", "--test-draws", "4", "--json"),
     "report": ("report", "sticker", "--json"),
     "doctor": ("doctor", "--json"),
 }

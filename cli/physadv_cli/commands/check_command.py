@@ -45,6 +45,8 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     from physadv.check.stopping_rule import WIDTH
     from physadv.core.run_folder import refuse_other_run
 
+    if run.out is not None and run.out.is_dir():
+        run.take_folder(run.out)
     if run.out is not None and not run.overwrite:
         if is_finished(run.out):
             refuse_other_run(run.out, recorded_config(config))

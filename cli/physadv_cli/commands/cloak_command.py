@@ -98,7 +98,7 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
 
     if (done := _finished_check(config, run)) is not None:
         console.print("this check is finished; its result again (--overwrite measures anew)")
-        _report_check(run.take_folder(done[0]), done[1], run)
+        _report_check(done[0], done[1], run)
         return
 
     with calm_threads(run.threads or 0), bar(transient=True) as progress:
@@ -135,8 +135,9 @@ def _finished_check(
     from physadv.core.run_folder import refuse_other_run
     from physadv.privacy.check.run_cloak_check import finished_check
 
-    if run.out is None or run.overwrite:
+    if run.out is None or run.overwrite or not run.out.is_dir():
         return None
+    run.take_folder(run.out)
     refuse_other_run(run.out, config)
     table = finished_check(run.out)
     return None if table is None else (run.out, table)
