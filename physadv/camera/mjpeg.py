@@ -4,6 +4,7 @@ first."""
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
@@ -19,7 +20,9 @@ from physadv.core.reading import MAX_FRAME_PIXELS
 
 KIND = "multipart/x-mixed-replace"
 _LARGEST_JPEG, _LONGEST_LINE, _MOST_LINES = 32 << 20, 4096, 64
-_END_OF_IMAGE = b"\xff\xd9"
+_END_OF_IMAGE, _LONGEST_END = b"\xff\xd9", 64
+_MOST_BROKEN = 100
+"""Most broken parts in a row: a stream that sends nothing else would be read without end."""
 
 
 class MjpegCapture:
@@ -54,17 +57,19 @@ class MjpegCapture:
         return float(known.get(key, 0))
 
     def read(self) -> tuple[bool, Any]:
-        """Return (True, next frame (h, w, 3) BGR), skipping broken ones, or (False, None) at the
-        end."""
+        """Return (True, next frame (h, w, 3) BGR), skipping some broken ones, or (False, None) at
+        the end."""
         if self._first is not None:
             frame, self._first = self._first, None
             return True, frame
 
-        while (jpeg := self._part()) is not None:
-            try:
+        for _ in range(_MOST_BROKEN):
+            jpeg = self._part()
+            if jpeg is None:
+                break
+            # A broken part, or one that announces gigabytes, is skipped.
+            with contextlib.suppress(ImageError):
                 return True, decode_bgr(jpeg, "frame", most_pixels=MAX_FRAME_PIXELS)
-            except ImageError:  # a broken part, or one of gigabytes
-                continue
         return False, None
 
     def release(self) -> None:
@@ -82,7 +87,7 @@ class MjpegCapture:
                 jpeg = self._answer.read(length)
                 return jpeg if len(jpeg) == length else None
             return self._until_its_end()
-        except (OSError, ValueError):  # timeout, reset, or closed during the read
+        except (OSError, ValueError, HTTPException):  # timeout, reset, or closed during the read
             return None
 
     def _length(self) -> int | None:
@@ -112,7 +117,7 @@ class MjpegCapture:
             if not line:
                 return None
             jpeg += line
-            if jpeg.rstrip(b"\r\n").endswith(_END_OF_IMAGE):
+            if jpeg[-_LONGEST_END:].rstrip(b"\r\n").endswith(_END_OF_IMAGE):
                 return bytes(jpeg)
         return None
 
