@@ -15,6 +15,7 @@ import pytest
 from forked import Faults, Finished, ForkServer
 from small_commands import SMALL_COMMANDS, assert_same, result_of, write_inputs
 
+from physadv.core.package_data import bundle_folder
 from physadv.core.run_folder import locked_file, locked_folder
 
 BLOCK = 4096
@@ -72,6 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for parent in folder.parents[:3]:
         parent.chmod(0o755)
     write_inputs(folder)
+    shutil.copytree(bundle_folder(Path("stop-sticker-signs-v1")), folder / "measured")
     with ForkServer() as server:
         yield World(folder, server)
 
@@ -337,7 +339,7 @@ READING = {
     "models show": ("models", "show", "signs", "--json"),
     "models check": ("models", "check", "signs", "--json"),
     "patch show": ("patch", "show", "sticker", "--json"),
-    "report": ("report", "sticker", "--json"),
+    "report": ("report", "measured", "--json"),
     "doctor": ("doctor", "--json"),
 }
 """Commands whose result goes to stdout alone."""
@@ -416,3 +418,9 @@ def test_a_sheet_that_fails_leaves_no_record(world: World, tmp_path: Path, when:
     world.run("print", out, *more, faults=Faults(code=code)).error_line()
     after = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     assert after == before
+
+
+def test_a_report_without_rates_is_one_line(world: World) -> None:
+    """A bundle that was made from Python and never measured has nothing to report."""
+    done = world.server.run(world.folder, "report", "sticker")
+    assert "holds no rates" in done.error_line()
