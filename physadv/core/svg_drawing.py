@@ -3,20 +3,17 @@
 A drawing of a few bytes can nest, repeat or blur itself without end, and the renderer then aborts
 or crashes its process. Here that process is one that holds nothing else: its memory and processor
 time are bounded, and it can open no file and no connection. It imports the standard library and the
-renderer alone, so that it starts in a few hundredths of a second.
+renderer alone, and rare parts where they are needed, so that it starts in a few hundredths of a
+second.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from urllib.parse import unquote_to_bytes
 
 MOST_MEMORY_BYTES, MOST_SECONDS = 3 << 29, 4
 """Limits of the process: its address space, and its processor time."""
@@ -168,6 +165,8 @@ def _main() -> int:
     try:
         png = _draw(sys.stdin.buffer.read().decode(), width_px, most_px)
     except _RefusedError as refused:
+        import json
+
         sys.stdout.buffer.write(json.dumps(refused.args).encode())
         return REFUSED
     sys.stdout.buffer.write(png)
@@ -271,11 +270,14 @@ def _check_link(element: ElementTree.Element, tag: str, identifiers: set[str | N
         limit = f"<{tag}> shows another file ({link[:40]})"
         raise _RefusedError(limit, "Embed it in the drawing, or name a PNG of the drawing")
 
+    import base64
+    from urllib.parse import unquote_to_bytes
+
     kind, _, content = link[5:].partition(",")
     try:
         encoded = "".join(content.split()).encode()
         data = base64.b64decode(encoded) if ";base64" in kind else unquote_to_bytes(content)
-    except (ValueError, binascii.Error):
+    except ValueError:
         data = b""
     if not data.startswith(_PICTURES) and data[8:12] != b"WEBP":
         limit = f"a picture embedded in it ({kind[:30]}) is not drawn"
