@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow kills lint wheel-check clean venv
+.PHONY: demo test test-slow kills fuzz lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -32,6 +32,12 @@ test-slow: $(STAMP)
 # Every command that writes, killed at random moments and repeated: PHYSADV_KILLS times, 240 by default.
 kills: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/cli/test_kills.py
+
+# An hour of mutated inputs for every reader; failing ones are kept in tests/fuzz/corpus.
+FUZZ_MINUTES ?= 60
+FUZZ_SEED    ?= $(shell date +%s)
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz/harness.py --count 100000000 --minutes $(FUZZ_MINUTES) --seed $(FUZZ_SEED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -76,7 +76,7 @@ class ServeWithoutPort(PlainCommand):
         completed: list[str] = []
         for i, argument in enumerate(args):
             follower = args[i + 1] if i + 1 < len(args) else ""
-            has_port = follower.isdecimal() and int(follower) >= 1024
+            has_port = follower.isdecimal() and 4 <= len(follower) <= 9 and int(follower) >= 1024
             is_alone = argument == "--serve" and not has_port
             completed.append("--serve=0" if is_alone else argument)
         return super().parse_args(ctx, completed)

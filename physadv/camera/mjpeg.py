@@ -170,8 +170,8 @@ def open_mjpeg(url: str, timeout_s: float) -> MjpegCapture | None:
     if not url.lower().startswith(("http://", "https://")):
         return None
 
-    request = Request(*_with_credentials(url))
     try:
+        request = Request(*_with_credentials(url))
         opener = build_opener(ProxyHandler({}), _SameHost())
         answer = opener.open(request, timeout=timeout_s)
     except (URLError, HTTPException, OSError, ValueError):

@@ -21,6 +21,7 @@ from physadv.core.addresses import public_address
 from physadv.core.errors import CaptureError
 from physadv.core.image_io import IMAGE_SUFFIXES, list_files
 from physadv.core.members import member_of
+from physadv.core.reading import foreign_errors
 from physadv.core.rows import read_rows
 from physadv.core.tables import read_table
 
@@ -107,11 +108,14 @@ def open_frame_source(
         return _open_address(text, timeout_s, clip_seconds, every, retry_s)
 
     path = Path(text)
+    try:
+        path.stat()
+    except (OSError, ValueError):  # such as a name longer than the system takes
+        limit = "not a camera index, an address, a file or a folder"
+        remedy = "Check the path, or give a camera index such as 0"
+        raise CaptureError(text[:200], limit, remedy) from None
     if path.is_dir():
         return _open_folder(path, timeout_s, clip_seconds, every, max_frames)
-    if not path.exists():
-        limit = "not a camera index, an address, a file or a folder"
-        raise CaptureError(text, limit, "Check the path, or give a camera index such as 0")
 
     if path.suffix.lower() in IMAGE_SUFFIXES and not is_animated(path):
         return PhotoSource(path, [path])
@@ -157,7 +161,10 @@ def _open_address(
     url: str, timeout_s: float, clip_seconds: float, every: int, retry_s: float
 ) -> FrameSource:
     """Open a recorded video behind an address like a file, and anything else as a live source."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CaptureError(public_address(url), f"no address ({error})", "Correct it") from error
     if parts.scheme.lower() not in _SCHEMES:
         limit = f"an address begins with {', '.join(_SCHEMES)}"
         raise CaptureError(public_address(url), limit, "Correct it; name a file by its path")
@@ -233,21 +240,16 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
     if not rows:
         raise CaptureError(f"{folder / 'truth.jsonl'}", "holds no row", "Run `physadv twin` again")
 
-    try:
+    remedy = "Run `physadv twin` again"
+    with foreign_errors(str(folder / "truth.jsonl"), CaptureError, "no record of a twin", remedy):
         chosen_rows = _spread(rows, max_frames)
         by_clip: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
         for row in chosen_rows:
             by_clip[(row["clip"], row["block"], row["file"])][int(row["frame"])] = row
-    except KeyError as error:
-        limit = f"a row has no {error.args[0]!r}"
-        raise CaptureError(
-            f"{folder / 'truth.jsonl'}", limit, "Run `physadv twin` again"
-        ) from error
-
-    clips = [
-        RecordedClip(member_of(folder, file, error=CaptureError), name, block, truth)
-        for (name, block, file), truth in by_clip.items()
-    ]
+        clips = [
+            RecordedClip(member_of(folder, file, error=CaptureError), name, block, truth)
+            for (name, block, file), truth in by_clip.items()
+        ]
     source = ClipSource(str(folder), clips, timeout_s)
     source.kind, source.total, source.simulation = "twin", len(chosen_rows), True
     _describe_as_twin(source, folder)

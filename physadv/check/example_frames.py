@@ -20,10 +20,12 @@ from physadv.camera.localization.boxes import (
     resize_box,
     square_around,
 )
+from physadv.core.errors import DataError
 from physadv.core.files import write_json
 from physadv.core.image_io import read_image, save_png, to_uint8
 from physadv.core.members import member_of
 from physadv.core.random_streams import numpy_generator
+from physadv.core.reading import foreign_errors
 from physadv.core.tables import read_table_list
 
 SIDE, CONTEXT, INDEX = 160, 0.35, "index.json"
@@ -75,6 +77,10 @@ class ExampleFrames:
     def resume(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Continue with the pictures that an interrupted run left in ``folder``; ``rows`` are all
         rows of that run."""
+        with foreign_errors(str(folder), DataError, "no example frames", "Remove the folder"):
+            self._resume(folder, rows)
+
+    def _resume(self, folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         self._seen.update((str(r["block"]), bool(r["success"])) for r in rows)
         index = member_of(folder, INDEX)
         if not index.is_file():

@@ -19,6 +19,8 @@ from physadv.evaluation.metrics.intervals import RateInterval, sequential_interv
 
 WIDTH = 0.1
 """Default width of the 95 % interval, from its lower to its upper end."""
+_NARROWEST = 0.001
+"""Least width: a narrower interval needs more clips than anybody films."""
 STEP = 20
 """Frames between two tests of the interval."""
 
@@ -60,11 +62,13 @@ def check_width(width: float | None) -> None:
     """Refuse a ``width`` that no interval can have; None is accepted.
 
     Raises:
-        OptionError: The width is not above 0 and below 1.
+        OptionError: The width is not from 0.001 to below 1.
     """
-    if width is not None and not 0 < width < 1:
+    if width is not None and not _NARROWEST <= width < 1:
         raise OptionError(
-            f"width {width:g}", "above 0, below 1", "Write 0.1 for an interval of 10 points"
+            f"width {width:g}",
+            f"from {_NARROWEST} to below 1",
+            "Write 0.1 for an interval of 10 points",
         )
 
 

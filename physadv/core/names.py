@@ -51,5 +51,12 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
         ['2', '10', 'b9', 'b10']
     """
     parts = re.split(r"(\d+)", name)
-    pairs = [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p]
-    return tuple(pairs)
+    return tuple(_part_key(part) for part in parts if part)
+
+
+def _part_key(part: str) -> tuple[int, int, str]:
+    """Sort digits by value: without zeros before them, the longer number is the larger one."""
+    if not part.isdecimal():
+        return 1, 0, part
+    digits = part.lstrip("0")
+    return 0, len(digits), f"{digits} {part}"

@@ -33,15 +33,6 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _CONSTANT = re.compile(r"[:\[,]\s*(NaN|-?Infinity)\b")
 _ODD_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|\\U0000(?:0000|[dD][89a-fA-F])")
-_FAULTS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""Errors that well-formed data of another shape or range causes in code that interprets it."""
 
 
 def parse_json(
@@ -269,43 +260,6 @@ def parse_whole_number(
         limit = f"A whole number from {least} to {most} is needed"
         raise error(f"'{where}': {name} is {plain[:40]!r}", limit, remedy)
     return value
-
-
-@contextmanager
-def interpreting(
-    name: object,
-    what: str,
-    *,
-    error: type[PhysadvError] = DataError,
-    remedy: str = "Make it anew",
-) -> Iterator[None]:
-    """Turn the errors of code that meets well-formed data of an unexpected shape into one kind.
-
-    Data that parses may still lack a key, or hold a list where a number belongs. Around the code
-    that interprets it, this makes one line of whatever such data causes.
-
-    Args:
-        name: Name of the file or folder, for errors.
-        what: What its content should be, with an article: "a record of a check".
-        error: Class of the error to raise.
-        remedy: What the reader of that error should do.
-
-    Raises:
-        PhysadvError: Of class ``error``: the code raised an error that such data causes. Errors of
-            this toolkit, of the operating system and of memory pass unchanged.
-
-    Example:
-        >>> with interpreting("run.json", "a record of a run"):
-        ...     {}["seed"]
-        Traceback (most recent call last):
-        physadv.core.errors.DataError: 'run.json' is not a record of a run: 'seed' is missing. Make it anew.
-    """  # noqa: E501
-    try:
-        yield
-    except PhysadvError:
-        raise
-    except _FAULTS as fault:
-        raise error(f"'{name}' is not {what}", _in_words(fault), remedy) from fault
 
 
 @contextmanager

@@ -79,6 +79,8 @@ def _reason_of(fault: Exception) -> str:
         return "it takes more memory than there is"
     if isinstance(fault, RecursionError):
         return "it is nested too deeply"
+    if isinstance(fault, KeyError) and fault.args:  # its text is the key alone
+        return f"{str(fault.args[0])[:40]!r} is missing"
     if words := getattr(fault, "strerror", None):  # of the system, or of ffmpeg
         return str(words)
     lines = str(fault).strip().splitlines()

@@ -183,6 +183,9 @@ def convert_value(
             place = f"{name}: " if name else ""
             raise error(f"{place}{endless}", "a finite number is needed", remedy)
         return converted
+    except UnicodeEncodeError as wrong:  # bytes of the command line that are no UTF-8
+        place = f"{name}: " if name else ""
+        raise error(f"{place}{key} = {value!a}", "it is no UTF-8 text", remedy) from wrong
     except msgspec.ValidationError as wrong:
         inner, need = _in_words(str(wrong))
         if choices := _choices_at(kind, inner):
@@ -257,7 +260,12 @@ def _value_at(table: Any, key: str) -> Any:
     for part in re.findall(r"\w+", key):
         if isinstance(table, Mapping):
             table = table.get(part)
-        elif isinstance(table, list | tuple) and part.isdigit() and int(part) < len(table):
+        elif (
+            isinstance(table, list | tuple)
+            and part.isascii()
+            and part.isdigit()
+            and int(part) < len(table)
+        ):
             table = table[int(part)]
         else:
             break

@@ -13,6 +13,8 @@ from physadv.core.names import plain_name
 from physadv.core.tables import read_table
 from physadv.datasets.known_sets import KnownSet, known_set, known_sets, sets_with
 
+_MOST_DIGITS = 9
+"""Most digits of the number of a class."""
 IN_ORDER = "in-order"
 """Value of ``labels`` that numbers the classes of the data as they are sorted."""
 
@@ -443,7 +445,7 @@ def _match(numbers: tuple[int | None, ...], target: _ModelClasses, rule: str) ->
 
 
 def _number(name: str) -> int | None:
-    return int(name) if name.isdecimal() else None
+    return int(name) if name.isdecimal() and len(name) <= _MOST_DIGITS else None
 
 
 def _nearest(name: str, target: _ModelClasses) -> str | None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from physadv.certification.patch.masking import DerandomizedSmoothing, PatchCleanser
 from physadv.certification.patch.patchguard import RobustMasking
 from physadv.core.errors import ModelError, OptionError
+from physadv.core.parsing import parse_number
 from physadv.core.types import Prediction
 from physadv.defenses import input_transforms
 from physadv.defenses.patch_removal import patch_removal
@@ -234,7 +235,8 @@ def _settings(name: str, entry: DefenseEntry, text: str) -> dict[str, Any]:
             settings |= entry.words[key]
         elif value is not None and key in numbers:
             is_float = isinstance(parameters[key].default, float)
-            settings[key] = float(value) if is_float else int(float(value))
+            number = parse_number(value, key, name, most=1e6, error=OptionError)
+            settings[key] = number if is_float else int(number)
         else:
             defaults = (f"{k}{_shown(parameters[k].default)}" for k in numbers)
             raise OptionError(

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
+from physadv.core.errors import DataError
 from physadv.core.image_io import save_png
+from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, read_rows
 
 _SHOWN, _GAIN = 8, 10
@@ -69,8 +71,9 @@ class AdversarialExamples:
 def strongest_example(folder: Path, count: int = _SHOWN) -> list[Row]:
     """Return the ``count`` most confident wrong predictions in ``folder``, one for each sample."""
     file = folder / "examples.jsonl"
-    rows = {row["index"]: row for row in read_rows(file)} if file.is_file() else {}
-    return sorted(rows.values(), key=lambda row: (-row["confidence"], row["index"]))[:count]
+    with foreign_errors(str(file), DataError, "no list of examples"):
+        rows = {row["index"]: row for row in read_rows(file)} if file.is_file() else {}
+        return sorted(rows.values(), key=lambda row: (-row["confidence"], row["index"]))[:count]
 
 
 class ExampleSaver:

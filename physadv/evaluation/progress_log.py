@@ -16,8 +16,25 @@ from typing import Any
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import is_same_path, write_json
+from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
-from physadv.core.tables import read_table
+from physadv.core.tables import convert_value, read_table
+
+
+@dataclass(frozen=True)
+class _RowKeys:
+    """Keys that each row has."""
+
+    index: int
+    stage: str
+
+
+@dataclass(frozen=True)
+class _MarkKeys:
+    """Keys that each mark has."""
+
+    batch: int
+    stage: str
 
 
 @dataclass
@@ -49,7 +66,9 @@ class ProgressLog:
         for path, add in ((self._rows_file, self._add), (self._marks_file, self.marks.append)):
             if path.is_file():
                 mend_last_row(path)
-                for row in read_rows(path):
+                kind = _RowKeys if path == self._rows_file else _MarkKeys
+                for number, row in enumerate(read_rows(path), 1):
+                    convert_value(row, kind, name=f"{path}:{number}", remedy="Remove the line")
                     add(row)
 
     @property
@@ -76,7 +95,8 @@ class ProgressLog:
         """Return the values by sample that the last complete stage of ``batch`` has at ``key``."""
         for mark in reversed(self.marks):
             if mark["batch"] == batch and key in mark:
-                return {int(k): v for k, v in mark[key].items()}
+                with foreign_errors(str(self._marks_file), DataError, "no log of an evaluation"):
+                    return {int(k): v for k, v in mark[key].items()}
         return {}
 
     def write(self, batch: int, stage: str, rows: Iterable[Row], **facts: Any) -> None:
@@ -105,7 +125,8 @@ class ProgressLog:
 
     def total(self, key: str) -> float:
         """Return the sum of the entry ``key`` of all marks, such as "seconds" or "forwards"."""
-        return float(sum(mark.get(key, 0) for mark in self.marks))
+        with foreign_errors(str(self._marks_file), DataError, "no log of an evaluation"):
+            return float(sum(mark.get(key, 0) for mark in self.marks))
 
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:

@@ -72,7 +72,7 @@ class ModelCard:
         text = str(wanted).strip()
         if isinstance(wanted, str) and self.classes.count(text) == 1:
             return self.classes.index(text)
-        if text.lstrip("-").isdigit():
+        if re.fullmatch(r"-?[0-9]{1,9}", text):
             return self._checked(int(text))
 
         # Names are compared as people type them: "Stop", "stop", "no_entry" and "no entry" are one.

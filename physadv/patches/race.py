@@ -18,8 +18,10 @@ from torch import Tensor
 
 from physadv.attacks._optimizers import CosineAdam
 from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
-from physadv.core.errors import ModelError
+from physadv.core.errors import DataError, ModelError
+from physadv.core.parsing import parse_number
 from physadv.core.random_streams import generator
+from physadv.core.reading import foreign_errors
 from physadv.core.tensor_files import read_tensors, write_tensors
 from physadv.eot.mask_shapes import make_mask
 from physadv.eot.pipeline import Draw
@@ -362,13 +364,15 @@ def load_start(folder: Path, key: int) -> RaceProgress | None:
     if not path.is_file():
         return None
     try:
-        tensors, facts = read_tensors(path)
-        patch = tensors["patch"]
-    except (ModelError, KeyError):
+        with foreign_errors(str(path), DataError, "no winner of a race"):
+            tensors, facts = read_tensors(path)
+            if facts.get("key") != str(key):
+                return None
+            patch = tensors["patch"]
+            x, y = (parse_number(v, "center", str(path)) for v in facts["center_mm"].split())
+            width, height = (parse_number(v, "size", str(path)) for v in facts["size_mm"].split())
+            texture, draws = int(facts["texture"]), int(facts["draws"])
+    except (ModelError, DataError):
         return None
-    if facts.get("key") != str(key):
-        return None
-    x, y = map(float, facts["center_mm"].split())
-    width, height = map(float, facts["size_mm"].split())
-    best = Start((x, y), (width, height), int(facts["texture"]))
-    return RaceProgress(0, 0, int(facts["draws"]), best, patch, is_over=True)
+    best = Start((x, y), (width, height), texture)
+    return RaceProgress(0, 0, draws, best, patch, is_over=True)

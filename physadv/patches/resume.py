@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from physadv.attacks._optimizers import CosineAdam
-from physadv.core.errors import ModelError
+from physadv.core.errors import DataError, ModelError
+from physadv.core.parsing import parse_whole_number
+from physadv.core.reading import foreign_errors
 from physadv.core.tensor_files import read_tensors, write_tensors
 from physadv.patches.optimize import PatchProgress
 
@@ -60,14 +62,16 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgr
     if not path.is_file():
         return None
     try:
-        stored, facts = read_tensors(path)
-        tensors = {name: stored[name] for name in _TENSORS}
-    except (ModelError, KeyError):
-        return None
-    if facts.get("key") != str(key):
+        with foreign_errors(str(path), DataError, "no checkpoint"):
+            stored, facts = read_tensors(path)
+            if facts.get("key") != str(key):
+                return None
+            tensors = {name: stored[name] for name in _TENSORS}
+            step = parse_whole_number(facts["step"], "step", str(path), most=steps)
+            loss, best_success = float(facts.get("loss", math.nan)), float(facts["best_success"])
+    except (ModelError, DataError):
         return None
 
-    step, loss = int(facts["step"]), float(facts.get("loss", math.nan))
     state = CosineAdam(lr, steps).init(tensors["patch"])
     state.optimizer.state[state.leaf] = {
         "step": torch.tensor(float(step)),
@@ -79,5 +83,4 @@ def load_checkpoint(folder: Path, key: int, lr: float, steps: int) -> PatchProgr
     for _ in range(step):
         state.optimizer._opt_called = True  # type: ignore[attr-defined]
         state.schedule.step()
-    best_success = float(facts["best_success"])
     return PatchProgress(step, tensors["patch"], tensors["best"], best_success, loss, None, state)

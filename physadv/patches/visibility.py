@@ -20,6 +20,7 @@ from scipy.optimize import isotonic_regression
 
 from physadv.core.errors import DataError
 from physadv.core.files import write_json
+from physadv.core.reading import foreign_errors
 from physadv.core.tables import read_table
 from physadv.eot.presets import STATED_DISTANCES, read_ranges
 from physadv.eot.ranges import EotRanges
@@ -292,10 +293,11 @@ def load_curves(folder: Path, key: int) -> tuple[VisibilityCurve, ...] | None:
     """
     try:
         table = read_table(folder / _FILE, finite=False)
-        if table["key"] != str(key):
+        if table.get("key") != str(key):
             return None
-        return tuple(VisibilityCurve.from_dict(entry) for entry in table["curves"])
-    except (DataError, ValueError, KeyError, TypeError):
+        with foreign_errors(str(folder / _FILE), DataError, "no record of visibility"):
+            return tuple(VisibilityCurve.from_dict(entry) for entry in table["curves"])
+    except DataError:
         return None
 
 

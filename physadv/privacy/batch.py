@@ -346,10 +346,32 @@ def _digests(folder: Path) -> dict[str, set[str]]:
     return digests
 
 
+@dataclass(frozen=True)
+class _ManifestRow:
+    """Keys of a row that later runs rely on."""
+
+    source: str
+    status: str
+    settings: str = ""
+    source_sha256: str = ""
+    output: str = ""
+    output_sha256: str = ""
+    faces: list[dict[str, Any]] = field(default_factory=list)
+
+
 def _rows(folder: Path) -> list[Row]:
     """All rows of the manifest, in their order."""
     file = member_of(folder, MANIFEST)
-    return list(read_rows(file)) if file.is_file() else []
+    if not file.is_file():
+        return []
+    rows = list(read_rows(file))
+    for number, row in enumerate(rows, 1):
+        where, remedy = f"{file}:{number}", "Remove the line"
+        known: _ManifestRow = convert_value(row, _ManifestRow, name=where, remedy=remedy)
+        written = known.status in ("cloaked", _WRITING) or bool(known.output)
+        if written and not (known.output and known.output_sha256):
+            raise DataError(f"'{where}' names no output", "A cloaked photo has one", remedy)
+    return rows
 
 
 def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | None:

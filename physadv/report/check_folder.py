@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.check.folder import ROWS, SETTINGS
+from physadv.check.stopping_rule import check_width
 from physadv.core.errors import DataError
 from physadv.core.members import member_of
 from physadv.core.rows import Row, read_rows
@@ -25,6 +26,7 @@ def read_check(folder: Path) -> tuple[list[Row], dict[str, Any]]:
             f"{folder}", f"holds no {SETTINGS}", "Name the folder of a `physadv check` run"
         )
     settings = read_table(settings_file, remedy="run the check again", finite=False)
+    check_width(settings.get("width") or None)
     rows = list(read_rows(rows_file)) if rows_file.is_file() else []
     for number, row in enumerate(rows, 1):
         lacking = {"clip", "block", "verdict", "true", "success"} - row.keys()

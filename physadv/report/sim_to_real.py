@@ -18,7 +18,8 @@ from physadv.check.rates import (
     ended_by_data,
     tabulate_rates,
 )
-from physadv.core.errors import OptionError
+from physadv.core.errors import DataError, OptionError
+from physadv.core.reading import foreign_errors
 from physadv.evaluation.metrics.intervals import (
     DifferenceInterval,
     RateInterval,
@@ -117,6 +118,11 @@ def stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict
         DataError: The folder holds no check.
         OptionError: It holds filmed frames, no frame with the patch, or another patch.
     """
+    with foreign_errors(str(folder), DataError, "no record of a check", "Run the check again"):
+        return _stage_of_check(folder, bundle)
+
+
+def _stage_of_check(folder: str | Path, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
     rows, settings = read_check(Path(folder))
     if not settings.get("simulation"):
         raise OptionError(
