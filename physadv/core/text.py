@@ -18,6 +18,7 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_LATER_BYTES = 1 << 24
 _UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"), (1, "bytes"))
 
 
@@ -75,13 +76,16 @@ def read_file(
         if status.st_size > most_bytes:
             raise _too_large(path, status.st_size, most_bytes, error)
         with file.open("rb") as stream:
-            data = stream.read(most_bytes + 1)
+            # Python takes the memory of what is asked for, not of what is there.
+            data = stream.read(status.st_size + 1)
+            if len(data) > status.st_size:  # it grew meanwhile, or lies in /proc
+                data += stream.read(min(most_bytes - len(data), _LATER_BYTES) + 1)
     except FileNotFoundError as absent:
         raise error(f"'{path}'", "no such file", remedy) from absent
     except (OSError, ValueError) as unreadable:  # ValueError: a null character in the name
         reason = getattr(unreadable, "strerror", None) or str(unreadable)
         raise error(f"{str(path)!r}", f"cannot be read ({reason})", remedy) from unreadable
-    if len(data) > most_bytes:  # it grew meanwhile
+    if len(data) > most_bytes:
         raise _too_large(path, len(data), most_bytes, error)
     return data
 
