@@ -121,10 +121,11 @@ class GuidedSession(Generic[View]):
         """
         from physadv.calibration.guided_views import GuidedViews
         from physadv.camera.open_source import open_frame_source
+        from physadv.core.files import remove_file
 
         if self._anew:
             for path in self._folder.glob("view-*.png"):
-                path.unlink()
+                remove_file(path)
         views = GuidedViews(self._guided, self._folder)
         total = len(self._guided.targets)
         if views.views:

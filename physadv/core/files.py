@@ -21,6 +21,10 @@ if sys.platform != "win32":  # which has other locks, and removes no file that i
     from fcntl import LOCK_EX, LOCK_NB, flock
 
 _TEMPORARY = ".physadv-writing-"
+LOCK = ".physadv.lock"
+"""Name of the lock in a folder that a run writes into."""
+_DEEPEST = 4
+"""Most folders between a run's folder and a file of it."""
 _LONGEST_NAME = 255
 """Most bytes of a file's name, on all usual file systems."""
 _LONGEST_SUFFIX = 32
@@ -80,17 +84,30 @@ def atomic_stream(path: str | Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in ``folder`` and below.
+def remove_file(path: Path) -> None:
+    """Remove the file, or the link, at ``path``, where there is one.
+
+    Raises:
+        OptionError: A folder above it, in a run's folder, is a link that leads out of that.
+    """
+    _refuse_way_out(path.parent / _TEMPORARY)
+    path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, *, below: bool) -> None:
+    """Remove the temporary files that killed processes left in ``folder``.
 
     A file that a living process writes is locked, and stays.
 
     Args:
-        folder: Folder of a run.
+        folder: Folder of a run, or of a result.
+        below: Whether folders in it are gone through too.
     """
     if sys.platform == "win32":
         return
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(folder):
+        if not below:
+            folders.clear()
         for name in names:
             if name.startswith(_TEMPORARY):
                 with suppress(OSError):
@@ -107,13 +124,15 @@ def refuse_unless_file(path: str | Path) -> os.stat_result | None:
         What is known of the file that stands there; None where there is none.
 
     Raises:
-        OptionError: A folder, a device, a pipe or a socket stands there.
+        OptionError: A folder, a device, a pipe or a socket stands there; or a link in a run's
+            folder leads out of it.
         PermissionError: The file there is write-protected.
 
     Example:
         >>> refuse_unless_file("no file yet") is None
         True
     """
+    _refuse_way_out(Path(path))
     try:
         found = Path(path).stat()
     except FileNotFoundError:
@@ -135,6 +154,22 @@ _OTHER_KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def _refuse_way_out(path: Path) -> None:
+    """Refuse a path that leads out of the run's folder in which it stands: with a link in it, a
+    folder of somebody else's would have this run write to any file of the user's."""
+    above = path.absolute().parents[:_DEEPEST]
+    root = next((folder for folder in above if (folder / LOCK).exists()), None)
+    if root is None:
+        return
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(os.path.realpath(root)):
+        raise OptionError(
+            f'"{path}" leads out of the folder "{root}" by a link',
+            "A run writes inside its own folder",
+            "Remove the link, or name another --out",
+        )
 
 
 def _target_of(path: str | Path) -> tuple[Path, os.stat_result | None]:
@@ -178,8 +213,10 @@ def _take_over(temporary: Path, replaced: os.stat_result) -> None:
     if hasattr(os, "chown") and (own.st_uid, own.st_gid) != (replaced.st_uid, replaced.st_gid):
         with suppress(PermissionError):  # only root gives files away
             os.chown(temporary, replaced.st_uid, replaced.st_gid)
-    # Without set-user-ID and the like, which writing into a file takes from it too
-    temporary.chmod(replaced.st_mode & 0o777)
+    # Without set-user-ID and the like, which writing into a file takes from it too; some file
+    # systems have one mode for all files, and refuse to be told.
+    if (own.st_mode ^ replaced.st_mode) & 0o777:
+        temporary.chmod(replaced.st_mode & 0o777)
 
 
 def _force_to_disk(file: Path) -> None:

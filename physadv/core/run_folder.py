@@ -17,7 +17,7 @@ import filelock
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import OptionError
-from physadv.core.files import beside, remove_leftovers, write_bytes, write_text
+from physadv.core.files import LOCK, beside, remove_leftovers, write_bytes, write_text
 from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
@@ -25,7 +25,7 @@ CONFIG = "config.toml"
 UNASKED = "A finished result is not replaced without being asked"
 """What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"
-_LOCK, _OWNER = ".physadv.lock", ".physadv.pid"
+_OWNER = ".physadv.pid"
 
 
 def new_run_folder(command: str, now: datetime, *, root: str | Path = "runs") -> Path:
@@ -196,7 +196,7 @@ def set_aside(folder: Path) -> Path:
             kept.mkdir()
             break
     for entry in list(folder.iterdir()):
-        if entry.name not in (_LOCK, _OWNER):
+        if entry.name not in (LOCK, _OWNER):
             entry.rename(kept / entry.name)
     return kept
 
@@ -246,13 +246,13 @@ def locked_folder(folder: Path) -> Iterator[HeldFolder]:
         The folder, which is free again afterwards.
 
     Raises:
-        OptionError: Another process holds the folder, which the error names; or a link in it leads
-            out of it.
+        OptionError: Another process holds the folder, which the error names; or its lock is a
+            link.
     """
-    _refuse_links_out_of(folder)
+    _refuse_linked_lock(folder)
     rule = "One run at a time writes into a folder"
-    with _held(folder / _LOCK, folder / _OWNER, f'"{folder}" is in use', rule):
-        remove_leftovers(folder)
+    with _held(folder / LOCK, folder / _OWNER, f'"{folder}" is in use', rule):
+        remove_leftovers(folder, below=True)
         yield HeldFolder(folder, _identity(folder))
 
 
@@ -261,27 +261,15 @@ def _identity(folder: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _refuse_links_out_of(folder: Path) -> None:
-    """Refuse a folder with a link that leads out of it: a run of somebody else's could have this
-    one write, or show, any file of the user's."""
-    root = folder.resolve()
-    for place, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            path = Path(place, name)
-            if path.is_symlink() and not _lies_in(path, root):
-                raise OptionError(
-                    f'"{folder / path.relative_to(root)}" is a link that leads out of the folder',
-                    "A run writes inside its own folder",
-                    "Remove the link, or name another --out",
-                )
-
-
-def _lies_in(link: Path, root: Path) -> bool:
-    """Whether what ``link`` leads to lies in ``root``; a link in a circle leads nowhere."""
-    try:
-        return link.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        return False
+def _refuse_linked_lock(folder: Path) -> None:
+    """Refuse a folder whose lock is a link, which older versions of filelock would follow."""
+    for name in (LOCK, _OWNER):
+        if (folder / name).is_symlink():
+            raise OptionError(
+                f'"{folder / name}" is a link',
+                "A run writes inside its own folder",
+                "Remove the link, or name another --out",
+            )
 
 
 @contextmanager
@@ -304,6 +292,7 @@ def locked_file(file: Path) -> Iterator[None]:
     name = f".physadv-{sha256(os.fsencode(file.name)).hexdigest()[:16]}"
     lock, owner = file.with_name(f"{name}.lock"), file.with_name(f"{name}.pid")
     with _held(lock, owner, f'"{file}" is being written', "One process at a time writes a file"):
+        remove_leftovers(file.parent, below=False)
         try:
             yield
         finally:

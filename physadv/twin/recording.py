@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import CaptureError, DataError, OptionError
-from physadv.core.files import atomic_path
+from physadv.core.files import atomic_path, remove_file
 from physadv.core.image_io import save_png
 from physadv.core.rows import append_rows
 from physadv.core.tables import read_table
@@ -110,9 +110,9 @@ def prepare_folder(out: Path) -> None:
         if not _is_ours(out):
             raise OptionError(f"{out}", "holds other rows already", "Name a new folder with --out")
         for clip in (out / "clips").glob("*-[0-9][0-9].avi"):
-            clip.unlink()
+            remove_file(clip)
         for name in (TRUTH, SETTINGS, CONTACT):
-            (out / name).unlink(missing_ok=True)
+            remove_file(out / name)
     (out / "clips").mkdir(parents=True, exist_ok=True)
 
 

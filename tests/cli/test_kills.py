@@ -67,6 +67,8 @@ class KilledCommand:
             assert_same(result_of(self.out), self.expected, SMALL_COMMANDS[self.name])
         except AssertionError as error:
             raise AssertionError(f"{self.name}, {story}: {error}") from None
+        left = [path.name for path in self.out.parent.rglob(".physadv-writing-*")]
+        assert left == [], (self.name, story)
         shutil.rmtree(self.out.parent)
         return counts
 

@@ -18,8 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from physadv.core.errors import OptionError
-from physadv.core.files import atomic_path, atomic_stream, remove_leftovers, write_bytes, write_text
+from physadv.core.files import (
+    atomic_path,
+    atomic_stream,
+    remove_file,
+    remove_leftovers,
+    write_bytes,
+    write_text,
+)
 from physadv.core.rows import append_rows, mend_last_row, read_rows
+from physadv.core.run_folder import locked_folder
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes devices, or gives files away")
 
@@ -257,14 +265,16 @@ def test_leftovers_of_a_kill_go_and_others_stay(tmp_path: Path) -> None:
     assert writer.stdout is not None
     try:
         assert writer.stdout.readline() == "writing\n"
-        remove_leftovers(tmp_path)
+        remove_leftovers(tmp_path, below=True)
         assert len(names(tmp_path / "sub")) == 1
     finally:
         writer.kill()
         writer.wait()
     assert len(names(tmp_path / "sub")) == 1
     (tmp_path / "sub" / "notes").write_text("mine")
-    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path, below=False)
+    assert len(names(tmp_path / "sub")) == 2
+    remove_leftovers(tmp_path, below=True)
     assert names(tmp_path / "sub") == {"notes"}
 
 
@@ -335,3 +345,29 @@ def test_rows_longer_than_a_piece_are_mended(tmp_path: Path) -> None:
     file.write_bytes(before + b'{"b": "' + b"x" * 300_000)
     mend_last_row(file)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["link", "linked/file", "in/linked/file", "in/link"])
+def test_no_link_leads_out_of_a_run_folder(tmp_path: Path, way: str) -> None:
+    """A file or a folder of the user's behind a link in a run's folder is neither written, nor
+    appended to, nor removed; links within the folder, and a folder behind a link, are."""
+    home, run = tmp_path / "home", tmp_path / "real"
+    home.mkdir()
+    (home / "file").write_text("precious")
+    (run / "in").mkdir(parents=True)
+    (tmp_path / "run").symlink_to("real")
+    for folder in (run, run / "in"):
+        (folder / "link").symlink_to(home / "file")
+        (folder / "linked").symlink_to(home)
+    (run / "within").symlink_to("in/new")
+    with locked_folder(tmp_path / "run"):
+        path = tmp_path / "run" / way
+        for act in (lambda: write_text(path, "x"), lambda: append_rows(path, [{}])):
+            with pytest.raises(OptionError, match="leads out"):
+                act()
+        if "linked" in way:
+            with pytest.raises(OptionError, match="leads out"):
+                remove_file(path)
+        write_text(tmp_path / "run" / "within", "mine")
+    assert (home / "file").read_text() == "precious"
+    assert (run / "in" / "new").read_text() == "mine"

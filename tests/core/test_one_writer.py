@@ -17,7 +17,7 @@ WRITING_METHODS = {
     *("savefig", "to_csv", "to_json", "to_parquet", "tofile", "imwrite", "save_file", "savez"),
     *("savez_compressed", "savetxt", "VideoWriter", "NamedTemporaryFile", "mkstemp", "mkdtemp"),
     *("TemporaryDirectory", "copyfile", "copy2", "copytree", "copyfileobj", "extractall"),
-    *("truncate", "makedirs", "rmtree"),
+    *("truncate", "makedirs", "rmtree", "unlink"),
 }
 """Calls that write files, or make their names, whatever they belong to."""
 ALLOWED = {

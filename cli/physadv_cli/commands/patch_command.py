@@ -323,7 +323,7 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
     Example: physadv patch transfer runs/a --verify
     """
     from physadv.core.errors import BundleError, OptionError
-    from physadv.core.files import write_text
+    from physadv.core.files import remove_file, write_text
     from physadv.core.package_data import bundle_folder
     from physadv.core.rows import append_rows
     from physadv.patches.bundle import read_bundle
@@ -354,7 +354,7 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
     names = [first if own_weights is None else f"{first}={own_weights}", *further]
     folder = run.open_folder(config)
 
-    (folder / "transfer.jsonl").unlink(missing_ok=True)
+    remove_file(folder / "transfer.jsonl")
     cells = []
     with bar() as progress:
         task = progress.add_task("measuring", total=len(bundles) * len(names))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from physadv.core.errors import OptionError
-from physadv.core.files import write_json
+from physadv.core.files import remove_file, write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
 from physadv.core.tables import read_table
@@ -183,7 +183,7 @@ def finished_check(folder: str | Path) -> dict[str, Any] | None:
 def _remove_unfinished(folder: Path) -> None:
     """Remove the rows and faces that a killed check left in ``folder``."""
     for file in (folder / "rows.jsonl", *folder.glob("faces/*.png")):
-        file.unlink(missing_ok=True)
+        remove_file(file)
 
 
 def refuse_other_check(folder: str | Path) -> None:
