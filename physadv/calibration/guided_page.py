@@ -70,7 +70,7 @@ class CalibrationPage(LivePage):
     def html(self) -> str:
         """Return the page."""
         items = "".join(f"<li>{name}</li>" for name in self._targets)
-        return _HTML.format(title=self._title, token=self.token, items=items)
+        return _HTML.format(title=self._title, items=items)
 
     def state(self) -> Mapping[str, Any]:
         """Return the instruction, the views taken, and the result once there is one."""
@@ -137,18 +137,18 @@ figure {{ margin:0; }}
 <h1>{title}</h1>
 <section id="advice" aria-live="polite"><div id="words">Waiting for the camera</div>
 <div id="why"></div></section>
-<figure><img src="/stream" alt="The camera's picture with the page's outline"></figure>
+<figure><img src="stream" alt="The camera's picture with the page's outline"></figure>
 <section><p id="count"></p><ol>{items}</ol>
 <button id="finish">Finish with these views</button></section>
 </main>
 <script>
 const at = id => document.getElementById(id), dots = document.querySelectorAll("li");
 at("finish").onclick = () =>
-  fetch("/finish", {{method: "POST", headers: {{"X-Token": "{token}"}}}});
+  fetch("finish", {{method: "POST"}});
 let done = "";
 const look = setInterval(async () => {{
   try {{
-    const s = await (await fetch("/state.json")).json();
+    const s = await (await fetch("state.json")).json();
     at("words").textContent = s.words; at("why").textContent = s.done || s.why;
     at("advice").className = s.ready ? "ready" : "";
     (s.views || []).forEach((taken, i) => dots[i].className = taken ? "on" : "");

@@ -1,18 +1,14 @@
 """Local web page that shows a camera's newest picture, as MJPEG on 127.0.0.1.
 
-No other machine can reach it: the socket is bound to 127.0.0.1, a request must name that host (so
-that no foreign name can be pointed at it), and a request that steers the run must send the token
-embedded in the page.
+No other machine can reach it, and on this one nobody who does not know its address, which holds a
+token of this run (:mod:`physadv.camera.local_server`).
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -21,17 +17,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from physadv.camera.local_server import LocalHandler, LocalServer
 from physadv.core.errors import CaptureError, OptionError
 
 Pixels = npt.NDArray[np.uint8]
-HOST = "127.0.0.1"
 _QUALITY, _PATIENCE_S = 80, 2.0
 
 
 class LivePage(ABC):
     """Server of the newest picture and a state, from construction to :meth:`close`.
 
-    The page embeds ``/stream`` (MJPEG) and polls ``/state.json``; its buttons send POST requests.
+    The page embeds ``stream`` (MJPEG) and polls ``state.json``; its buttons send POST requests.
 
     Args:
         port: Port on 127.0.0.1; 0 takes any free one.
@@ -41,25 +37,23 @@ class LivePage(ABC):
     """
 
     def __init__(self, port: int) -> None:
-        self.token = secrets.token_urlsafe(12)
         self._news = Condition()
         self._jpeg, self._count, self._open = b"", 0, True
         try:
-            self._server = ThreadingHTTPServer((HOST, port), _handler(self))
+            self._server = LocalServer(port, _handler(self))
         except (OSError, OverflowError) as error:
             raise CaptureError(
                 f"--serve {port}", str(error), "Name another port, or 0 for any free one"
             ) from error
 
-        self._server.daemon_threads = True
         self._thread = Thread(
-            target=self._server.serve_forever, args=(0.2,), daemon=True, name="page"
+            target=self._server.serve_forever, args=(0.1,), daemon=True, name="page"
         )
         self._thread.start()
 
     @abstractmethod
     def html(self) -> str:
-        """Return the page, which sends ``token`` as X-Token with its POST requests."""
+        """Return the page, whose requests are relative to its address, which holds the token."""
 
     @abstractmethod
     def state(self) -> Mapping[str, Any]:
@@ -76,12 +70,17 @@ class LivePage(ABC):
     @property
     def port(self) -> int:
         """Port that the server listens on."""
-        return int(self._server.server_address[1])
+        return self._server.port
 
     @property
     def address(self) -> str:
-        """Address to open in a browser on this machine."""
-        return f"http://{HOST}:{self.port}/"
+        """Address to open in a browser on this machine; it holds the token."""
+        return self._server.address
+
+    @property
+    def token(self) -> str:
+        """Token of this run, without which no request is answered."""
+        return self._server.token
 
     def show(self, picture: Pixels) -> None:
         """Publish ``picture`` (h, w, 3) uint8 RGB as the newest one."""
@@ -118,72 +117,48 @@ class LivePage(ABC):
         self.close()
 
 
-def _handler(page: LivePage) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        server_version, sys_version = "physadv", ""
-
-        def do_GET(self) -> None:
-            if not self._local():
-                self._answer(403, "text/plain", b"only as 127.0.0.1 or localhost\n")
-            elif self.path == "/":
-                self._answer(200, "text/html; charset=utf-8", page.html().encode())
-            elif self.path == "/stream":
+def _handler(page: LivePage) -> type[LocalHandler]:
+    class Handler(LocalHandler):
+        def get(self, path: str) -> None:
+            if path == "/":
+                script = f'<script nonce="{self.nonce}">'
+                html = page.html().replace("<script>", script)
+                self.answer(200, "text/html; charset=utf-8", html.encode())
+            elif path == "/stream":
                 self._stream()
-            elif self.path == "/frame.jpg":
+            elif path == "/frame.jpg":
                 self._frame()
-            elif self.path == "/state.json":
-                self._answer(200, "application/json", json.dumps(page.state()).encode())
+            elif path == "/state.json":
+                self.answer(200, "application/json", json.dumps(page.state()).encode())
             else:
-                self._answer(404, "text/plain", b"not found\n")
+                self.answer(404, "text/plain", b"not found\n")
 
-        def do_POST(self) -> None:
-            token = self.headers.get("X-Token", "").encode()
-            if not self._local() or not secrets.compare_digest(token, page.token.encode()):
-                self._answer(403, "text/plain", b"not from this page\n")
-                return
+        def post(self, path: str) -> None:
             try:
-                page.apply(self.path)
-                self._answer(200, "text/plain", b"done\n")
+                page.apply(path)
             except OptionError as error:
-                self._answer(404, "text/plain", f"{error}\n".encode())
-
-        def _local(self) -> bool:
-            """Return whether the request names this machine, not a foreign name pointed at it."""
-            return self.headers.get("Host", "") in {f"{HOST}:{page.port}", f"localhost:{page.port}"}
+                self.answer(404, "text/plain", f"{error}\n".encode())
+            else:
+                self.answer(200, "text/plain", b"done\n")
 
         def _frame(self) -> None:
             newest = page.next(0)
             if newest is None or not newest[0]:
-                self._answer(503, "text/plain", b"no picture yet\n")
+                self.answer(503, "text/plain", b"no picture yet\n")
             else:
-                self._answer(200, "image/jpeg", newest[0])
+                self.answer(200, "image/jpeg", newest[0])
 
         def _stream(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.send_header("Cache-Control", "no-store")
             self.end_headers()
 
             seen = 0
-            try:
-                while (newest := page.next(seen)) is not None:
-                    jpeg, seen = newest
-                    if jpeg:
-                        head = "--frame\r\nContent-Type: image/jpeg\r\n"
-                        head += f"Content-Length: {len(jpeg)}\r\n\r\n"
-                        self.wfile.write(head.encode() + jpeg + b"\r\n")
-            except OSError:  # the browser closed the connection
-                pass
-
-        def _answer(self, code: int, kind: str, body: bytes) -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            with suppress(OSError):
-                self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None: ...
+            while (newest := page.next(seen)) is not None:
+                jpeg, seen = newest
+                if jpeg:
+                    head = "--frame\r\nContent-Type: image/jpeg\r\n"
+                    head += f"Content-Length: {len(jpeg)}\r\n\r\n"
+                    self.wfile.write(head.encode() + jpeg + b"\r\n")
 
     return Handler

@@ -201,7 +201,8 @@ def test_overlay_without_a_sign() -> None:
 
 def ask(page: CheckPage, method: str, path: str, **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
-    connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    known = {"X-Token": page.token} | {k.replace("_", "-"): v for k, v in headers.items()}
+    connection.request(method, path, headers=known)
     answer = connection.getresponse()
     return answer.status, answer.read()
 
@@ -217,14 +218,14 @@ def test_the_page_shows_the_newest_picture(served: CheckPage) -> None:
     pictures."""
     status, html = ask(served, "GET", "/")
     assert status == 200
-    assert b'src="/stream"' in html
+    assert b'src="stream"' in html
     assert b"http://" not in html.replace(b"http://www.w3", b"")  # nothing is loaded from elsewhere
     for level in (40, 200):
         served.show(np.full((48, 64, 3), level, np.uint8))
         jpeg = np.frombuffer(ask(served, "GET", "/frame.jpg")[1], np.uint8)
         assert cv2.imdecode(jpeg, 1).mean() == pytest.approx(level, abs=3)
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
-    connection.request("GET", "/stream")
+    connection.request("GET", f"/{served.token}/stream")
     answer = connection.getresponse()
     assert answer.headers["Content-Type"].startswith("multipart/x-mixed-replace")
     assert answer.readline().strip() == b"--frame"
@@ -237,7 +238,8 @@ def test_only_this_machine_may_look_and_only_the_page_may_steer(served: CheckPag
     the token."""
     assert served._server.server_address[0] == "127.0.0.1"
     assert ask(served, "GET", "/", Host="evil.example")[0] == 403
-    assert ask(served, "POST", "/stop")[0] == 403
+    assert ask(served, "GET", "/state.json", X_Token="")[0] == 403
+    assert ask(served, "POST", "/stop", X_Token="")[0] == 403
     assert ask(served, "POST", "/stop", X_Token="é")[0] == 403
     assert not served.remote.stopped
     assert ask(served, "POST", "/block/patch", X_Token=served.token)[0] == 200
@@ -254,7 +256,7 @@ def test_the_page_ends_with_the_run() -> None:
     page = CheckPage(0, RemoteControl())
     page.show(np.zeros((8, 8, 3), np.uint8))
     watching = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
-    watching.request("GET", "/stream")
+    watching.request("GET", f"/{page.token}/stream")
     watching.getresponse()
     with pytest.raises(CaptureError, match="another port"):
         CheckPage(page.port, RemoteControl())

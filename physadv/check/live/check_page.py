@@ -28,7 +28,7 @@ class CheckPage(LivePage):
 
     def html(self) -> str:
         """Return the page."""
-        return _html(self.token)
+        return _html()
 
     def state(self) -> Mapping[str, Any]:
         """Return the block, the note, and whether the check was asked to end."""
@@ -52,8 +52,8 @@ class CheckPage(LivePage):
             raise OptionError(path, "/stop or /block/<name>", "Use one of these addresses")
 
 
-def _html(token: str) -> str:
-    buttons = "".join(f'<button data-to="/block/{b}">{b}</button>' for b in BLOCKS)
+def _html() -> str:
+    buttons = "".join(f'<button data-to="block/{b}">{b}</button>' for b in BLOCKS)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -67,21 +67,21 @@ button {{ font:inherit; padding:.35rem .9rem; margin-right:.5rem; cursor:pointer
 button.on {{ outline:3px solid #0b5c8a; }} #note {{ color:#a63d00; min-height:1.5em; }}
 </style>
 <main>
-<img id="view" src="/stream"
+<img id="view" src="stream"
  alt="The camera's picture with the verdict, the blocks and where to move next">
 <p id="note"></p>
 <p>Without markers, say which sign is in view: {buttons}
-<button data-to="/stop">stop and report</button></p>
+<button data-to="stop">stop and report</button></p>
 </main>
 <script>
-const post = to => fetch(to, {{method: "POST", headers: {{"X-Token": "{token}"}}}});
+const post = to => fetch(to, {{method: "POST"}});
 document.querySelectorAll("button").forEach(b => b.onclick = () => post(b.dataset.to));
 const look = setInterval(async () => {{
   try {{
-    const s = await (await fetch("/state.json")).json();
+    const s = await (await fetch("state.json")).json();
     document.getElementById("note").textContent = s.note;
     document.querySelectorAll("button").forEach(
-      b => b.classList.toggle("on", b.dataset.to === "/block/" + s.block));
+      b => b.classList.toggle("on", b.dataset.to === "block/" + s.block));
   }} catch {{
     clearInterval(look);
     document.getElementById("note").textContent =
