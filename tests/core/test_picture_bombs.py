@@ -170,7 +170,7 @@ def test_a_picture_is_judged_by_its_header(data: bytes, said: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     readers: list[Callable[[bytes, str], object]] = [decode_rgba]
     if "over" in said or "bomb" in said:
-        readers += [decode_bgr, decode_deep]
+        readers += [decode_bgr, decode_deep]  # they judge sizes before formats
     for read in readers:
         with pytest.raises(ImageError, match=said) as caught:
             read(data, "bomb")
@@ -187,6 +187,18 @@ def test_pages_and_frames_are_counted_without_decoding_them() -> None:
     with pytest.raises(ImageError, match="over 5000 pages"):
         pictures_in(many_pages(60_000), "a.tif")
     assert pictures_in(gif(FRAME)[:-4], "a.gif") == 1
+
+
+def test_a_chunk_of_gigabytes_is_not_handed_to_opencv() -> None:
+    """OpenCV takes the memory that a chunk of a PNG announces, here 4 GB, before it reads on."""
+    data = png(20, 20, depth=16, kind=6, rows=20)
+    at = data.index(b"IDAT") - 4
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="it is cut off"):
+        decode_deep(data[:at] + b"\xff\x7f\0\0" + data[at + 4 :], "a.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+    with pytest.raises(ImageError, match="PNG is not read here"):
+        decode_bgr(data, "a.png")
 
 
 def test_damaged_exif_data_leave_a_picture_as_stored() -> None:
