@@ -81,6 +81,7 @@ SMALL_COMMANDS = {
     "certify": SmallCommand(
         ("certify", *OWN, "--method", "ibp", "--eps", "1/255", "--batch-size", "2"),
         finished=("rows.jsonl", "report.html"),
+        varying=("rows.marks.jsonl",),  # They count seconds, which a fault may lose.
     ),
     "certify by smoothing": SmallCommand(
         (
@@ -88,6 +89,7 @@ SMALL_COMMANDS = {
             *("--n0", "20", "--n", "200"),
         ),
         finished=("rows.jsonl", "report.html"),
+        varying=("rows.marks.jsonl",),
     ),
     "train": SmallCommand(
         (

@@ -23,10 +23,10 @@ from physadv.core.tables import convert_value, read_table
 
 @dataclass(frozen=True)
 class _RowKeys:
-    """Keys that each row has."""
+    """Keys that each row has; those of a certification name no stage."""
 
     index: int
-    stage: str
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ProgressLog:
     def unfinished(self, batch: int, members: Sequence[int]) -> list[int]:
         """Return the ``members`` of ``batch`` that no complete stage finished, in order."""
         done = set(self.stages_done(batch))
-        return [i for i in members if i not in self.rows or self.rows[i]["stage"] not in done]
+        return [i for i in members if i not in self.rows or self.rows[i].get("stage") not in done]
 
     def state(self, batch: int, key: str) -> dict[int, float]:
         """Return the values by sample that the last complete stage of ``batch`` has at ``key``."""
