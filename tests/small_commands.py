@@ -207,7 +207,7 @@ def _write_faces(folder: Path) -> None:
 _VARYING = re.compile(
     r'"(?:\w*seconds\w*|(?:train|attack)_s|started|finished|speed|fps|latency\w*|created|'
     r'bundle_sha256)": [^,}\n]+'
-    r"|Seconds</th><td>[\d.]+|\b\d+(?:\.\d+)? (?:CPU seconds|s\b)"
+    r"|cpu_seconds = [\d.]+|Seconds</th><td>[\d.]+|\b\d+(?:\.\d+)? (?:CPU seconds|s\b)"
     r"|\d{4}-\d\d-\d\d[T ][\d:]+(?:Z| UTC)|\d{8}T\d{6}Z"
 )
 _LEFT_OUT = ("environment.json", ".physadv.lock", ".physadv.pid")

@@ -195,7 +195,8 @@ def set_aside(folder: Path) -> Path:
         with suppress(FileExistsError):
             kept.mkdir()
             break
-    for entry in list(folder.iterdir()):
+    # The record goes last: after a kill in between, the rest is still another run's.
+    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name == CONFIG, entry.name)):
         if entry.name not in (LOCK, _OWNER):
             entry.rename(kept / entry.name)
     return kept

@@ -20,7 +20,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from physadv.core.errors import OptionError
+from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.run_folder import locked_folder
 from physadv_cli.main import app
 
@@ -162,6 +162,32 @@ def test_a_folder_of_another_command_is_refused() -> None:
     """An attack does not write into the folder of a twin."""
     assert invoke(*TWIN, "--out", "o").exit_code == 0
     assert "holds a run of `physadv twin`" in refusal(*ATTACK, "--eps", "1/255", "--out", "o")
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_kill_while_a_run_is_set_aside_mixes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """Killed after some files of the earlier run were moved away, the rest is still another run's:
+    refused without --overwrite, and moved with it."""
+    assert invoke(*ATTACK, "--eps", "1/255", "--out", "o").exit_code == 0
+    real, count = Path.rename, iter(range(100))
+
+    def killed(self: Path, target: Path) -> Path:
+        if next(count) == moved:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    assert invoke(*ATTACK, "--eps", "2/255", "--out", "o", "--overwrite").exit_code != 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    refused = invoke(*ATTACK, "--eps", "2/255", "--out", "o")
+    assert isinstance(refused.exception, PhysadvError)
+    assert invoke(*ATTACK, "--eps", "2/255", "--out", "o", "--overwrite").exit_code == 0
+    assert "2/255" in (tmp_path / "o" / "config.toml").read_text()
+    kept = {p.name for n in (1, 2) for p in (tmp_path / f"o-replaced-{n}").iterdir()}
+    assert {"config.toml", "rows.jsonl", "report.html"} <= kept
 
 
 def test_two_names_of_one_data_set_are_the_same_run(tmp_path: Path) -> None:
