@@ -211,11 +211,11 @@ class Pipeline:
                 part = whole.take(light, margin)
                 base, _ = self._run(first, part, "linear", draw, whole, margin)
             picture = window.paste(base, picture)
-        return self._finish(rest, picture, encoding, draw)
+        return scenes.with_padding(self._finish(rest, picture, encoding, draw))
 
     def without_patch(self, scenes: SceneBatch, draw: Draw) -> Tensor:
         """Return the clean control: the same ``scenes`` under the same ``draw``."""
-        return self.photograph(self._scene_light(scenes, draw), draw)
+        return scenes.with_padding(self.photograph(self._scene_light(scenes, draw), draw))
 
     def photograph(self, light: Tensor, draw: Draw) -> Tensor:
         """Return pictures, sRGB in [0, 1], of (b, 3, h, w) linear ``light`` under ``draw``."""

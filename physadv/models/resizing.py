@@ -20,7 +20,8 @@ Fit = Literal["crop", "letterbox", "letterbox-corner", "stretch"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 STANDARD_SIDE, STANDARD_SHORT_SIDE = 224, 256
 """Side of the crop and short side of the resized image in px, by ImageNet models' convention."""
-_PADDING = 114 / 255
+PADDING = 114 / 255
+"""sRGB value of the bars beside a letterboxed image, as in YOLO's own."""
 """Gray of a letterbox's borders, as YOLO detectors are trained with."""
 
 
@@ -87,7 +88,7 @@ class InputResizing:
         height, width = self.size
         if self.fit.startswith("letterbox"):
             below, right = height - top - resized_size[0], width - left - resized_size[1]
-            return F.pad(resized, (left, right, top, below), value=_PADDING)
+            return F.pad(resized, (left, right, top, below), value=PADDING)
         return resized[..., -top : height - top, -left : width - left]
 
     def boxes_on_image(self, boxes: Tensor, height: int, width: int) -> Tensor:
@@ -103,6 +104,19 @@ class InputResizing:
         (rows, columns), (top, left) = self._placement(height, width)
         scale = boxes.new_tensor((width / columns, height / rows) * 2)
         return (boxes - boxes.new_tensor((left, top) * 2)) * scale
+
+    def image_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return where an image of ``height`` and ``width`` in px lies in the input.
+
+        Returns:
+            Corners x0, y0, x1, y1 in px of the input; beyond its edges where it is cropped.
+
+        Example:
+            >>> InputResizing((64, 64), "letterbox").image_box(90, 160)
+            (0, 14, 64, 50)
+        """
+        (rows, columns), (top, left) = self._placement(height, width)
+        return left, top, left + columns, top + rows
 
     @property
     def uncropped_size(self) -> tuple[int, int]:

@@ -61,7 +61,13 @@ def sizes_in(scenes: SceneBatch, sign_width_mm: float, *, whole_frame: bool) -> 
         seen = apply_homography(scenes.homography, corners.expand(len(scenes.images), 4, 2))
         sides = (seen.amax(1) - seen.amin(1)).amax(1)
         enlargement = scenes.enlargement
-    return sides / scenes.images.shape[-2] if whole_frame else sides / enlargement.to(sides)
+    if not whole_frame:
+        return sides / enlargement.to(sides)
+    if scenes.frame_box is None:
+        return sides / scenes.images.shape[-2]
+    heights = (scenes.frame_box[:, 3] - scenes.frame_box[:, 1]).to(sides)
+    owner = None if scenes.marks is None else scenes.marks.scene
+    return sides / (heights if owner is None else heights[owner])
 
 
 def _longer_sides(annotations: Annotations) -> Tensor:

@@ -214,7 +214,8 @@ def training_draws(parts: Sequence[PatchTask], draws: int) -> list[int]:
 
     It is all of them; of frames a quarter where there are crops beside them.
     """
-    frames = max(1, draws // _CROPS_A_FRAME) if len(parts) > 1 else draws
+    beside_crops = not all(part.scene_size.whole_frame for part in parts)
+    frames = max(1, draws // _CROPS_A_FRAME) if beside_crops else draws
     return [frames if part.scene_size.whole_frame else draws for part in parts]
 
 

@@ -26,6 +26,7 @@ from physadv.eot.scenes.signs import SceneSize, SceneSource
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, require_logits
 from physadv.models.loading import is_import_path
+from physadv.models.resizing import Fit
 from physadv.patches.config import ANYWHERE, PatchConfig
 from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement
@@ -279,21 +280,36 @@ def _check_object_class(kind: str, model: LoadedModel) -> None:
 def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
     """Return the size of scenes for ``models``: square, as large as the largest input of theirs.
 
-    A model that crops its input counts with its size before the crop.
+    A model that crops its input counts with its size before the crop. Frames are fitted into it as
+    the first model does it.
     """
     sides = [max(model.card.input_size or (64, 64)) for model in models]
     resizings = [model.card.resizing for model in models]
     uncropped = [max(each.uncropped_size) for each in resizings if each is not None]
-    return SceneSize(max(sides + uncropped), models[0].card.task == "detect")
+    whole_frame = models[0].card.task == "detect"
+    fit = _frame_fit(models[0]) if whole_frame else "stretch"
+    return SceneSize(max(sides + uncropped), whole_frame, fit)
+
+
+def _frame_fit(model: LoadedModel) -> Fit:
+    """How ``model`` fits a frame into its input; a model that crops is given what it keeps."""
+    resizing = model.card.resizing
+    return "stretch" if resizing is None or resizing.fit == "crop" else resizing.fit
 
 
 def _scene_sizes(models: Sequence[LoadedModel]) -> list[SceneSize]:
-    """The size of scenes of each model: one for all classifiers and one for all detectors."""
-    kinds = {
-        task: scene_size_for([model for model in models if model.card.task == task])
-        for task in {model.card.task for model in models}
+    """The size of scenes of each model: one for all classifiers, and one for all detectors that fit
+    a frame into their input alike."""
+
+    def kind(model: LoadedModel) -> tuple[str, Fit | None]:
+        task = model.card.task
+        return task, _frame_fit(model) if task == "detect" else None
+
+    sizes = {
+        one: scene_size_for([model for model in models if kind(model) == one])
+        for one in dict.fromkeys(kind(model) for model in models)
     }
-    return [kinds[model.card.task] for model in models]
+    return [sizes[kind(model)] for model in models]
 
 
 def configured_ranges(config: PatchConfig) -> EotRanges:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from physadv.models.resizing import PADDING
 from physadv.threat.patch_goals import Annotations
 
 
@@ -31,10 +32,27 @@ class SceneBatch:
     """Objects to be judged; None: the one sign of each scene."""
     others: Tensor | None = None
     """(b, k, 3, 3) homographies of further copies of the patch in each scene."""
+    frame_box: Tensor | None = None
+    """(b, 4) corners x0, y0, x1, y1 in px of the camera's frame in each picture, which padding
+    surrounds; None: the frame is the whole picture, or the picture is a crop."""
     distance_m: Tensor | None = None
     """(b,) distance from the camera to the sign, where it is known."""
     yaw_deg: Tensor | None = None
     """(b,) degrees by which the sign is turned sideways from the camera; NaN where unknown."""
+
+    def with_padding(self, pictures: Tensor) -> Tensor:
+        """Return ``pictures`` (b, 3, h, w) of these scenes with clean bars beside their frames.
+
+        A detector pads a frame after the camera took it, so that no light and no noise is on them.
+        """
+        if self.frame_box is None:
+            return pictures
+        height, width = pictures.shape[-2:]
+        x0, y0, x1, y1 = self.frame_box.to(pictures)[:, :, None, None].unbind(1)
+        rows = torch.arange(height, device=pictures.device)[None, :, None]
+        columns = torch.arange(width, device=pictures.device)[None, None, :]
+        inside = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
+        return torch.where(inside[:, None], pictures, PADDING)
 
     def to(self, device: torch.device) -> SceneBatch:
         """Return the same scenes with all their tensors on ``device``."""

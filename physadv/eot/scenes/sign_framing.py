@@ -17,6 +17,7 @@ from physadv.eot.ranges import EotRanges
 from physadv.eot.stage import Range
 from physadv.eot.transforms.lens_distortion import focal_length_px
 from physadv.eot.warp import pose_homography
+from physadv.models.resizing import Fit, InputResizing
 
 Matrix = npt.NDArray[np.float64]
 Float = npt.NDArray[np.floating]
@@ -36,6 +37,64 @@ class SignFraming:
     """Width of the sign in the camera's own pixels, seen frontally."""
     frame_px: float
     """Height of the camera's picture in px."""
+
+
+@dataclass(frozen=True)
+class FrameShape:
+    """Shape of a camera's frame, and how a detector fits it into its square input.
+
+    Args:
+        aspect: Width of the frame over its height.
+        size_px: Side of the square input.
+        fit: "stretch", or "letterbox" or "letterbox-corner", which pad it.
+    """
+
+    aspect: float
+    size_px: int
+    fit: Fit = "stretch"
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Corners x0, y0, x1, y1 in px of the frame in the input."""
+        resizing = InputResizing((self.size_px, self.size_px), self.fit)
+        # What counts is the aspect; many rows, so that it is met.
+        return resizing.image_box(10_000, round(10_000 * self.aspect))
+
+    def to_input(self, height: float, origin: Float) -> Matrix:
+        """Return the map (3, 3) from the picture plane to px of the input.
+
+        Args:
+            height: Height of the frame on the picture plane.
+            origin: (2,) its upper left corner there.
+
+        Example:
+            >>> shape = FrameShape(2.0, 64, "letterbox")
+            >>> matrix = shape.to_input(1.0, np.zeros(2))
+            >>> to_pixels(matrix, np.array([[0.0, 0.0], [2.0, 1.0]])).tolist()
+            [[0.0, 16.0], [64.0, 48.0]]
+        """
+        x0, y0, x1, y1 = self.box
+        scale = np.array([(x1 - x0) / (self.aspect * height), (y1 - y0) / height])
+        shift = np.array([x0, y0]) - scale * origin
+        return np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1]])
+
+
+def draw_frame_shape(
+    rng: np.random.Generator, ranges: EotRanges, size_px: int, fit: Fit
+) -> FrameShape:
+    """Draw the shape of a frame within ``frame_aspect`` of ``ranges``.
+
+    The draw comes from a stream spawned from ``rng``, so that it shifts no other draw.
+
+    Args:
+        rng: Random stream.
+        ranges: Ranges of EOT.
+        size_px: Side of the detector's square input.
+        fit: How the detector fits a frame into it.
+    """
+    if not ranges.acts("frame_aspect"):
+        return FrameShape(1.0, size_px, fit)
+    return FrameShape(draw_between(rng.spawn(1)[0], ranges.frame_aspect), size_px, fit)
 
 
 def draw_framing(
@@ -170,7 +229,7 @@ def yaw_of(pose: Matrix) -> float:
 
 def fit_into_frame(
     corners: Matrix,
-    size_px: int,
+    shape: FrameShape,
     ranges: EotRanges,
     rng: np.random.Generator,
     *,
@@ -181,15 +240,16 @@ def fit_into_frame(
 
     Args:
         corners: (4, 2) corners of the sign in the picture plane, in any unit.
-        size_px: Side of the square frame.
-        ranges: Range ``frame_share`` of the sign's width over the frame's, used without ``camera``.
+        shape: Shape of the frame, and of its picture in the detector's input.
+        ranges: Range ``frame_share`` of the sign's width over the frame's height, used without
+            ``camera``.
         rng: Random stream.
         edges: (4, 2) corners of the photo that contains the sign; the frame stays within them as
             far as the sign's share of it allows.
         camera: Framing that determines the share.
 
     Returns:
-        (3, 3) similarity from the picture plane to px of the frame.
+        (3, 3) map from the picture plane to px of the detector's input.
     """
     low, high = corners.min(0), corners.max(0)
     side = float((high - low).max())
@@ -199,18 +259,17 @@ def fit_into_frame(
     if camera is not None:
         share = min(camera.native_px / camera.frame_px, _LARGEST_SHARE)
     if edges is not None:
-        share = min(max(share, side / float(np.ptp(edges, axis=0).min())), _LARGEST_SHARE)
+        reach = np.ptp(edges, axis=0) / (shape.aspect, 1)
+        share = min(max(share, side / float(reach.min())), _LARGEST_SHARE)
 
     # The frame's upper left corner moves between the two extremes that still contain the sign.
-    window = side / share
+    window = side / share * np.array([shape.aspect, 1])
     first, last = high - window, low
     if edges is not None:
         first, last = np.maximum(first, edges.min(0)), np.minimum(last, edges.max(0) - window)
     origin = first + position * (last - first)
 
-    scale = size_px / window
-    center = (low + high) / 2
-    return _similarity(scale, size_px / window * (center - origin) - scale * center)
+    return shape.to_input(side / share, origin)
 
 
 def fit_into_crop(

@@ -21,8 +21,10 @@ from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.sign_faces import FaceDesign
 from physadv.eot.scenes.sign_framing import (
     Float,
+    FrameShape,
     Matrix,
     SignFraming,
+    draw_frame_shape,
     draw_framing,
     draw_pose,
     fit_into_crop,
@@ -32,6 +34,7 @@ from physadv.eot.scenes.sign_framing import (
     to_pixels,
     yaw_of,
 )
+from physadv.models.resizing import PADDING, Fit
 
 _WHITE_PERCENTILE = 92
 """Percentile of a sign's light that its white has."""
@@ -63,6 +66,8 @@ class SceneSize:
     """Side in px."""
     whole_frame: bool
     """True for a detector's frame, False for a classifier's crop of the sign."""
+    fit: Fit = "stretch"
+    """How a detector fits a frame into the picture: "stretch", "letterbox", "letterbox-corner"."""
 
 
 class SceneSource(Protocol):
@@ -106,18 +111,19 @@ class DrawnScenes:
     ) -> SceneBatch:
         """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
         images, matrices, gains, enlargements = [], [], [], []
-        groups, distances, yaws = [], [], []
+        groups, shapes, distances, yaws = [], [], [], []
         for _ in range(count):
             camera = draw_framing(rng, ranges, self.width_mm, whole_frame=view.whole_frame)
             face = self.faces[int(rng.integers(len(self.faces)))]
             to_unit = np.diag([1 / self.width_mm, 1 / self.width_mm, 1.0])
             pose = draw_pose(rng, ranges, 1.0, camera) @ to_unit
             corners = to_pixels(pose, square_corners(self.width_mm))
-            fit, enlargement = _fit(corners, view, ranges, rng, camera=camera)
+            shape = draw_frame_shape(rng, ranges, view.size, view.fit) if view.whole_frame else None
+            fit, enlargement = _fit(corners, view, ranges, rng, camera=camera, shape=shape)
             matrix = fit @ pose
 
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            canvas = _random_crop(background, view, rng)
+            canvas = _random_crop(background, view, rng, shape)
             drawn = _drawn_once(face, to_pixels(matrix, square_corners(self.width_mm)), rng)
             reflectance = _draw_reflectance(rng)
             images.append(_composite(canvas, drawn, matrix, self.width_mm, reflectance))
@@ -125,6 +131,7 @@ class DrawnScenes:
             matrices.append(matrix)
             enlargements.append(enlargement)
             groups.append(face.name)
+            shapes.append(shape)
             distances.append(pose[2, 2] * self.width_mm / 1000)
             yaws.append(yaw_of(pose))
 
@@ -132,6 +139,7 @@ class DrawnScenes:
         batch = batch_of(images, matrices, gain, torch.zeros_like(gain), enlargements, groups)
         return replace(
             batch,
+            frame_box=_frame_boxes(shapes),
             distance_m=torch.tensor(distances, dtype=torch.float32),
             yaw_deg=torch.tensor(yaws, dtype=torch.float32),
         )
@@ -155,10 +163,12 @@ class PhotoScenes:
     ) -> SceneBatch:
         """Draw ``count`` scenes of the size ``view`` within ``ranges`` from the stream ``rng``."""
         picks = [int(rng.integers(len(self.signs))) for _ in range(count)]
-        images, matrices, enlargements, distances = [], [], [], []
+        images, matrices, enlargements, shapes, distances = [], [], [], [], []
         for pick in picks:
             camera = draw_framing(rng, ranges, self.width_mm, whole_frame=view.whole_frame)
-            image, matrix, enlargement, widths = self._take(pick, view, ranges, rng, camera)
+            shape = draw_frame_shape(rng, ranges, view.size, view.fit) if view.whole_frame else None
+            image, matrix, enlargement, widths = self._take(pick, view, ranges, rng, camera, shape)
+            shapes.append(shape)
             images.append(image)
             matrices.append(matrix)
             enlargements.append(enlargement)
@@ -170,6 +180,7 @@ class PhotoScenes:
         batch = batch_of(images, matrices, gain, lift, enlargements, groups)
         return replace(
             batch,
+            frame_box=_frame_boxes(shapes),
             distance_m=torch.tensor(distances, dtype=torch.float32),
             yaw_deg=torch.full((count,), torch.nan),  # the photo's own view is not known
         )
@@ -181,6 +192,7 @@ class PhotoScenes:
         ranges: EotRanges,
         rng: np.random.Generator,
         camera: SignFraming | None,
+        shape: FrameShape | None,
     ) -> tuple[Float, Matrix, float, float]:
         """Return a picture, the homography of the sign's plane, the enlargement and the distance in
         widths of the sign."""
@@ -195,7 +207,8 @@ class PhotoScenes:
 
         height, width = sign.image.shape[:2]
         edges = to_pixels(turn, np.array([[0, 0], [width, 0], [width, height], [0, height]]))
-        fit, enlargement = _fit(to_pixels(turn, sign.corners), view, ranges, rng, edges, camera)
+        seen = to_pixels(turn, sign.corners)
+        fit, enlargement = _fit(seen, view, ranges, rng, edges, camera, shape)
         to_view = fit @ turn
         shrink = side / max(np.ptp(to_pixels(to_view, sign.corners), axis=0).max(), 1)
         image = self._warp(pick, to_view, shrink, view.size)
@@ -248,9 +261,9 @@ class MixedScenes:
         tensors: dict[str, Any] = {
             f.name: torch.cat([getattr(batch, f.name) for batch in batches])
             for f in fields(SceneBatch)
-            if f.name not in {"groups", "marks", "others", "distance_m", "yaw_deg"}
+            if f.name not in {"groups", "marks", "others", "frame_box", "distance_m", "yaw_deg"}
         }
-        for name in ("distance_m", "yaw_deg"):
+        for name in ("frame_box", "distance_m", "yaw_deg"):
             known = [value for b in batches if (value := getattr(b, name)) is not None]
             tensors[name] = torch.cat(known) if len(known) == len(batches) else None
         groups = tuple(group for batch in batches for group in batch.groups)
@@ -314,11 +327,12 @@ def _fit(
     rng: np.random.Generator,
     edges: Matrix | None = None,
     camera: SignFraming | None = None,
+    shape: FrameShape | None = None,
 ) -> tuple[Matrix, float]:
-    """Return the similarity that brings a sign into the view, and its enlargement."""
-    if view.whole_frame:
-        frame = fit_into_frame(corners, view.size, ranges, rng, edges=edges, camera=camera)
-        return frame, 1.0
+    """Return the map that brings a sign into the view, a frame of ``shape`` or a crop, and its
+    enlargement."""
+    if shape is not None:
+        return fit_into_frame(corners, shape, ranges, rng, edges=edges, camera=camera), 1.0
     return fit_into_crop(corners, view.size, ranges, rng, camera)
 
 
@@ -355,18 +369,34 @@ def _pyramid(image: Array) -> list[Array]:
     return levels
 
 
-def _random_crop(image: Array, view: SceneSize, rng: np.random.Generator) -> Float:
-    """Cut a random square: most of a background for a frame, any part of it for a crop."""
-    height, width = image.shape[:2]
-    share = rng.uniform(0.75, 1.0) if view.whole_frame else rng.uniform(0.15, 0.8)
-    side = max(int(min(height, width) * share), min(24, height, width))
-    y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+def _frame_boxes(shapes: Sequence[FrameShape | None]) -> Tensor | None:
+    """Return where the frames lie in their pictures (b, 4); None where each is all of it."""
+    padded = [shape.box for shape in shapes if shape is not None and shape.fit != "stretch"]
+    return torch.tensor(padded, dtype=torch.float32) if padded else None
 
-    method = cv2.INTER_AREA if side > view.size else cv2.INTER_LINEAR
+
+def _random_crop(
+    image: Array, view: SceneSize, rng: np.random.Generator, shape: FrameShape | None
+) -> Float:
+    """Cut a background at random: most of it for a frame of ``shape``, any square for a crop."""
+    height, width = image.shape[:2]
+    aspect = 1.0 if shape is None else shape.aspect
+    most = min(height, width / aspect)
+    share = rng.uniform(0.15, 0.8) if shape is None else rng.uniform(0.75, 1.0)
+    rows = max(int(most * share), min(24, int(most)))
+    columns = min(round(rows * aspect), width)
+    y, x = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
+
+    x0, y0, x1, y1 = (0, 0, view.size, view.size) if shape is None else shape.box
+    method = cv2.INTER_AREA if rows > y1 - y0 else cv2.INTER_LINEAR
     resized = cv2.resize(
-        image[y : y + side, x : x + side], (view.size, view.size), interpolation=method
+        image[y : y + rows, x : x + columns], (x1 - x0, y1 - y0), interpolation=method
     )
-    return np.asarray(resized, np.float32) / 255
+    if resized.shape[:2] == (view.size, view.size):
+        return np.asarray(resized, np.float32) / 255
+    canvas = np.full((view.size, view.size, 3), PADDING, np.float32)
+    canvas[y0:y1, x0:x1] = np.asarray(resized, np.float32) / 255
+    return canvas
 
 
 def _draw_reflectance(rng: np.random.Generator) -> Float:

@@ -26,6 +26,9 @@ class PoseRanges(StageRanges):
     a classifier."""
     frame_share: Range = span(0.12, 0.55, off=None)
     """Width of the sign as a share of the frame's height: distance, as seen by a detector."""
+    frame_aspect: Range = span(4 / 3, 16 / 9, off=(1.0, 1.0))
+    """Width over height of the frame that a detector is given; it fits each into its square input
+    by stretching or padding, as it does with a camera's."""
     distance_m: Range = span(0, 0)
     """Camera to sign in m, log-uniform. With field_of_view_deg and sensor_px it replaces size_px
     and frame_share."""
