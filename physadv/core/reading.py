@@ -31,6 +31,8 @@ MAX_ARRAY_BYTES = 1 << 34
 """Most bytes of the arrays of a data set, unpacked."""
 MAX_MODEL_BYTES = 1 << 34
 """Most bytes of a model's file, or of its members, unpacked."""
+MAX_CLASSES = 1_000_000
+"""Highest number of a class, where classes are named by their numbers."""
 MAX_MEMBERS = 4_000_000
 """Most members of an archive: ImageNet has 1.3 million images."""
 FREE_BYTES = 1 << 28

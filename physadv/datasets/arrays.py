@@ -15,7 +15,7 @@ import numpy.typing as npt
 from physadv.core.archive_files import gunzip
 from physadv.core.array_files import read_npz as read_npz_arrays
 from physadv.core.errors import DataError
-from physadv.core.reading import MAX_ARRAY_BYTES
+from physadv.core.reading import MAX_ARRAY_BYTES, MAX_CLASSES
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.datasets.file_access import FileSource
 from physadv.datasets.left_out import left_out
@@ -154,6 +154,8 @@ def _dataset_of(
             "name them train or test",
         )
     chosen = choose_parts(parts, split, where) if parts else [_WHOLE]
+    for pair in pairs.values():
+        _assert_sane(pair, where)
     taken = [pairs[part] for part in chosen]
     if len({pair.images.shape[1:] for pair in taken}) != 1:
         raise DataError(where, "its parts have images of different sizes", "read them one by one")
@@ -166,6 +168,17 @@ def _dataset_of(
     dataset = in_memory(np.concatenate([pair.images for pair in taken]), labels, names, name)
     part = parts[chosen[0]] if parts and len(chosen) == 1 else ALL
     return dataset.summarized(DatasetSummary(where, layout, part, shown_parts(parts)))
+
+
+def _assert_sane(pair: _Pair, where: str) -> None:
+    """Refuse arrays of no images, and labels that would need as many names of classes."""
+    if pair.images.ndim == 0 or 0 in pair.images.shape[1:]:
+        limit = "(n, h, w) or (n, h, w, 3) are needed"
+        raise DataError(f"{where}: images of shape {pair.images.shape}", limit, "Check the file")
+    highest = int(pair.labels.max()) if pair.labels.size else 0
+    if highest > MAX_CLASSES:
+        limit = f"classes are numbered from 0 to {MAX_CLASSES} at most"
+        raise DataError(f"{where}: label {highest}", limit, "Check the file")
 
 
 def parse_idx(data: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
@@ -230,7 +243,7 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
     arrays = read_npz_arrays(source.read(names[0]), where)
     pairs, used = _pairs(arrays, where)
     named = next((key for key in _CLASS_KEYS if key in arrays), None)
-    classes = None if named is None else tuple(_text(c) for c in arrays[named])
+    classes = None if named is None else tuple(_text(c) for c in np.atleast_1d(arrays[named]))
     dataset = _dataset_of(pairs, split, where, where, "npz", classes)
     unread = [key for key in arrays if key not in (*used, named, "groups")]
     skipped = left_out(source.litter, source.names, names)
@@ -245,6 +258,7 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
 def _grouped(dataset: ImageDataset, groups: npt.NDArray[Any] | None, where: str) -> ImageDataset:
     if groups is None:
         return dataset
+    groups = np.atleast_1d(groups)
     if len(groups) != len(dataset):
         raise DataError(
             f"{where}: {len(groups)} groups",

@@ -327,3 +327,28 @@ def test_a_split_leaves_each_class_a_group_on_both_sides(share: float) -> None:
     kept, held = split_by_group(data, share, 0)
     assert min(kept.counts().tolist()) >= 1
     assert min(held.counts().tolist()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"labels": np.array([0, 3 * 10**9])}, "label 3000000000: classes are numbered"),
+        ({"labels": np.array([2**64 - 1, 0], np.uint64)}, "label 18446744073709551615"),
+        ({"labels": np.array([-5, 1])}, "label -5"),
+        ({"labels": np.array(3)}, "one label an image"),
+        ({"images": np.array(1)}, r"images of shape \(\)"),
+        ({"images": np.zeros((2, 0, 8, 3), np.uint8)}, r"images of shape \(2, 0, 8, 3\)"),
+        ({"images": np.zeros((2, 8, 8, 3), complex)}, "images of complex128"),
+        ({"images": np.array(["a", "b"])}, "images of <U1"),
+        ({"labels": np.array([0, 7]), "classes": np.array("a")}, "label 7"),
+        ({"groups": np.array(1)}, "1 groups"),
+    ],
+)
+def test_arrays_of_odd_shapes_and_labels(
+    tmp_path: Path, changed: dict[str, np.ndarray], said: str
+) -> None:
+    """Billions of classes, arrays without axes and sides of nothing are one error."""
+    arrays = {"images": np.zeros((2, 8, 8, 3), np.uint8), "labels": np.array([0, 1]), **changed}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=said):
+        read_dataset(tmp_path / "a.npz").read(0)
