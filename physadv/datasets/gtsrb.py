@@ -13,6 +13,7 @@ import numpy as np
 from physadv.core.csv_tables import parse_csv
 from physadv.core.errors import DataError
 from physadv.core.parsing import parse_number, parse_whole_number
+from physadv.core.reading import MAX_CLASSES
 from physadv.core.text import decode_text
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource
@@ -25,7 +26,6 @@ HELD_OUT, SPLIT_SEED = 0.2, 0
 """One fixed division of tracks: no command trains on what another one holds out."""
 _COLUMNS = ("Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
 _UNLABELED = "GT-final_test.test.csv"
-_MOST_CLASSES = 100_000
 
 
 class _Row(NamedTuple):
@@ -165,7 +165,7 @@ def _test_images(source: FileSource) -> dict[str, str]:
 
 def _row(values: Mapping[str, str], column: str, part: str, where: str) -> _Row:
     width, height, x0, y0, x1, y1 = (parse_number(values[c], c, where) for c in _COLUMNS[:6])
-    label = parse_whole_number(values["ClassId"], "ClassId", where, most=_MOST_CLASSES)
+    label = parse_whole_number(values["ClassId"], "ClassId", where, most=MAX_CLASSES - 1)
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         box = f"box {x0:g},{y0:g},{x1:g},{y1:g} of class {label}"
         raise DataError(

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from physadv.core.parsing import (
 from physadv.core.rows import read_rows
 from physadv.core.tables import read_table
 from physadv.core.text import decode_text, read_file, read_text
+from physadv.datasets.read import read_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 _PARSERS = {
@@ -228,3 +230,18 @@ def test_parsers_raise_their_own_error_alone(text: str) -> None:
     ):
         with contextlib.suppress(PhysadvError):
             parse()
+
+
+@pytest.mark.parametrize("label", [3_000_000_000, 100_000])
+def test_a_label_asks_for_no_more_classes_than_there_may_be(tmp_path: Path, label: int) -> None:
+    """Arrays without names of their classes get as many as the highest label says."""
+    images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.array([0, label])
+    np.savez(tmp_path / "d.npz", images=images, labels=labels)
+    with pytest.raises(DataError, match="at most 100000 classes"):
+        read_dataset(tmp_path / "d.npz")
+
+
+def test_a_file_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
+    """A budget of terabytes is not allocated for a file of a few bytes."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert read_file(tmp_path / "a", most_bytes=1 << 60) == b"abc"

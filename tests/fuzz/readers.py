@@ -224,7 +224,7 @@ def _model_card(folder: Path, data: bytes) -> object:
         "sep=\t\nfilename\tx0\ty0\tx1\ty1\twidth\theight\na.jpg\t1\t2\t3\t4\t100\t80\n",
     ),
     mutations.mutate_text,
-    4,
+    10,
 )
 def _boxes_csv(folder: Path, data: bytes) -> object:
     from physadv.eot.scenes.boxes import read_boxes
@@ -238,7 +238,7 @@ def _boxes_csv(folder: Path, data: bytes) -> object:
         "0 0.5 0.5 0.2 0.3\n1 0.1 0.2 0.3 0.4 0.99\n", "3 0.1 0.1 0.2 0.1 0.2 0.3\n", "# note\n"
     ),
     mutations.mutate_text,
-    4,
+    10,
 )
 def _boxes_yolo(folder: Path, data: bytes) -> object:
     from physadv.eot.scenes.boxes import read_boxes
@@ -282,7 +282,7 @@ _VOC = (
     "boxes voc",
     _texts(_VOC, f'<?xml version="1.0" encoding="latin-1"?><!-- x -->{_VOC}'),
     mutations.mutate_text,
-    4,
+    10,
 )
 def _boxes_voc(folder: Path, data: bytes) -> object:
     from physadv.eot.scenes.boxes import read_boxes
@@ -965,7 +965,7 @@ _reader(
     "threats",
     _texts("linf:8/255", "l2:0.5", "8/255", "l1:12", "L2:1e-3", "inf:0.03"),
     mutations.mutate_text,
-    6,
+    16,
 )(_word(_threat, _eps))
 
 
@@ -981,7 +981,7 @@ _reader(
     "pairs of numbers",
     _texts("190x150", "0,95", "0.3:0.5", "4,2,60,80", "280x190mm", "1280×720"),
     mutations.mutate_text,
-    6,
+    16,
 )(_word(_pairs))
 
 
