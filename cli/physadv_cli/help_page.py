@@ -90,11 +90,11 @@ def _usage_line(command: Any, ctx: Any) -> str:
 def _parameters(command: Any, ctx: Any) -> list[_Entry]:
     """Arguments and options, apart from hidden ones."""
     visible = [p for p in command.get_params(ctx) if not p.hidden]
-    panels = {p.rich_help_panel for p in visible if p.param_type_name == "option"}
+    panels = {getattr(p, "rich_help_panel", None) for p in visible if p.param_type_name == "option"}
     entries = []
     for param in visible:
         is_argument = param.param_type_name == "argument"
-        panel = param.rich_help_panel or ("Arguments" if is_argument else "Options")
+        panel = getattr(param, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
         if "--help" in param.opts and "Output" in panels:
             panel = "Output"
         name = _argument_name(param) if is_argument else _option_name(param)
@@ -156,7 +156,7 @@ def _commands(command: Any, ctx: Any) -> list[_Entry]:
     listed = [command.get_command(ctx, name) for name in command.list_commands(ctx)]
     return [
         _Entry(
-            sub.rich_help_panel or "Commands",
+            getattr(sub, "rich_help_panel", None) or "Commands",
             sub.name,
             sub.short_help or (sub.help or "").split("\n\n")[0],
         )
