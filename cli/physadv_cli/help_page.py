@@ -94,7 +94,9 @@ def _parameters(command: Any, ctx: Any) -> list[_Entry]:
     entries = []
     for param in visible:
         is_argument = param.param_type_name == "argument"
-        panel = getattr(param, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
+        panel = getattr(param, "rich_help_panel", None) or (
+            "Arguments" if is_argument else "Options"
+        )
         if "--help" in param.opts and "Output" in panels:
             panel = "Output"
         name = _argument_name(param) if is_argument else _option_name(param)

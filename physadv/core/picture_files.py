@@ -110,7 +110,9 @@ def load_picture(
         except Image.DecompressionBombError as error:
             raise ImageError(name, f"over {most_pixels} px", "Scale it down") from error
     assert_pixels(opened.width, opened.height, name, most=most_pixels)
-    if opened.format == "PNG" and not _has_all_rows(opened, data):
+    with foreign_errors(name, ImageError, _UNREADABLE):
+        is_whole = opened.format != "PNG" or _has_all_rows(opened, data)
+    if not is_whole:
         limit = f"{_UNREADABLE} (it ends before its {opened.height} rows do)"
         raise ImageError(name, limit, "Replace or remove the file")
 

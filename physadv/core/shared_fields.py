@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from physadv.core.config import ConfigField
+from physadv.core.errors import OptionError
 
 MODEL_HELP = (
     "Model under test: a name of `physadv models list`, a file, or module:factory. + puts a "
@@ -300,7 +301,8 @@ Device = Annotated[
 
 
 def as_folders(signs: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
-    """Return one folder, several or none as their names.
+    """Return one folder, several or none as their names; OptionError for anything else, as a card
+    from elsewhere may hold.
 
     Example:
         >>> as_folders("photos"), as_folders(None)
@@ -308,4 +310,6 @@ def as_folders(signs: str | Path | Sequence[str | Path] | None) -> tuple[str, ..
     """
     if isinstance(signs, str | Path):
         return (str(signs),)
+    if signs is not None and not isinstance(signs, list | tuple):
+        raise OptionError(f"signs = {signs!r}", "a folder or a list of them", "Name folders")
     return tuple(str(folder) for folder in signs or ())

@@ -119,7 +119,7 @@ def _config(folder: Path, data: bytes) -> object:
     raise last
 
 
-@_reader("card.toml", _files("patches/stop-sticker-signs-v1/card.toml"), mutations.mutate_toml, 1)
+@_reader("card.toml", _files("patches/stop-sticker-signs-v1/card.toml"), mutations.mutate_toml, 0.5)
 def _card(folder: Path, data: bytes) -> object:
     from physadv.core.text import read_text
     from physadv.patches.bundle import PatchCard
@@ -130,7 +130,7 @@ def _card(folder: Path, data: bytes) -> object:
     return PatchConfig.from_card_table(dict(card.optimisation))
 
 
-@_reader("bundle", _files("patches/stop-sticker-signs-v1/card.toml"), mutations.mutate_toml, 0.6)
+@_reader("bundle", _files("patches/stop-sticker-signs-v1/card.toml"), mutations.mutate_toml, 0.1)
 def _bundle(folder: Path, data: bytes) -> object:
     from physadv.patches.bundle import read_bundle
     from physadv.report.patch_report import write_patch_report
@@ -345,12 +345,12 @@ def _report(name: str) -> Call:
 
 
 for _name in ("check.json", "rows.jsonl", "examples/index.json"):
-    _reader(f"report {_name}", _record(f"check/{_name}"), mutations.mutate_json, 0.4)(
+    _reader(f"report {_name}", _record(f"check/{_name}"), mutations.mutate_json, 0.1)(
         _report(_name)
     )
 
 
-@_reader("twin stage check.json", _record("check/check.json"), mutations.mutate_json, 0.4)
+@_reader("twin stage check.json", _record("check/check.json"), mutations.mutate_json, 0.1)
 def _twin_stage(folder: Path, data: bytes) -> object:
     from physadv.report.sim_to_real import stage_of_check
 
