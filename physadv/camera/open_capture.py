@@ -12,6 +12,7 @@ import cv2
 
 from physadv.camera import controls
 from physadv.camera.mjpeg import MjpegCapture, open_mjpeg
+from physadv.camera.rtsp_redirect import refuse_rtsp_redirect
 from physadv.core.errors import CaptureError
 from physadv.core.files import as_utf8
 from physadv.core.opencv_log import quiet_opencv
@@ -171,6 +172,7 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
 def _mjpeg_or_refusal(url: str, timeout_s: float) -> MjpegCapture | CaptureError | None:
     """What :func:`open_mjpeg` returns or raises, for it runs in a thread of its own."""
     try:
+        refuse_rtsp_redirect(url, timeout_s)
         return open_mjpeg(url, timeout_s)
     except CaptureError as refusal:
         return refusal

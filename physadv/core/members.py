@@ -7,11 +7,12 @@ which the folder would reach a file outside itself.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
 
-from physadv.core.errors import DataError, PhysadvError
+from physadv.core.errors import DataError, OptionError, PhysadvError
 
 _LONGEST_NAME, _LONGEST_PART = 1024, 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -64,6 +65,40 @@ folder reaches only files of its own. Use a copy from somebody you trust.
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise error(f'"{path}" is a device or pipe', _RULE, "Remove it")
     return path
+
+
+def refuse_links_out_of(
+    folder: Path, *, remedy: str, error: type[PhysadvError] = OptionError
+) -> None:
+    """Refuse a folder with a link that leads out of it: a folder of somebody else's could have the
+    program write, or show, any file of the user's.
+
+    Args:
+        folder: Bundle or run folder.
+        remedy: What the error says to do.
+        error: Class of the error.
+
+    Raises:
+        PhysadvError: There is such a link at any depth.
+    """
+    root = folder.resolve()
+    for place, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not _lies_in(path, root):
+                raise error(
+                    f'"{folder / path.relative_to(root)}" is a link that leads out of the folder',
+                    _RULE,
+                    remedy,
+                )
+
+
+def _lies_in(link: Path, root: Path) -> bool:
+    """Whether what ``link`` leads to lies in ``root``; a link in a circle leads nowhere."""
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False
 
 
 def _fault_of(name: object) -> str | None:

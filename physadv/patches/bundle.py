@@ -16,7 +16,7 @@ from torch import Tensor
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.files import write_bytes, write_text
 from physadv.core.image_io import Array, png_bytes, read_rgba, to_tensor, to_uint8
-from physadv.core.members import member_of
+from physadv.core.members import member_of, refuse_links_out_of
 from physadv.core.package_data import bundle_folder, ready_made_bundles
 from physadv.core.parsing import parse_toml
 from physadv.core.rows import Row
@@ -281,6 +281,7 @@ def read_bundle(name_or_path: str | Path) -> PatchBundle:
         ('untargeted', torch.Size([1, 3]))
     """
     root = bundle_folder(Path(name_or_path))
+    refuse_links_out_of(root, remedy="Remove the link", error=BundleError)
     for file in (CARD, PATCH, MASK):
         if not member_of(root, file, error=BundleError).is_file():
             raise BundleError(

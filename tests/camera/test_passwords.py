@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
 from base64 import b64encode
@@ -142,6 +144,53 @@ def test_ffmpeg_hands_no_password_on() -> None:
         assert any(sent for _, sent in camera.requests)
         assert other.requests
         assert not any(sent for _, sent in other.requests)
+
+
+class RtspCamera:
+    """A server of RTSP that remembers each request, wants a password, and then leads elsewhere."""
+
+    def __init__(self, challenge: str, target: str = "") -> None:
+        self.requests: list[str] = []
+        self._challenge, self._target = challenge, target
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=self._talk, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        received = b""
+        with suppress(OSError):
+            while piece := connection.recv(4096):
+                received += piece
+                while b"\r\n\r\n" in received:
+                    request, _, received = received.partition(b"\r\n\r\n")
+                    self.requests.append(request.decode())
+                    number = re.search(r"(?i)cseq: *(\d+)", self.requests[-1])
+                    assert number is not None
+                    head = self._answer(self.requests[-1])
+                    connection.sendall(f"RTSP/1.0 {head}\r\nCSeq: {number[1]}\r\n\r\n".encode())
+
+    def _answer(self, request: str) -> str:
+        if request.startswith("OPTIONS"):
+            return "200 OK\r\nPublic: DESCRIBE"
+        if "Authorization" not in request:
+            return f"401 Unauthorized\r\nWWW-Authenticate: {self._challenge}"
+        return f"302 Moved\r\nLocation: {self._target}" if self._target else "404 Not Found"
+
+
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Digest realm="x", nonce="abc"'])
+def test_a_password_follows_no_redirect_of_rtsp(challenge: str) -> None:
+    """ffmpeg would take it along; the other host is not even asked."""
+    other = RtspCamera(challenge)
+    camera = RtspCamera(challenge, f"rtsp://127.0.0.1:{other.port}/live")
+    with pytest.raises(CaptureError, match="no other host"):
+        open_frame_source(f"rtsp://me:{SECRET}@127.0.0.1:{camera.port}/live", timeout_s=5)
+    assert any("Authorization" in request for request in camera.requests)
+    assert not other.requests
 
 
 @pytest.mark.parametrize(

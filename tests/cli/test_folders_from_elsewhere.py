@@ -145,6 +145,14 @@ def test_no_part_of_a_bundle_is_a_link(tmp_path: Path, name: str, words: tuple[s
     assert "link" in refused(invoke(*words))
 
 
+@pytest.mark.parametrize("inner", ["photos", "photos/a.png"])
+def test_no_folder_in_a_bundle_leads_out(tmp_path: Path, inner: str) -> None:
+    """Photos that a card names beside itself, at any depth."""
+    Path("bundle", inner).parent.mkdir(exist_ok=True)
+    Path("bundle", inner).symlink_to(tmp_path)
+    assert "link" in refused(invoke("patch", "verify", "bundle", "--test-draws", "2"))
+
+
 @pytest.mark.parametrize("name", ["preview.png", "report.html"])
 def test_the_report_of_a_bundle_follows_no_link(tmp_path: Path, name: str) -> None:
     """The preview is shown and the page is written."""

@@ -186,7 +186,7 @@ COMMANDS = {
     ),
     "evaluate": (
         *("out", "evaluate", "--model", "own:make", "--data", "data", *LINF),
-        *("--attack-steps", "2", "--restarts", "1", "--out", "out"),
+        *("--steps", "2", "--out", "out"),
     ),
     "study": (
         *("out", "study", "photographed", "--model", "signs", "--pictures", "data/red"),
