@@ -20,7 +20,7 @@ from typing import Any, NoReturn, Self
 
 from commandline import environment
 
-LIMIT_S = 120.0
+LIMIT_S = 500.0
 """A command that takes longer is killed and counts as hung."""
 
 

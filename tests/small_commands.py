@@ -252,7 +252,8 @@ def _content(file: Path, place: str) -> object:
     if file.suffix == ".safetensors":
         return _tensors(file)
     if file.suffix in (".json", ".toml", ".md", ".html"):
-        return _VARYING.sub("", file.read_text(encoding="utf-8").replace(place, "OUT"))
+        text = file.read_text(encoding="utf-8").replace(place, "OUT").replace(" --json", "")
+        return _VARYING.sub("", text)
     return file.read_bytes()
 
 

@@ -34,7 +34,9 @@ class KilledCommand:
         command = SMALL_COMMANDS[self.name]
         self.out = self.folder / "runs" / command.out
         shutil.rmtree(self.out.parent, ignore_errors=True)
-        self.seconds = self._run().seconds
+        done = self._run()
+        assert done.code == 0, (self.name, done)
+        self.seconds = done.seconds
         self.expected = result_of(self.out)
         shutil.rmtree(self.out.parent)
 
