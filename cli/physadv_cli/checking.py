@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from physadv.core.visible_text import visible_line
 from physadv_cli.runs import RunOptions
 
 
@@ -51,6 +52,6 @@ def _in_words(summary: Mapping[str, Any], html: Path) -> str:
         )
 
     lines += [str(line) for line in (*summary["stages_in_words"], *summary["missing"])]
-    lines += [f"note: {note}" for note in summary["notes"]]
-    lines += [f"warning: {warning}" for warning in summary["warnings"]]
+    lines += [visible_line(f"note: {note}") for note in summary["notes"]]
+    lines += [visible_line(f"warning: {warning}") for warning in summary["warnings"]]
     return "\n".join([*lines, f"report: {html}"])

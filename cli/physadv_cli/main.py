@@ -15,7 +15,7 @@ import typer
 
 from physadv.core.addresses import redact_addresses
 from physadv.core.trust import only_code_named
-from physadv.core.visible_text import visible_text
+from physadv.core.visible_text import visible_line, visible_text
 from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.outside_faults import in_words
 from physadv_cli.runs import console
@@ -100,7 +100,7 @@ def main() -> None:
         if known is None or console.full_errors:
             sys.stderr.write(visible_text(redact_addresses(traceback.format_exc())))
         if known is not None:
-            sys.stderr.write(f"physadv: {visible_text(str(known))}\n")
+            sys.stderr.write(f"physadv: {visible_line(str(known))}\n")
         raise SystemExit(1) from None
 
 

@@ -41,6 +41,19 @@ def visible_text(text: str) -> str:
     )
 
 
+def visible_line(text: str) -> str:
+    r"""Return ``text`` as :func:`visible_text` does, on one line whatever it holds.
+
+    Args:
+        text: The text, such as a warning that begins with the name of a file.
+
+    Example:
+        >>> print(visible_line("a.jpg\nphysadv: all good"))
+        a.jpg\nphysadv: all good
+    """
+    return visible_text(text).replace("\n", r"\n")
+
+
 def _is_shown(character: str, before: str) -> bool:
     if character in "\n\t":
         return True

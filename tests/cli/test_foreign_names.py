@@ -45,13 +45,20 @@ def photo(path: bytes) -> None:
 
 def test_a_check_of_photos_of_any_name(tmp_path: Path) -> None:
     """Bytes that are no UTF-8, escapes and brackets: measured, recorded and reported."""
-    for name in (b"Stra\xdfe", b"a\x1b[2Jb", "gnp\u202egpj".encode(), b"cr\rphysadv", b"[bold]"):
+    for name in (
+        b"Stra\xdfe",
+        b"a\x1b[2Jb",
+        "gnp\u202egpj".encode(),
+        b"cr\rphysadv",
+        b"x\nwarning: y",
+    ):
         photo(os.fsencode(tmp_path) + b"/photos/" + name + b".jpg")
     (tmp_path / "photos" / f"bad{ESCAPES}.jpg").write_bytes(b"junk")
     out = "o[/b]" + ESCAPES
 
     code, printed = run(tmp_path, "check", "photos", "--bundle", BUNDLE, *BOX, "--out", out)
     assert (code, OBEYED.findall(printed)) == (0, [])
+    assert not re.search("^warning: y", printed, re.MULTILINE)
     assert r"report: o[/b]\x1b[31m" in printed.replace("\n", "")
     page = (tmp_path / out / "report.html").read_text(encoding="utf-8")
     assert not OBEYED.search(page)

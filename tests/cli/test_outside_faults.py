@@ -58,16 +58,21 @@ def test_disk_and_memory_are_one_line(
     assert words in line
 
 
-def test_other_runtime_errors_stay_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of the program itself keeps its traceback."""
+def test_other_runtime_errors_stay_visible(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of the program itself keeps its traceback, with what a terminal would obey written
+    out."""
 
     def fail(**_: object) -> None:
-        raise RuntimeError("a bug")
+        raise RuntimeError("a bug\x1b[1m")
 
     monkeypatch.setattr(entry, "app", fail)
     monkeypatch.setattr(sys, "argv", ["physadv"])
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(SystemExit) as ended:
         entry.main()
+    assert ended.value.code == 1
+    assert r"RuntimeError: a bug\x1b[1m" in capsys.readouterr().err
 
 
 SMALL = ("patch", "--steps", "1", "--draws", "2", "--test-draws", "2", "--out", "run")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from physadv.core.visible_text import visible_line
 from physadv.privacy.config import CloakCheckConfig, CloakConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
@@ -169,7 +170,7 @@ def _dry_run(task: CloakTask, run: RunOptions) -> None:
         except PhysadvError as error:
             row, words = {"faces": 0, "failed": str(error)}, f"cannot be done: {error}"
         rows.append({"photo": job.name, **row})
-        console.print(f"{job.name}: {words}")
+        console.print(visible_line(f"{job.name}: {words}"))
 
     faces_in_all = sum(row["faces"] for row in rows)
     summary = (
@@ -199,7 +200,7 @@ def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
                 )
                 if outcome.notes or outcome.status in ("failed", "no face"):
                     words = "; ".join([str(outcome.status), *outcome.notes])
-                    console.print(f"{outcome.job.name}: {words}")
+                    console.print(visible_line(f"{outcome.job.name}: {words}"))
         except KeyboardInterrupt:
             console.print("stopped; the same command resumes")
     return done

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from physadv.core.visible_text import visible_line
 from physadv.twin.config import TwinConfig
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console
@@ -50,7 +51,7 @@ def film_twin(config: TwinConfig, run: RunOptions) -> None:
     folder = run.open_folder(config)
     sheet = _sheet(patch, folder) if config.sheet is None else Path(config.sheet)
     for note in simulation["notes"]:
-        console.print(note, style="dim")
+        console.print(visible_line(note), style="dim")
 
     clips, stopped = _film(config, simulation, patch, sheet, folder)
     result = {
