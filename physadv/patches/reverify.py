@@ -160,7 +160,10 @@ def _candidates(name: str, bundle: PatchBundle, data: Path | None) -> list[Path]
     bundle. A card may come from elsewhere, so that no other place is looked at."""
     roots = [Path(), *([data] if data else [])]
     places = [root / name for root in roots if _lies_below(root, name)]
-    return [*places, member_of(bundle.folder, Path(name).name, error=BundleError)]
+    own = Path(name).name
+    if own in ("", ".."):  # the working folder, or one above it
+        return places
+    return [*places, member_of(bundle.folder, own, error=BundleError)]
 
 
 def _lies_below(root: Path, name: str) -> bool:

@@ -262,10 +262,12 @@ def test_a_check_leaves_no_password_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("check", "ADDRESS", "--bundle", "stop-sticker-signs-v1", "--out", "run"),
         ("check", "ADDRESS", "--bundle", "stop-sticker-signs-v1", "--out", "run", "--verbose"),
         ("calibrate", "camera", "ADDRESS", "--guided", "--out", "camera.json"),
-        ("calibrate", "fit", "ADDRESS", "--printer-name", "p", "--out", "fit.json", "--verbose"),
+        pytest.param(
+            ("calibrate", "fit", "ADDRESS", "--printer-name", "p", "--out", "fit.json"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda words: " ".join((*words[:2], *words[-1:])),
 )

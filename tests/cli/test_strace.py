@@ -186,14 +186,14 @@ COMMANDS = {
     ),
     "evaluate": (
         *("out", "evaluate", "--model", "own:make", "--data", "data", *LINF),
-        *("--steps", "2", "--out", "out"),
+        *("--out", "out"),
     ),
     "study": (
         *("out", "study", "photographed", "--model", "signs", "--pictures", "data/red"),
         *("--eps255", "8", "--camera", "phone", "--printer", "ideal", "--out", "out"),
     ),
 }
-DAILY = ("print",)
+DAILY = ("models list",)
 
 
 @pytest.mark.parametrize(
