@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow kills fuzz lint wheel-check clean venv
+.PHONY: demo test test-slow kills fuzz test-oldest audit lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -38,6 +38,22 @@ FUZZ_MINUTES ?= 60
 FUZZ_SEED    ?= $(shell date +%s)
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/harness.py --count 100000000 --minutes $(FUZZ_MINUTES) --seed $(FUZZ_SEED)
+
+# The lowest versions that pyproject.toml allows, beside this torch, in a venv of their own.
+OLDEST := build/oldest
+test-oldest: $(STAMP)
+	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
+	$(BIN)/python scripts/oldest_versions.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check -c $(OLDEST)/constraints.txt -e .
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check pytest pytest-timeout hypothesis
+	$(OLDEST)/bin/physadv doctor
+	$(OLDEST)/bin/python -m pytest -q tests/core tests/printing/test_cut_line.py tests/cli/test_help.py
+
+# Known faults of what is installed; asks a database on the network.
+audit: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.core.reading import foreign_errors
 from physadv.core.tables import read_table
 from physadv.core.trust import assert_may_run
 from physadv.models.exported_archive import vetted_archive
@@ -48,7 +49,8 @@ def kind_of(path: Path) -> Kind:
 
     if zipfile.is_zipfile(path):
         assert_holds_its_members(path)
-        with zipfile.ZipFile(path) as archive:
+        damaged = foreign_errors(str(path), ModelError, "a damaged archive", "fetch it anew")
+        with damaged, zipfile.ZipFile(path) as archive:
             members = {name.partition("/")[2] or name for name in archive.namelist()}
         if any(m.startswith("code/") for m in members):
             return "torchscript"

