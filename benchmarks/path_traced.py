@@ -35,7 +35,7 @@ from physadv.check.frame_verdict import VerdictRule, frame_verdicts, verdict_rul
 from physadv.check.run_check import MARGIN
 from physadv.core.image_io import save_png, to_tensor
 from physadv.core.random_streams import numpy_generator
-from physadv.core.rows import Row, append_rows, drop_torn_row, read_rows
+from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.defenses.load_model import load_model
@@ -258,7 +258,7 @@ def measure(options: argparse.Namespace) -> None:
     about["model"] = model.card.name
     done = set()
     if options.rows.is_file():
-        drop_torn_row(options.rows)
+        mend_last_row(options.rows)
         done = {_key(row) for row in read_rows(options.rows)}
 
     poses = all_poses(signs.sign_mm, options.each)
