@@ -299,7 +299,7 @@ def test_ranges_are_read_from_toml(tmp_path: Path) -> None:
         ("yaw_deg = [0, inf]", "finite"),
         ("shadow_probability = 1.5", "0 to 1"),
         ("eot = 3", "table"),
-        ("yaw_deg = [", "no TOML"),
+        ("yaw_deg = [", "no valid TOML"),
     ],
 )
 def test_what_is_no_range_is_refused(text: str, named: str, tmp_path: Path) -> None:
