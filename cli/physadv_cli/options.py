@@ -97,6 +97,7 @@ Threads = Annotated[
         "--threads",
         help="CPU threads for torch; 0 leaves it to torch.",
         min=0,
+        max=1024,  # torch starts as many as are asked for, and hangs on millions
         rich_help_panel="Run",
     ),
 ]

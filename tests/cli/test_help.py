@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commandline import ROOT, environment
+from commandline import ROOT, environment, physadv
 from test_configured import COMMANDS
 from typer.testing import CliRunner
 
@@ -130,3 +130,10 @@ def test_python_m_physadv_works_from_any_folder(tmp_path: Path) -> None:
     assert run("chek").returncode == 2
     assert run("print", "nowhere").returncode == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_threads_that_no_machine_has_are_refused(tmp_path: Path) -> None:
+    """A million threads would be started one by one."""
+    result = physadv(tmp_path, "evaluate", "--threads", "1000000")
+    assert result.returncode == 2
+    assert "1024" in result.stderr
