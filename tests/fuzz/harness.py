@@ -38,7 +38,7 @@ from physadv.core.errors import PhysadvError  # noqa: E402
 
 MOST_BYTES = 2 << 30
 MOST_SECONDS = 5.0
-_SILENT_SECONDS = 40.0
+_SILENT_SECONDS = 120.0
 _BATCH = 400
 CORPUS = Path(__file__).resolve().parent / "corpus"
 
