@@ -287,7 +287,7 @@ def pick_device(name: str | torch.device) -> torch.device:
 
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" makes tensors that hold nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
             f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu"

@@ -297,7 +297,7 @@ def test_bad_input_is_one_line_and_the_right_code(
     place: Path, words: tuple[str, ...], code: int, said: str
 ) -> None:
     """A known error is one line on stderr and exit 1; wrong usage is exit 2; stdout stays empty."""
-    done = physadv(place, *EVALUATE, *words, "--out", "run", "--json")
+    done = physadv(place, *EVALUATE, *words, "--out", "run", "--json", "--trust")
     assert done.returncode == code
     assert said in done.stderr
     assert done.stdout == ""

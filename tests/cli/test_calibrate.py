@@ -134,7 +134,7 @@ def test_fit_averages_a_video(photos: Path, tmp_path: Path) -> None:
         (["fit", "set1.jpg", "--map", "linear"], "linear"),
         (["fit", "set1.jpg", "--check", "set1.jpg"], "set 1 is the set"),
         (["fit", "set1.jpg", "set2.jpg"], "mixed"),
-        (["fit", "set1.jpg", "--camera-profile", "set1.jpg"], "no valid JSON"),
+        (["fit", "set1.jpg", "--camera-profile", "set1.jpg"], "neither UTF-8"),
         (["camera", "set1.jpg"], "board corners"),
     ],
 )

@@ -188,6 +188,7 @@ def test_bad_input_is_one_line_and_the_right_code(
         "--out",
         "run",
         "--json",
+        "--trust",
     )
     monkeypatch.setattr(sys, "argv", [*base, *words])
     with pytest.raises(SystemExit) as ended:

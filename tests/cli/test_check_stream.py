@@ -257,7 +257,7 @@ def test_a_page_while_it_runs_and_an_end_of_its_own(
     reader = Thread(target=lambda: said.extend(process.stderr or []), daemon=True)
     reader.start()
     wait_for(lambda: rows_in(place / "out") >= 2, process)
-    address = re.search(r"http://127\.0\.0\.1:\d+/", "".join(said))
+    address = re.search(r"http://127\.0\.0\.1:\d+/\S*/", "".join(said))
     assert address is not None
     with urlopen(f"{address[0]}frame.jpg", timeout=30) as answer:
         shown = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), 1)
