@@ -121,7 +121,7 @@ def test_the_command_stops_with_one_line_and_goes_on_when_forced(place: Path) ->
     refused."""
     words = ["patch", "--model", "controls_model:sees", "--size", "450x450", "--center", "0,0"]
     words += ["--steps", "2", "--draws", "2", "--test-draws", "20", "--resolution", "8"]
-    words += ["--faces", "plain", "--out", "out", "--json"]
+    words += ["--faces", "plain", "--out", "out", "--json", "--trust"]
     refused = physadv(place, *words)
     assert refused.returncode == 1, refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr

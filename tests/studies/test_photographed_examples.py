@@ -179,17 +179,20 @@ def test_pictures_are_cut_to_their_middle_square(height: int, width: int) -> Non
 def test_the_command_records_and_repeats_a_study(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Older spellings are recorded under their present names; --config gives the same table."""
+    """Older spellings are recorded under their present names; --config gives the same table, where
+    a model that is code is named again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     words = ["--data", str(photos), "--limit", "2", "--eps255", "8", "--picture-size", "48"]
-    command = ["study", "photographed", "--victim", f"{Path(__file__).stem}:Textures", "--json"]
+    own = f"{Path(__file__).stem}:Textures"
+    command = ["study", "photographed", "--victim", own, "--json"]
     done = CliRunner().invoke(app, [*command, *words, "--out", "one"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     config = PhotographedConfig.from_toml("one/config.toml")
     assert (config.picture_count, config.eps255, config.camera) == (2, (8,), ("phone",))
 
-    again = ["study", "photographed", "--config", "one/config.toml", "--out", "two", "--json"]
+    again = ["study", "photographed", "--config", "one/config.toml", "--model", own]
+    again += ["--out", "two", "--json"]
     repeated = CliRunner().invoke(app, again, catch_exceptions=False)
     assert json.loads(repeated.stdout)["table"] == json.loads(done.stdout)["table"]
 
