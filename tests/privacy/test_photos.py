@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -355,3 +356,16 @@ def test_heic_round_trip_or_a_clear_word(tmp_path: Path) -> None:
     assert np.abs(photo.rgb.astype(int) - picture()).mean() < 6
     out = save_photo(tmp_path / "out.heic", photo, photo.rgb)
     assert np.abs(read_photo(out).rgb.astype(int) - photo.rgb).mean() < 6
+
+
+@pytest.mark.parametrize(("format_name", "width"), [("WEBP", 16400), ("JPEG", 65600)])
+def test_a_size_that_a_format_cannot_hold_is_named(
+    format_name: str, width: int, tmp_path: Path
+) -> None:
+    """WebP ends at 16383 px and JPEG at 65535: the format and the size are said."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    photo = read_photo(tmp_path / "a.png")
+    long = np.zeros((2, width, 3), np.uint8)
+    wide = replace(photo, rgb=long, options={"format": format_name})
+    with pytest.raises(ImageError, match=rf"{width}x2 px: {format_name} takes none"):
+        encode_photo(wide, long)

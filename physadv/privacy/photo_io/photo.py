@@ -95,7 +95,7 @@ def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False)
         The file's bytes.
 
     Raises:
-        ImageError: The size is another.
+        ImageError: The size is another, or one that the format cannot hold.
     """
     if rgb.shape != photo.rgb.shape:
         raise ImageError(f"{rgb.shape}", f"the photo is {photo.rgb.shape}", "Keep the size")
@@ -110,8 +110,16 @@ def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False)
     if photo.alpha is not None:
         image.putalpha(Image.fromarray(photo.alpha))
 
-    buffer = io.BytesIO()
-    image.save(buffer, **{**photo.options, **carried.for_pillow(photo.options["format"])})
+    buffer, format_name = io.BytesIO(), photo.options["format"]
+    try:
+        image.save(buffer, **{**photo.options, **carried.for_pillow(format_name)})
+    except (ValueError, OSError) as error:  # into memory, so that no disk is at fault
+        height, width = rgb.shape[:2]
+        raise ImageError(
+            f"picture of {width}x{height} px",
+            f"{format_name} takes none ({error})",
+            "Make it smaller",
+        ) from error
     return buffer.getvalue()
 
 
