@@ -21,7 +21,8 @@ class PrintConfig(Config):
     command: ClassVar[str] = "print"
 
     bundle: shared.BundlePath
-    paper: Annotated[str, ConfigField(shared.PAPER_HELP, "Page", metavar="PAPER")] = "a4"
+    paper: Annotated[str | None, ConfigField(shared.PAPER_HELP, "Page", metavar="PAPER")] = None
+    """None: a4, or without ``tile`` the smallest larger paper that takes the sticker."""
     tile: Annotated[
         bool, ConfigField("Lay a sticker larger than the paper over several sheets.", "Page")
     ] = False

@@ -158,6 +158,25 @@ def smallest_paper(width: float, height: float) -> str:
     raise _too_large(width, height, "a1", 0.0, "")
 
 
+def usual_paper(width: float, height: float, bleed: float = 0.0) -> str:
+    """Return a4, or where a4 does not take a sticker, the smallest larger paper that does.
+
+    Args:
+        width: Width of the sticker in mm.
+        height: Height of the sticker in mm.
+        bleed: Print beyond the cut in mm.
+
+    Returns:
+        Its name; a4 where no paper takes the sticker.
+
+    Example:
+        >>> usual_paper(100, 100), usual_paper(201.8, 141.2), usual_paper(2000, 100)
+        ('a4', 'a3', 'a4')
+    """
+    names = ("a4", "a3", "a2", "a1")
+    return next((name for name in names if fits_paper(width, height, name, bleed)), "a4")
+
+
 def sheet_layout(
     width: float, height: float, paper: Paper, bleed: float = 0.0, *, instead: str = ""
 ) -> SheetLayout:

@@ -118,7 +118,7 @@ def write_sheet(
         >>> from physadv.patches.bundle import read_bundle
         >>> bundle = read_bundle(bundle_folder(Path("stop-sticker-signs-v1")))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     sheet = write_sheet(bundle, f"{folder}/sheet.pdf")
+        ...     sheet = write_sheet(bundle, f"{folder}/sheet.pdf", paper="a3")
         >>> sheet.pages, round(sheet.bar_mm, 1)
         (1, 100.0)
     """

@@ -90,6 +90,28 @@ def test_print_paper_in_mm(bundle: Path) -> None:
     assert (bundle / "sheet.pdf").is_file()
 
 
+def test_a_sticker_larger_than_a4_goes_on_larger_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --paper a ready-made sticker is printed whatever its size, true to scale, and the way
+    to do it on A4 is said; named paper is what is used, or an error."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["print", "stop-sticker-signs-v1", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["paper"] == "a3"
+    told = CliRunner().invoke(app, ["print", "stop-sticker-signs-v1", "--overwrite"])
+    assert "with --tile on 1 sheet" in " ".join(told.output.split())
+
+    tiled = CliRunner().invoke(
+        app, ["print", "stop-sticker-signs-v1", "--tile", "--json", "--out", "t.pdf"]
+    )
+    assert json.loads(tiled.stdout)["paper"] == "a4"
+    named = CliRunner().invoke(
+        app, ["print", "stop-sticker-signs-v1", "--paper", "a4", "--out", "n.pdf"]
+    )
+    assert isinstance(named.exception, GeometryError)
+
+
 def test_print_on_tiles(bundle: Path, tmp_path: Path) -> None:
     """--page is --paper, mm may be written out; --json names PDF, SVG, pages, tiles, sizes and the
     measured bar."""

@@ -31,8 +31,9 @@ def register(app: typer.Typer, panel: str) -> None:
 def print_sheet(config: PrintConfig, run: RunOptions) -> None:
     """Write the print sheet of a patch: sticker, cut line, markers and a 100 mm bar to measure.
 
-    Print it at 100 %. Beside the PDF lies the cut line as SVG. With --icc the PDF is PDF/X-4 for a
-    print shop, with a soft proof as PNG beside it.
+    Print it at 100 %. Without --paper it goes on a4, or on the smallest larger paper that takes it.
+    Beside the PDF lies the cut line as SVG. With --icc the PDF is PDF/X-4 for a print shop, with a
+    soft proof as PNG beside it.
 
     Example: physadv print runs/stop --paper a4 --tile --bleed 2 --test-signs
     """
@@ -45,11 +46,12 @@ def print_sheet(config: PrintConfig, run: RunOptions) -> None:
 
     patch = read_bundle(bundle_folder(Path(config.bundle)))
     target = run.claim_file(run.out or _usual_path(Path(config.bundle)), config)
+    paper, remark = _chosen_paper(config, patch)
     with status_line("drawing the sheet"):
         sheet = write_sheet(
             patch,
             target,
-            paper=config.paper,
+            paper=paper,
             tile=config.tile,
             overlap=config.overlap,
             cut=CutOptions(
@@ -63,7 +65,24 @@ def print_sheet(config: PrintConfig, run: RunOptions) -> None:
     print_findings([finding.as_dict() for finding in _findings(sheet)])
     size = patch.card.size
     words = f"{size.width_mm:.1f} x {size.height_mm:.1f} mm"
-    run.finish(_result(config, patch, sheet), _summary(sheet, words, config.paper, config.icc))
+    summary = _summary(sheet, words, paper, config.icc)
+    run.finish(_result(config, patch, sheet, paper), summary + remark)
+
+
+def _chosen_paper(config: PrintConfig, patch: PatchBundle) -> tuple[str, str]:
+    """The paper to print on, and a line on what to do without it, empty for the usual one."""
+    from physadv.printing.layout import usual_paper
+    from physadv.printing.tiling import tiles_needed
+
+    if config.paper is not None:
+        return config.paper, ""
+    size = patch.card.size.width_mm, patch.card.size.height_mm
+    paper = "a4" if config.tile else usual_paper(*size, config.bleed)
+    if paper == "a4":
+        return paper, ""
+    tiles = tiles_needed(*size, "a4", overlap=config.overlap, bleed=config.bleed)
+    remark = f"\na4 is too small for it and its markers{': on a4 ' + tiles if tiles else ''}"
+    return paper, remark.replace("print with --tile", "it is printed with --tile")
 
 
 def _usual_path(bundle: Path) -> Path:
@@ -80,7 +99,9 @@ def _face_of(drawing: str, patch: PatchBundle) -> SignFace:
     return SignFace(placement.sign, read_rgba(drawing, svg_px=2048), placement.sign_width_mm)
 
 
-def _result(config: PrintConfig, patch: PatchBundle, sheet: PrintedSheet) -> dict[str, Any]:
+def _result(
+    config: PrintConfig, patch: PatchBundle, sheet: PrintedSheet, paper: str
+) -> dict[str, Any]:
     """What ``--json`` prints."""
     size = patch.card.size
     return {
@@ -88,7 +109,7 @@ def _result(config: PrintConfig, patch: PatchBundle, sheet: PrintedSheet) -> dic
         "svg": sheet.svg,
         "proof": sheet.proof_png,
         "run_id": patch.card.patch.run_id,
-        "paper": config.paper,
+        "paper": paper,
         "page_mm": sheet.page_mm,
         "pages": sheet.pages,
         "size_mm": [size.width_mm, size.height_mm],
