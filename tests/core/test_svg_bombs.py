@@ -84,6 +84,7 @@ BOMBS = {
 @pytest.mark.parametrize(("body", "said"), BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_is_one_line_or_a_picture(body: str, said: str) -> None:
     """The process of the drawing dies alone; where it ends in time, its picture is as asked."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     try:
         rgba = rasterize_svg(drawing(body), 512)
     except ImageError as error:
@@ -93,8 +94,9 @@ def test_a_bomb_is_one_line_or_a_picture(body: str, said: str) -> None:
         assert rgba.shape == (512, 512, 4)
     assert re.search(said, line)
     assert "\n" not in line
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert children.ru_maxrss * 1024 < svg_drawing.MOST_MEMORY_BYTES
+    # The largest child so far, which may be one of another test.
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert largest == before or largest * 1024 < svg_drawing.MOST_MEMORY_BYTES
 
 
 @pytest.mark.parametrize(
