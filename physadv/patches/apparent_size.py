@@ -52,22 +52,21 @@ def sizes_in(scenes: SceneBatch, sign_width_mm: float, *, whole_frame: bool) -> 
         >>> sizes_in(still, 16.0, whole_frame=True).tolist()
         [0.25]
     """
+    owner = None if scenes.marks is None else scenes.marks.scene
     if scenes.marks is not None:
         sides = _longer_sides(scenes.marks)
-        owner = scenes.marks.scene
-        enlargement = scenes.enlargement if owner is None else scenes.enlargement[owner]
     else:
         corners = square_corners(sign_width_mm).to(scenes.homography)
         seen = apply_homography(scenes.homography, corners.expand(len(scenes.images), 4, 2))
         sides = (seen.amax(1) - seen.amin(1)).amax(1)
-        enlargement = scenes.enlargement
-    if not whole_frame:
-        return sides / enlargement.to(sides)
-    if scenes.frame_box is None:
-        return sides / scenes.images.shape[-2]
-    heights = (scenes.frame_box[:, 3] - scenes.frame_box[:, 1]).to(sides)
-    owner = None if scenes.marks is None else scenes.marks.scene
-    return sides / (heights if owner is None else heights[owner])
+
+    # What a size is measured by in each scene: px of the camera, or the frame's height.
+    units = scenes.enlargement
+    if whole_frame:
+        if scenes.frame_box is None:
+            return sides / scenes.images.shape[-2]
+        units = scenes.frame_box[:, 3] - scenes.frame_box[:, 1]
+    return sides / (units if owner is None else units[owner]).to(sides)
 
 
 def _longer_sides(annotations: Annotations) -> Tensor:

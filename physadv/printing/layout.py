@@ -173,8 +173,7 @@ def usual_paper(width: float, height: float, bleed: float = 0.0) -> str:
         >>> usual_paper(100, 100), usual_paper(201.8, 141.2), usual_paper(2000, 100)
         ('a4', 'a3', 'a4')
     """
-    names = ("a4", "a3", "a2", "a1")
-    return next((name for name in names if fits_paper(width, height, name, bleed)), "a4")
+    return next(iter(_common_papers(width, height, bleed)), "a4")
 
 
 def sheet_layout(
@@ -282,6 +281,11 @@ def _sheet_markers(
     }
 
 
+def _common_papers(width: float, height: float, bleed: float) -> list[str]:
+    """The common papers that take a sticker, the smallest first; only these are suggested."""
+    return [p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)]
+
+
 def _too_large(
     width: float, height: float, paper: Paper, bleed: float, instead: str
 ) -> GeometryError:
@@ -291,8 +295,7 @@ def _too_large(
     rooms = [(floor(10 * w) / 10, floor(10 * h) / 10) for w, h in rooms]
     limit = " or ".join(f"{w:g} x {h:g} mm" for w, h in rooms if min(w, h) > 0) or "no sticker"
 
-    # Only common formats are suggested.
-    common = [p for p in ("a4", "a3", "a2", "a1") if fits_paper(width, height, p, bleed)]
+    common = _common_papers(width, height, bleed)
     remedies = [
         instead,
         f"print with --paper {common[0]}" if common else "",

@@ -81,8 +81,9 @@ def _chosen_paper(config: PrintConfig, patch: PatchBundle) -> tuple[str, str]:
     if paper == "a4":
         return paper, ""
     tiles = tiles_needed(*size, "a4", overlap=config.overlap, bleed=config.bleed)
-    remark = f"\na4 is too small for it and its markers{': on a4 ' + tiles if tiles else ''}"
-    return paper, remark.replace("print with --tile", "it is printed with --tile")
+    return paper, "\na4 is too small for it and its markers" + (
+        f"; for a4, {tiles}" if tiles else ""
+    )
 
 
 def _usual_path(bundle: Path) -> Path:
