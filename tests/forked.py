@@ -156,6 +156,7 @@ def _import_everything() -> None:
     import pkgutil
 
     import torch
+    import torch._dynamo  # which torch imports for the first optimizer: a second and more
 
     import physadv
     import physadv_cli

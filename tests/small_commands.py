@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,61 @@ for module in (task, detection):
     module.default_finders = lambda *a, **k: [tinyface.KnownFinder()]
 """
 """Code that puts a small embedder and a known face in place of the real ones."""
+_FEW_DRAWS = "import physadv.training.sign_classifier.recipe as r; r._DRAWS_OF_A_FACE = 2"
+"""Code that judges a sign classifier on fewer drawn faces."""
 OWN = ("--data", "data.npz", "--model", "own:make")
+
+
+@cache
+def _photos_of(page: str) -> tuple[bytes, ...]:
+    """JPEG photos of a calibration page, "chart" or "board", held before a camera."""
+    import tempfile
+
+    from guided_films import board_poses, frame, page_picture
+
+    from physadv.calibration.charuco_board import write_board
+    from physadv.calibration.color_chart import write_chart
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "page.pdf")
+        write_chart(file) if page == "chart" else write_board(file)
+        picture = page_picture(file)
+    chart = [(0.0, 0.0, 90.0, 330.0, 0.0, 0.0), (4.0, 3.0, -86.0, 330.0, 8.0, 5.0)]
+    poses = chart if page == "chart" else board_poses()[:8]
+    return tuple(_jpeg(frame(picture, pose, seed=n)) for n, pose in enumerate(poses))
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    """Pixels (h, w, 3) uint8 as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def _write_photos_of_chart(folder: Path) -> None:
+    for number, photo in enumerate(_photos_of("chart")):
+        (folder / f"chart-{number}.jpg").write_bytes(photo)
+
+
+def _write_photos_of_board(folder: Path) -> None:
+    (folder / "board").mkdir()
+    for number, photo in enumerate(_photos_of("board")):
+        (folder / "board" / f"{number}.jpg").write_bytes(photo)
+
+
+def _write_sign_tracks(folder: Path) -> None:
+    """A tiny GTSRB: three classes of colored squares, four tracks each, two frames a track."""
+    with zipfile.ZipFile(folder / "gtsrb.zip", "w") as archive:
+        for label, color in {1: (200, 200, 200), 14: (180, 20, 30), 33: (20, 40, 200)}.items():
+            lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+            for track, shot in np.ndindex(4, 2):
+                pixels = np.full((20, 20, 3), 20 * track, np.uint8)
+                pixels[2:18, 2:18] = color
+                name, buffer = f"{track:05d}_{shot:05d}.ppm", io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PPM")
+                archive.writestr(f"GTSRB/{label:05d}/{name}", buffer.getvalue())
+                lines.append(f"{name};20;20;2;2;18;18;{label}")
+            archive.writestr(f"GTSRB/{label:05d}/GT-{label:05d}.csv", "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -55,6 +113,7 @@ class SmallCommand:
         code: Python run before it.
         finished: Files that a finished run has, of which none may be missing.
         varying: Patterns of files that two runs need not have alike.
+        prepare: Writes inputs that no other command has into a folder; None for none.
     """
 
     words: tuple[str, ...]
@@ -62,6 +121,7 @@ class SmallCommand:
     code: str = ""
     finished: tuple[str, ...] = ()
     varying: tuple[str, ...] = ()
+    prepare: Callable[[Path], None] | None = None
 
     @property
     def line(self) -> tuple[str, ...]:
@@ -98,6 +158,15 @@ SMALL_COMMANDS = {
         ),
         finished=("model.safetensors", "model.safetensors.toml"),
     ),
+    "train signs": SmallCommand(
+        (
+            *("train", "signs", "--data", "gtsrb.zip", "--epochs", "2", "--epoch-steps", "2"),
+            *("--batch-size", "8", "--precision", "fp32", "--faces", "plain"),
+        ),
+        code=_FEW_DRAWS,
+        finished=("signs.safetensors", "signs.toml", "rows.jsonl"),
+        prepare=_write_sign_tracks,
+    ),
     "study masked": SmallCommand(
         (
             *("study", "masked", "--data", "toy.npz", "--limit", "4", "--train-images", "24"),
@@ -126,6 +195,14 @@ SMALL_COMMANDS = {
     ),
     "print": SmallCommand(("print", "sticker", "--paper", "a4"), "out.pdf"),
     "calibrate chart": SmallCommand(("calibrate", "chart"), "out.pdf"),
+    "calibrate fit": SmallCommand(
+        ("calibrate", "fit", "chart-0.jpg", "chart-1.jpg"),
+        "out.json",
+        prepare=_write_photos_of_chart,
+    ),
+    "calibrate camera": SmallCommand(
+        ("calibrate", "camera", "board"), "out.json", prepare=_write_photos_of_board
+    ),
     "twin": SmallCommand(
         ("twin", "sticker", "--clips", "2", "--frames", "2", "--frame-size", "160x120"),
         finished=("twin.json", "truth.jsonl", "contact.png"),
@@ -154,9 +231,13 @@ SMALL_COMMANDS = {
     ),
 }
 
+FILES = tuple(name for name, command in SMALL_COMMANDS.items() if "." in command.out)
+"""Commands whose result is one file."""
 
-def write_inputs(folder: Path) -> None:
-    """Write the inputs of all commands into ``folder``, the same bytes each time."""
+
+def write_inputs(folder: Path, *names: str) -> None:
+    """Write the inputs of the commands ``names``, all where none is named, into ``folder``: the
+    same bytes each time."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     np.savez(folder / "data.npz", images=images, labels=np.arange(6) % 2)
@@ -177,6 +258,10 @@ def write_inputs(folder: Path) -> None:
                 folder / "views" / f"{block}-{number}.png"
             )
     _write_faces(folder)
+    for name in names or SMALL_COMMANDS:
+        prepare = SMALL_COMMANDS[name].prepare
+        if prepare is not None:
+            prepare(folder)
 
 
 def _write_toy(file: Path, random: np.random.Generator) -> None:

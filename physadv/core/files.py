@@ -53,7 +53,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         OSError: The disk, the folder or the file itself does not take it.
 
     Example:
-        >>>         >>> with tempfile.TemporaryDirectory() as folder:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
         ...     with atomic_path(f"{folder}/notes.txt") as temporary:
         ...         _ = temporary.write_text("whole")
         ...     Path(folder, "notes.txt").read_text()

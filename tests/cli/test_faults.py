@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from forked import Faults, Finished, ForkServer
-from small_commands import SMALL_COMMANDS, assert_same, result_of, write_inputs
+from small_commands import FILES, SMALL_COMMANDS, assert_same, result_of, write_inputs
 
 from physadv.core.package_data import bundle_folder
 from physadv.core.run_folder import locked_file, locked_folder
@@ -219,7 +219,7 @@ os.fsync = vanishing
 
 
 @pytest.mark.parametrize("number", [2, 6])
-@pytest.mark.parametrize("name", commands(but=("print", "calibrate chart")))
+@pytest.mark.parametrize("name", commands(but=FILES))
 def test_a_folder_that_vanishes(world: World, tmp_path: Path, name: str, number: int) -> None:
     """Removed while the run writes into it: no result is claimed."""
     code = VANISH_AT.replace("NUMBER", str(number))
@@ -305,7 +305,7 @@ def test_something_else_stands_at_out(
     OBSTACLES[obstacle](out)
     before = os.lstat(out)
     done = world.run(name, out)
-    if obstacle == "a link to nowhere" and name in ("print", "calibrate chart"):
+    if obstacle == "a link to nowhere" and name in FILES:
         assert done.code == 0  # the file that it leads to is made
     else:
         done.error_line()
@@ -382,7 +382,7 @@ def test_a_place_in_use(world: World, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("link", ["rows.jsonl", "report.html", "config.toml", ".physadv.lock"])
-@pytest.mark.parametrize("name", commands(but=("print", "calibrate chart")))
+@pytest.mark.parametrize("name", commands(but=FILES))
 def test_a_link_out_of_the_folder(world: World, tmp_path: Path, name: str, link: str) -> None:
     """A run folder of somebody else's does not make this run write to the user's files."""
     out, victim = tmp_path / "out", tmp_path / "bashrc"

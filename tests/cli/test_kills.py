@@ -84,7 +84,7 @@ def server() -> Iterator[ForkServer]:
 def killed(name: str, folder: Path, server: ForkServer) -> KilledCommand:
     """The command ``name`` with inputs of its own."""
     (folder / "w").mkdir()
-    write_inputs(folder / "w")
+    write_inputs(folder / "w", name)
     return KilledCommand(name, folder / "w", server)
 
 
