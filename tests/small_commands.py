@@ -46,8 +46,34 @@ for module in (task, detection):
     module.default_finders = lambda *a, **k: [tinyface.KnownFinder()]
 """
 """Code that puts a small embedder and a known face in place of the real ones."""
-_FEW_DRAWS = "import physadv.training.sign_classifier.recipe as r; r._DRAWS_OF_A_FACE = 2"
-"""Code that judges a sign classifier on fewer drawn faces."""
+_FEW_FACES = """
+import physadv.training.sign_classifier.canvases as canvases
+import physadv.training.sign_classifier.recipe as recipe
+
+canvases.SYNTHETIC, recipe._DRAWS_OF_A_FACE = 2, 2
+"""
+"""Code that trains a sign classifier on few backgrounds and judges it on few drawn faces."""
+_FEW_SCENES = """
+import physadv.demo as demo
+import physadv.eot.scenes.load as load
+import physadv.patches.optimize as optimize
+import physadv.patches.visibility as visibility
+import physadv.printing.sheet as sheet
+import physadv.twin.simulate as simulate
+from dataclasses import replace
+from inspect import unwrap
+
+load._background_pools.__defaults__ = (2,)
+unwrap(optimize.optimize_patch).__kwdefaults__["validation_draws"] = 4
+unwrap(optimize.measure_controls).__defaults__ = (32,)
+unwrap(visibility.measure_visibility).__kwdefaults__["draws_a_cell"] = 2
+unwrap(sheet.write_sheet).__kwdefaults__["sign_dpi"] = 72
+unwrap(simulate.simulate_clips).__kwdefaults__["frame_size"] = (320, 240)
+settings = demo.demo_settings
+demo.demo_settings = lambda **given: replace(settings(**given), draws=4, test_draws=4)
+"""
+"""Code that optimizes and judges a sticker on few draws before few backgrounds, and draws and films
+it in few pixels."""
 OWN = ("--data", "data.npz", "--model", "own:make")
 
 
@@ -163,7 +189,7 @@ SMALL_COMMANDS = {
             *("train", "signs", "--data", "gtsrb.zip", "--epochs", "2", "--epoch-steps", "2"),
             *("--batch-size", "8", "--precision", "fp32", "--faces", "plain"),
         ),
-        code=_FEW_DRAWS,
+        code=_FEW_FACES,
         finished=("signs.safetensors", "signs.toml", "rows.jsonl"),
         prepare=_write_sign_tracks,
     ),
@@ -187,10 +213,12 @@ SMALL_COMMANDS = {
             *("patch", "--steps", "3", "--draws", "4", "--test-draws", "4", "--size", "200x200"),
             *("--force",),
         ),
+        code=_FEW_SCENES,
         finished=("card.toml", "patch.png", "mask.png", "rows.jsonl", "report.html"),
     ),
     "patch transfer": SmallCommand(
         ("patch", "transfer", "stop-sticker-signs-v1", "--model", "signs", "--test-draws", "4"),
+        code=_FEW_SCENES,
         finished=("transfer.jsonl", "transfer.md"),
     ),
     "print": SmallCommand(("print", "sticker", "--paper", "a4"), "out.pdf"),
@@ -225,6 +253,7 @@ SMALL_COMMANDS = {
     ),
     "demo": SmallCommand(
         ("demo", "--steps", "2", "--clips", "1", "--frames", "1"),
+        code=_FEW_SCENES,
         finished=("sheet.pdf", "check/report.html"),
         # The card of the sticker holds the time that it took, and its digest goes on from there.
         varying=("sheet.pdf", "twin/twin.json", "check/(?!rows).*"),
