@@ -12,8 +12,8 @@ from hypothesis import settings
 
 pytest_plugins = ["capture_fixtures"]
 
-settings.register_profile("same", derandomize=True)
-settings.register_profile("explore")
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 """Every run checks the same drawn examples; HYPOTHESIS_PROFILE=explore looks for new ones."""
 

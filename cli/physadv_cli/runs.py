@@ -24,7 +24,7 @@ from rich.text import Text
 from physadv.core.addresses import public_address
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import PhysadvError
-from physadv.core.files import refuse_unless_file, write_json, write_text
+from physadv.core.files import make_folder, refuse_unless_file, write_json, write_text
 from physadv.core.run_folder import (
     HeldFolder,
     assert_folder_possible,
@@ -180,7 +180,7 @@ class RunOptions:
         if any(held.folder == folder for held in self.folders):
             return folder
         assert_folder_possible(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.folders.append(self.held.enter_context(locked_folder(folder)))
         return folder
 
@@ -196,7 +196,7 @@ class RunOptions:
                 another configuration made, or something else, stands there.
         """
         assert_folder_possible(file.parent)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         self.held.enter_context(locked_file(file))
         if not self.overwrite:
             refuse_other_file(file, record_of(file), config)
@@ -348,8 +348,7 @@ def open_run(
     Returns:
         The folder.
     """
-    folder = out or default_folder(command)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(out or default_folder(command))
     table = {COMMAND_KEY: command, **plain(config)}
     _write_config(folder, table)
     write_json(
@@ -369,7 +368,7 @@ def record_config(folder: Path, config: Config) -> None:
 
     For folders that people pass on, such as cloaked photos.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _write_config(folder, plain(config.as_table()))
 
 

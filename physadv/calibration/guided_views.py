@@ -52,6 +52,7 @@ from physadv.calibration.page_measures import (
     reached_cells,
 )
 from physadv.core.errors import CalibrationError, PhysadvError
+from physadv.core.files import make_folder
 from physadv.core.image_io import read_rgb, save_png
 from physadv.eot.profiles import CameraProfile
 
@@ -293,7 +294,7 @@ class GuidedViews(Generic[View]):
         except CalibrationError as error:
             return self._state(Advice(error.remedy, error.limit), measures.corners)
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         save_png(self.folder / name, image)
         self._count(view, target, measures)
         words = self._waiting[0].words if self._waiting else "Done"

@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import secrets
+import socket
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,8 @@ _LONGEST_NAME = 255
 """Most bytes of a file's name, on all usual file systems."""
 _LONGEST_SUFFIX = 32
 """Longest suffix, in bytes, that a temporary file takes over: a name has 255 at most."""
+_FOREIGN_S = 24 * 3600.0
+"""Seconds after which a temporary file that another machine wrote counts as left behind."""
 
 
 @contextmanager
@@ -61,7 +65,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     target, replaced = _target_of(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary, descriptor = _new_temporary(target)
 
     try:
@@ -95,10 +99,36 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Make ``folder`` and the folders above it, force their names to disk and return it; one that
+    exists is left as it is.
+
+    Raises:
+        OSError: Something else stands there, or the disk does not take it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     make_folder(f"{root}/runs/first").name
+        'first'
+    """
+    path = Path(folder)
+    made = []
+    for each in (path, *path.parents):
+        if each.exists():
+            break
+        made.append(each)
+    path.mkdir(parents=True, exist_ok=True)
+    for each in made:
+        force_folder_to_disk(each.parent)
+    return path
+
+
 def remove_leftovers(folder: Path, *, below: bool) -> None:
     """Remove the temporary files that killed processes left in ``folder``.
 
-    A file that a living process writes is locked, and stays.
+    A file that a living process writes is locked, and stays. Locks of a network file system may
+    hold on one machine only, so what another machine wrote stays for a day.
 
     Args:
         folder: Folder of a run, or of a result.
@@ -112,7 +142,7 @@ def remove_leftovers(folder: Path, *, below: bool) -> None:
         for name in names:
             if name.startswith(_TEMPORARY):
                 with suppress(OSError):
-                    _remove_unlocked(Path(place, name))
+                    _remove_leftover(Path(place, name))
 
 
 def refuse_unless_file(path: str | Path) -> os.stat_result | None:
@@ -184,7 +214,8 @@ def _new_temporary(target: Path) -> tuple[Path, int | None]:
     its lock."""
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
     while True:
-        temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{suffix}")
+        name = f"{_TEMPORARY}{_machine()}-{secrets.token_hex(8)}{suffix}"
+        temporary = target.with_name(name)
         # Made by os.open rather than by tempfile, whose files are readable by their owner alone
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         if sys.platform == "win32":
@@ -197,8 +228,17 @@ def _new_temporary(target: Path) -> tuple[Path, int | None]:
         os.close(descriptor)  # removed as a leftover before it was locked
 
 
-def _remove_unlocked(path: Path) -> None:
-    """Remove the temporary file at ``path`` where no process holds its lock."""
+def _machine() -> str:
+    """What tells this machine from others in the name of a temporary file."""
+    return hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:8]
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove the temporary file at ``path`` where no process can be writing it."""
+    if not path.name.startswith(f"{_TEMPORARY}{_machine()}-"):
+        age = time.time() - path.lstat().st_mtime
+        if age < _FOREIGN_S:
+            return
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if sys.platform != "win32":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError
-from physadv.core.files import force_folder_to_disk, refuse_unless_file, write_text
+from physadv.core.files import force_folder_to_disk, make_folder, refuse_unless_file, write_text
 from physadv.core.parsing import parse_json
 from physadv.core.text import read_text
 
@@ -37,7 +37,7 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
     target = Path(path)
     data = "".join(json.dumps(row, default=float) + "\n" for row in rows).encode()
     is_new = refuse_unless_file(target) is None
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with target.open("ab", buffering=0) as stream:
         if not is_new:
             mend_last_row(target)

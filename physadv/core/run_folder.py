@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +20,15 @@ import filelock
 
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import OptionError
-from physadv.core.files import LOCK, beside, remove_leftovers, write_bytes, write_text
+from physadv.core.files import (
+    LOCK,
+    beside,
+    force_folder_to_disk,
+    make_folder,
+    remove_leftovers,
+    write_bytes,
+    write_text,
+)
 from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
@@ -26,6 +37,10 @@ UNASKED = "A finished result is not replaced without being asked"
 """What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"
 _OWNER = ".physadv.pid"
+_WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems say that have no locks, such as some network drives."""
+_TRIES = 5
+"""How often a lock is asked for whose file goes away meanwhile."""
 
 
 def new_run_folder(command: str, now: datetime, *, root: str | Path = "runs") -> Path:
@@ -53,12 +68,13 @@ def new_run_folder(command: str, now: datetime, *, root: str | Path = "runs") ->
         ['20260101T000000Z-check', '20260101T000000Z-check-2']
     """
     assert_folder_possible(Path(root))
-    Path(root).mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     name = f"{now:%Y%m%dT%H%M%SZ}-{command}"
     for number in count(1):
         folder = Path(root) / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
             folder.mkdir()
+            force_folder_to_disk(folder.parent)
             return folder
     raise AssertionError("count() ends")  # pragma: no cover
 
@@ -198,8 +214,19 @@ def set_aside(folder: Path) -> Path:
     # The record goes last: after a kill in between, the rest is still another run's.
     for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name == CONFIG, entry.name)):
         if entry.name not in (LOCK, _OWNER):
-            entry.rename(kept / entry.name)
+            _move(entry, kept / entry.name)
     return kept
+
+
+def _move(entry: Path, target: Path) -> None:
+    """Move a file or folder; copied where the run's folder is a disk of its own, or a layer of a
+    container's."""
+    try:
+        entry.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(entry, target)
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:
@@ -247,10 +274,9 @@ def locked_folder(folder: Path) -> Iterator[HeldFolder]:
         The folder, which is free again afterwards.
 
     Raises:
-        OptionError: Another process holds the folder, which the error names; or its lock is a
-            link.
+        OptionError: Another process holds the folder, which the error names; or its lock is no
+            plain file.
     """
-    _refuse_linked_lock(folder)
     rule = "One run at a time writes into a folder"
     with _held(folder / LOCK, folder / _OWNER, f'"{folder}" is in use', rule):
         remove_leftovers(folder, below=True)
@@ -262,15 +288,20 @@ def _identity(folder: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _refuse_linked_lock(folder: Path) -> None:
-    """Refuse a folder whose lock is a link, which older versions of filelock would follow."""
-    for name in (LOCK, _OWNER):
-        if (folder / name).is_symlink():
-            raise OptionError(
-                f'"{folder / name}" is a link',
-                "A run writes inside its own folder",
-                "Remove the link, or name another --out",
-            )
+def _refuse_unless_plain(file: Path) -> None:
+    """Refuse a lock that somebody put there as a link, which older versions of filelock would
+    follow, or as a pipe, on which writing waits."""
+    try:
+        mode = file.lstat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "no plain file"
+        raise OptionError(
+            f'"{file}" is {kind}',
+            "A run locks a file of its own",
+            "Remove it, or name another --out",
+        )
 
 
 @contextmanager
@@ -292,19 +323,16 @@ def locked_file(file: Path) -> Iterator[None]:
     # Made of a digest, since a name may be as long as the file system allows.
     name = f".physadv-{sha256(os.fsencode(file.name)).hexdigest()[:16]}"
     lock, owner = file.with_name(f"{name}.lock"), file.with_name(f"{name}.pid")
-    with _held(lock, owner, f'"{file}" is being written', "One process at a time writes a file"):
+    rule = "One process at a time writes a file"
+    with _held(lock, owner, f'"{file}" is being written', rule, passing=True):
         remove_leftovers(file.parent, below=False)
-        try:
-            yield
-        finally:
-            # A lock file that is gone is made anew by whoever comes next; on Windows an open file
-            # cannot be removed, and filelock removes it itself.
-            with suppress(OSError):
-                lock.unlink(missing_ok=True)
+        yield
 
 
 @contextmanager
-def _held(file: Path, owner: Path, what: str, rule: str) -> Iterator[None]:
+def _held(
+    file: Path, owner: Path, what: str, rule: str, *, passing: bool = False
+) -> Iterator[None]:
     """Hold the lock ``file`` and name this process in the file ``owner``.
 
     Args:
@@ -312,34 +340,62 @@ def _held(file: Path, owner: Path, what: str, rule: str) -> Iterator[None]:
         owner: File that tells which process holds it.
         what: What an error says of the thing locked.
         rule: What it says is allowed.
+        passing: Whether the lock's file goes with its holder.
     """
-    lock = filelock.FileLock(file, timeout=0)
-    # Without a lock, on file systems that have none, and where no file can be made: writing tells.
-    with suppress(NotImplementedError):
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            if file.exists():
-                remedy = "Wait for its end, or name another --out"
-                raise OptionError(f"{what} by {_owner_in_words(owner)}", rule, remedy) from None
-    if not lock.is_locked:
-        yield
-        return
-
+    for each in (file, owner):
+        _refuse_unless_plain(each)
+    lock = _acquired(file, owner, what, rule)
     try:
-        owner.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+        if lock is not None:
+            owner.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
+        # While it is held, since whoever comes next makes another. On Windows an open file cannot
+        # be removed, and filelock removes it itself.
+        for each in (owner, file) if passing else (owner,):
+            with suppress(OSError):
+                each.unlink()
+        if lock is not None:
+            lock.release()
 
 
-def _owner_in_words(file: Path) -> str:
-    """The process that wrote ``file``, with its machine where that is another one."""
+def _acquired(file: Path, owner: Path, what: str, rule: str) -> filelock.BaseFileLock | None:
+    """The lock ``file``, held; None on file systems that have none, where no other run is seen.
+
+    Raises:
+        OptionError: Another process holds it.
+    """
+    lock = filelock.FileLock(file, timeout=0)
+    for _ in range(_TRIES):
+        try:
+            lock.acquire()
+        except NotImplementedError:
+            return None
+        except filelock.Timeout:
+            if file.exists():
+                words, remedy = _owner_in_words(file, owner)
+                raise OptionError(f"{what} by {words}", rule, remedy) from None
+            # Its holder has just ended and taken it along.
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            return None
+        else:
+            return lock
+    return None  # no file can be made there: writing tells
+
+
+def _owner_in_words(file: Path, owner: Path) -> tuple[str, str]:
+    """The process that holds the lock ``file`` as it says in ``owner``, with its machine where that
+    is another one; and what to do."""
+    remedy = "Wait for its end, or name another --out"
     try:
-        pid, _, host = file.read_text(encoding="utf-8").strip().partition(" ")
+        with owner.open("rb") as stream:
+            pid, _, host = stream.read(300).decode("utf-8", "replace").strip().partition(" ")
     except OSError:
-        pid, host = "", ""
-    if not pid:
-        return "another process"
-    return f"process {pid}" + (f" on {host}" if host not in ("", socket.gethostname()) else "")
+        return "another process", remedy
+    if not pid.isdecimal():
+        return "another process", remedy
+    if host in ("", socket.gethostname()):
+        return f"process {pid}", remedy
+    return f"process {pid} on {host}", f'{remedy}; once it is gone for sure, remove "{file}"'

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from physadv.core.errors import ModelError
-from physadv.core.files import atomic_stream, sha256_of
+from physadv.core.files import atomic_stream, remove_leftovers, sha256_of
 from physadv.models.cards import ModelCard
 
 Progress = Callable[[int, int | None], None]
@@ -71,6 +71,7 @@ def fetch_weights(
     target = cache_path(card)
     if target.is_file() and sha256_of(target) == card.sha256:
         return target
+    remove_leftovers(target.parent, below=False)
 
     # Published addresses die; the first failure is reported once all have been tried.
     failures = []

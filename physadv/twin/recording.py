@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from physadv.core.errors import CaptureError, DataError, OptionError
-from physadv.core.files import atomic_path, remove_file
+from physadv.core.files import atomic_path, make_folder, remove_file
 from physadv.core.image_io import save_png
 from physadv.core.rows import append_rows
 from physadv.core.tables import read_table
@@ -113,7 +113,7 @@ def prepare_folder(out: Path) -> None:
             remove_file(clip)
         for name in (TRUTH, SETTINGS, CONTACT):
             remove_file(out / name)
-    (out / "clips").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "clips")
 
 
 def append_truth(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:

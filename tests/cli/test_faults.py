@@ -15,6 +15,7 @@ import pytest
 from forked import Faults, Finished, ForkServer
 from small_commands import FILES, SMALL_COMMANDS, assert_same, result_of, write_inputs
 
+from physadv.core.files import LOCK
 from physadv.core.package_data import bundle_folder
 from physadv.core.run_folder import locked_file, locked_folder
 
@@ -379,6 +380,89 @@ def test_a_place_in_use(world: World, tmp_path: Path, name: str) -> None:
         line = world.run(name, out).error_line()
         assert f"by process {os.getpid()}" in line
     world.repeat(name, out)
+
+
+NO_LOCKS = """
+import errno, fcntl, os
+import physadv.core.files as files
+def failing(*_):
+    raise OSError(errno.WHAT, os.strerror(errno.WHAT))
+fcntl.flock = files.flock = failing
+"""
+
+
+@pytest.mark.parametrize("what", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+@pytest.mark.parametrize("name", commands())
+def test_a_disk_without_locks(world: World, tmp_path: Path, name: str, what: str) -> None:
+    """As some network drives are: the usual result, and again with the same command."""
+    code = NO_LOCKS.replace("WHAT", what)
+    out = tmp_path / SMALL_COMMANDS[name].out
+    for _ in range(2):
+        done = world.run(name, out, faults=Faults(code=code))
+        assert done.code == 0, done.stderr
+        assert_same(result_of(out), world.expected(name), SMALL_COMMANDS[name])
+
+
+@needs_root
+@pytest.mark.parametrize("name", commands(but=FILES))
+def test_a_lock_of_somebody_elses(world: World, tmp_path: Path, name: str) -> None:
+    """A lock that may not be written, in a folder that may."""
+    out = tmp_path / SMALL_COMMANDS[name].out
+    out.mkdir()
+    (out / LOCK).touch(mode=0o444)
+    os.chown(out / LOCK, 12345, 12345)
+    line = world.run(name, out, faults=Faults(may_all=False)).error_line()
+    assert "Permission denied" in line
+    assert LOCK in line
+    world.repeat(name, out)
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["calibrate chart"])
+def test_a_file_that_is_a_disk_of_its_own(world: World, tmp_path: Path, name: str) -> None:
+    """One file lent to a container cannot be replaced: one line, and it stays what it was."""
+    (tmp_path / "outside").write_text("precious")
+    out = tmp_path / SMALL_COMMANDS[name].out
+    out.touch()
+    if subprocess.run(["mount", "--bind", tmp_path / "outside", out], check=False).returncode:
+        pytest.skip("no file can be mounted here")
+    try:
+        line = world.run(name, out, "--overwrite").error_line()
+    finally:
+        subprocess.run(["umount", out], check=True)
+    assert str(out) in line
+    assert (tmp_path / "outside").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".physadv")] == []
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["calibrate chart"])
+def test_a_link_to_another_disk(
+    world: World, disk: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """The file is written beside its place, not beside the link, so that it can be moved there."""
+    place = disk("size=16m")
+    out = tmp_path / SMALL_COMMANDS[name].out
+    out.symlink_to(place / out.name)
+    done = world.run(name, out)
+    assert done.code == 0, done.stderr
+    assert out.is_symlink()
+    assert (place / out.name).is_file()
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["attack"])
+def test_a_run_folder_that_is_a_disk(
+    world: World, disk: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """As a container's: the earlier run is set aside on the disk around it, whole."""
+    out = disk("size=16m")
+    assert world.run(name, out).code == 0
+    earlier = result_of(out)
+    done = world.run(name, out, "--steps", "2", "--overwrite")
+    assert done.code == 0, done.stderr
+    assert result_of(out.with_name(f"{out.name}-replaced-1")) == earlier
+    assert "steps = 2" in (out / "config.toml").read_text()
 
 
 @pytest.mark.parametrize("link", ["rows.jsonl", "report.html", "config.toml", ".physadv.lock"])

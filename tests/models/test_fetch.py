@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import http.server
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from commandline import environment
 
 from physadv.core.errors import ModelError
 from physadv.models.cards import ModelCard
@@ -124,3 +127,19 @@ def test_a_full_disk_is_not_blamed_on_the_source(
     with pytest.raises(ModelError, match="sha256"):
         fetch_weights(card, source=f"{server}/short.pth")
     assert files_left() == []
+
+
+def test_what_a_killed_fetch_left_goes(card: ModelCard, tmp_path: Path) -> None:
+    """Weights are large: half of them are not kept for ever."""
+    source = tmp_path / "own.pth"
+    source.write_bytes(DATA)
+    code = (
+        "import os, sys\nfrom physadv.core.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(bytes(1000))\n    os._exit(9)\n"
+    )
+    target = str(cache_dir() / "weights" / "own.pth")
+    subprocess.run([sys.executable, "-c", code, target], env=environment(), check=False)
+    assert len(files_left()) == 1
+    fetched = fetch_weights(card, source=source)
+    assert files_left() == [fetched]

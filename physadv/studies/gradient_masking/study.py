@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from physadv.core.files import make_folder
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows, replace_rows
 from physadv.datasets import DatasetSummary, read_dataset
@@ -107,7 +108,7 @@ def run_masking_study(
         settings.seed,
         lambda name, share: tell(f"training {name} {share:.0%}"),
     )
-    nets.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(nets.folder)
     study_result(folder)
 
     yield MaskingProgress(0, TOTAL, "", test.summary)
