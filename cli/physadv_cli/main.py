@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from importlib import import_module
@@ -82,9 +84,24 @@ for _panel, _names in PANELS.items():
 tidy_help(app)
 
 
+def _keep_interrupts() -> None:
+    """Raise a Ctrl-C again that came while Python ran a callback of its own, such as one of an
+    import: Python prints it with a traceback there, and forgets it."""
+    usual, own = sys.unraisablehook, threading.get_ident()
+
+    def again(unraisable: sys.UnraisableHookArgs) -> None:
+        if sys.platform == "win32" or not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            usual(unraisable)
+        else:  # once the callback has ended
+            threading.Timer(0.05, signal.pthread_kill, (own, signal.SIGINT)).start()
+
+    sys.unraisablehook = again
+
+
 def main() -> None:
     """Run the ``physadv`` command and end the process with its exit code."""
     prepare_streams()
+    _keep_interrupts()
     plain_format = warnings.formatwarning
     warnings.formatwarning = lambda *words: visible_text(plain_format(*words))
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -255,11 +256,24 @@ def _solve(views: Sequence[BoardView]) -> _Solution:
     objects: list[Any] = [v.corners for v in views]
     pixels: list[Any] = [v.pixels for v in views]
 
-    rms, matrix, lens, _, _, deviation, _, errors = cv2.calibrateCameraExtended(
-        objects, pixels, views[0].size, None, None, flags=cv2.CALIB_FIX_K3
-    )
+    with _one_opencv_thread():
+        rms, matrix, lens, _, _, deviation, _, errors = cv2.calibrateCameraExtended(
+            objects, pixels, views[0].size, None, None, flags=cv2.CALIB_FIX_K3
+        )
     flat = (np.asarray(v, np.float64).ravel() for v in (lens, deviation, errors))
     return _Solution(float(rms), np.asarray(matrix, np.float64), *flat)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Let OpenCV use one thread: several add up in any order, so that a profile made twice of the
+    same pictures would differ in its last digits."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _check_views(views: Sequence[BoardView]) -> None:

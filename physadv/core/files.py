@@ -75,6 +75,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _force_to_disk(temporary)
         temporary.replace(target)
         force_folder_to_disk(target.parent)
+    except OSError as error:
+        name_full_disk(error, path)
+        raise
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -87,6 +90,16 @@ def atomic_stream(path: str | Path) -> Iterator[BinaryIO]:
     does."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         yield stream
+
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+def name_full_disk(error: OSError, path: str | Path) -> None:
+    """Name in ``error`` the file ``path`` that was being written, where it says that the disk does
+    not take it and names none, as one of a write to an open file does."""
+    if error.errno in _OF_THE_DISK and error.filename is None:
+        error.filename = str(path)
 
 
 def remove_file(path: Path) -> None:

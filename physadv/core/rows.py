@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.errors import DataError
-from physadv.core.files import force_folder_to_disk, make_folder, refuse_unless_file, write_text
+from physadv.core.files import (
+    force_folder_to_disk,
+    make_folder,
+    name_full_disk,
+    refuse_unless_file,
+    write_text,
+)
 from physadv.core.parsing import parse_json
 from physadv.core.text import read_text
 
@@ -45,9 +51,10 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
         try:
             _write_all(stream, data)
             os.fsync(stream.fileno())
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 stream.truncate(length)
+            name_full_disk(error, path)
             raise
     if is_new:
         force_folder_to_disk(target.parent)

@@ -22,7 +22,8 @@ class AdversarialExamples:
     """Saves, in each call, the adversarial images with the most confident wrong predictions.
 
     Writes ``<index>-{clean,adversarial,change}.png`` and ``examples.jsonl``. The change is shown 10
-    times as strong, around middle gray.
+    times as strong, around middle gray. A batch that is attacked again, since a kill lost its
+    result, adds no second row.
 
     Args:
         folder: Folder to write to.
@@ -37,6 +38,7 @@ class AdversarialExamples:
     ) -> None:
         self.folder, self.model, self.name = folder, model, name
         self.labels, self.each = labels, each
+        self._written: set[tuple[int, float]] | None = None
 
     def __call__(self, positions: Sequence[int], clean: Tensor, adversarial: Tensor) -> None:
         """Save the most confident of ``adversarial`` (b, c, h, w) beside their ``clean`` images.
@@ -65,7 +67,16 @@ class AdversarialExamples:
                     "confidence": float(after.values[i]),
                 }
             )
-        append_rows(self.folder / "examples.jsonl", rows)
+        file = self.folder / "examples.jsonl"
+        if self._written is None:
+            self._written = set(map(_key, read_rows(file))) if file.is_file() else set()
+        append_rows(file, (row for row in rows if _key(row) not in self._written))
+        self._written |= set(map(_key, rows))
+
+
+def _key(row: Row) -> tuple[int, float]:
+    """What tells two rows apart: one image may be shown under several attacks."""
+    return row["index"], row["confidence"]
 
 
 def strongest_example(folder: Path, count: int = _SHOWN) -> list[Row]:

@@ -153,3 +153,16 @@ def test_standing_still_is_no_new_view(views: Sequence[BoardView]) -> None:
     """A frame like an earlier one is not a new view; another pose is."""
     assert not is_new_view(views[0], views)
     assert is_new_view(views[1], views[:1])
+
+
+def test_the_same_views_give_the_same_lens(views: Sequence[BoardView]) -> None:
+    """To the last digit, which OpenCV's threads would change from run to run; they are as many as
+    before afterwards."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        found = {calibrate_camera(views).fx for _ in range(8)}
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+    assert len(found) == 1

@@ -121,12 +121,14 @@ def commands(*, but: tuple[str, ...] = ()) -> list[object]:
 @pytest.mark.parametrize("name", commands())
 def test_a_full_disk(world: World, disk: Callable[[str], Path], name: str, left: int) -> None:
     """At the start or in the middle: one line, no torn file, and with space the run goes on."""
-    place = disk("size=16m")
+    place = disk("size=64m")
     filler = fill(place, left)
     out = place / SMALL_COMMANDS[name].out
     done = world.run(name, out)
     if left == 0 or done.code:
-        assert "No space left" in done.error_line() or "whole" in done.error_line()
+        line = done.error_line()
+        assert "No space left" in line or "whole" in line
+        assert str(place) in line
     filler.unlink()
     world.repeat(name, out)
 
@@ -136,7 +138,7 @@ def test_a_full_disk(world: World, disk: Callable[[str], Path], name: str, left:
 @pytest.mark.parametrize("name", commands())
 def test_no_inodes_left(world: World, disk: Callable[[str], Path], name: str, inodes: int) -> None:
     """A disk with space but no room for another file."""
-    place = disk("size=16m")
+    place = disk("size=64m")
     subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes}", str(place)], check=True)
     out = place / SMALL_COMMANDS[name].out
     done = world.run(name, out)
@@ -150,7 +152,7 @@ def test_no_inodes_left(world: World, disk: Callable[[str], Path], name: str, in
 @pytest.mark.parametrize("name", commands())
 def test_a_read_only_disk(world: World, disk: Callable[[str], Path], name: str) -> None:
     """A medium that takes no writing."""
-    place = disk("size=16m")
+    place = disk("size=64m")
     out = place / SMALL_COMMANDS[name].out
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     assert "Read-only" in world.run(name, out).error_line()
@@ -441,7 +443,7 @@ def test_a_link_to_another_disk(
     world: World, disk: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     """The file is written beside its place, not beside the link, so that it can be moved there."""
-    place = disk("size=16m")
+    place = disk("size=64m")
     out = tmp_path / SMALL_COMMANDS[name].out
     out.symlink_to(place / out.name)
     done = world.run(name, out)
@@ -456,7 +458,7 @@ def test_a_run_folder_that_is_a_disk(
     world: World, disk: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     """As a container's: the earlier run is set aside on the disk around it, whole."""
-    out = disk("size=16m")
+    out = disk("size=64m")
     assert world.run(name, out).code == 0
     earlier = result_of(out)
     done = world.run(name, out, "--steps", "2", "--overwrite")

@@ -165,3 +165,38 @@ def test_no_command_runs_a_module_that_a_card_names(
     assert "bait:make" in last
     assert "--model" in last
     assert not (tmp_path / "ran").exists()
+
+
+INTERRUPTED = """
+import os, signal, time
+from physadv_cli import main as entry
+
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+def work(**_):
+    Callback()
+    time.sleep(60)
+
+entry.app = work
+signal.signal(signal.SIGINT, signal.default_int_handler)
+entry.main()
+"""
+
+
+def test_ctrl_c_within_a_callback_is_not_lost(tmp_path: Path) -> None:
+    """Python prints an interrupt of a finalizer, or of its own import lock, and goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "physadv: stopped" in done.stderr
