@@ -191,8 +191,11 @@ class PatchRun:
             curves=self.curves,
         )
         if self._won is not None:
-            starts = self.config.number_of_starts
-            card.optimisation["race"] = {"starts": starts, "draws": self._won.draws}
+            card.optimisation["race"] = {
+                "starts": self.config.number_of_starts,
+                "draws": self._won.draws,
+                "avoided": self._avoided_names(),
+            }
         card.heldout.update(self._further_models(best))
         bundle = write_bundle(
             self.out,
@@ -204,6 +207,17 @@ class PatchRun:
         )
         _keep_profiles(self.config, self.out)
         return bundle, measured
+
+    def _avoided_names(self) -> list[str]:
+        """Names of the classes that the steps did not aim at, one a model that has such a class."""
+        avoided = [
+            self.task.goal_of(number).avoided_class for number in range(len(self.task.models))
+        ]
+        return [
+            model.card.class_name(number)
+            for model, number in zip(self.task.models, avoided, strict=True)
+            if isinstance(model, LoadedModel) and number is not None
+        ]
 
     def _further_models(self, best: Tensor) -> dict[str, Any]:
         """Rates of an ensemble's further models on the same draws, for the card."""

@@ -1,5 +1,8 @@
 """Race of starts: places, proportions and textures tried at low cost, of which the best goes on.
 
+An untargeted loss aims at the class that is nearest, which may be one that no sticker reaches. So
+every start races twice, once with its aim at any class but the nearest one of the clean sign.
+
 Successive halving (Karnin et al. 2013): all starts make a few steps on the same draws, those with
 the lowest loss on the validation draws make more. Where the place is searched, those left also send
 out neighbors with their texture, in two rounds of smaller and smaller shifts. Places where a blank
@@ -70,11 +73,14 @@ class Start:
         center_mm: Its center from that of the sign, x right, y down.
         size_mm: Its width and height.
         texture: Number of the random texture it begins with.
+        avoided: Class of each model that its loss does not aim at, None where there is none; empty:
+            none of any model.
     """
 
     center_mm: tuple[float, float]
     size_mm: tuple[float, float]
     texture: int = 0
+    avoided: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,7 @@ class Race:
         self._validation = _SharedDraws(parts, training_draws(parts, _VALIDATION_DRAWS))
         self._validation.sample("validation", 0)
         self._victims: list[list[Victim]] = [training_victims(part) for part in parts]
+        self._aims: dict[tuple[int | None, ...], list[list[Victim]]] = {(): self._victims}
         self._clean = self._recognized_clean()
         self._most_blank = _MOST_BLANK_SUCCESS
         self._steps, self._compared = 0, 0
@@ -155,8 +162,12 @@ class Race:
     def run(self) -> Iterator[RaceProgress]:
         """Race and yield the state after each step of all; the last one has the winner."""
         searches = self.config.search != "none"
-        runners = [self._runner(start) for start in self._starts()]
-        keeps = (max(3, len(runners) // 4), 2, 1, 1)
+        starts = self._starts()
+        keeps = (max(3, len(starts) // 4), 2, 1, 1)
+        nearest = nearest_classes(self.task)
+        if any(number is not None for number in nearest):
+            starts += [replace(start, avoided=nearest) for start in starts]
+        runners = [self._runner(start) for start in starts]
         bound = len(runners) + keeps[0] + (keeps[1] + keeps[2]) * (5 if searches else 1)
         total = bound * _ROUND_STEPS
 
@@ -216,15 +227,16 @@ class Race:
         if patch is None:
             patch = initial_patch(task, start.texture)
 
+        victims = self._victims_of(start)
+
         def view_of(number: int) -> View:
             return View(
-                lambda current, _: self._training.render(number, task, current),
-                self._victims[number],
+                lambda current, _: self._training.render(number, task, current), victims[number]
             )
 
         loop = descend_patch(
             patch,
-            views=[view_of(number) for number in range(len(self._victims))],
+            views=[view_of(number) for number in range(len(victims))],
             regularizer=regularizer_of(task, self.config.tv, self.config.printability_weight),
             project=project_printable,
             update=CosineAdam(_LEARNING_RATE, _ROUNDS * _ROUND_STEPS),
@@ -233,11 +245,19 @@ class Race:
         )
         return _Runner(start, task, loop, patch)
 
+    def _victims_of(self, start: Start) -> list[list[Victim]]:
+        """The models of each part for gradients, with the aim of ``start``."""
+        if start.avoided not in self._aims:
+            parts = _aimed(self.task, start).by_scene_size()
+            self._aims[start.avoided] = [training_victims(part) for part in parts]
+        return self._aims[start.avoided]
+
     @torch.no_grad()
     def _ranked(self, runners: list[_Runner]) -> list[_Runner]:
         """The runners by their loss on the validation draws, the lowest first.
 
-        Of several victims each has its losses in units of their mean over the runners.
+        It is the loss that aims at the nearest class, whatever a runner's own aim is. Of several
+        victims each has its losses in units of their mean over the runners.
         """
         self._compared += len(runners)
         losses = []
@@ -284,13 +304,54 @@ class Race:
         return max(rates)
 
 
+@torch.no_grad()
+def nearest_classes(task: PatchTask) -> tuple[int | None, ...]:
+    """Return which class is next to the true one on most clean validation draws, by model.
+
+    It is None for a detector, a classifier of fewer than three classes, a goal with a target class,
+    and objects of several true classes.
+
+    Args:
+        task: The patch problem.
+    """
+    nearest: dict[int, int] = {}
+    goals = [task.goal_of(number) for number in range(len(task.models))]
+    for number, goal in enumerate(goals):
+        if goal.target_class is not None:
+            continue
+        own = task.only([number])
+        scenes = sample_scenes(own, own.scene_sources.validation, _VALIDATION_DRAWS, "nearest")
+        if scenes.marks is not None:
+            continue
+        images = own.stages.without_patch(
+            scenes.to(own.device), sample_eot(own, scenes, ("nearest",))
+        )
+        logits = own.models[0](images)
+        if isinstance(logits, Tensor) and logits.shape[1] > 2:
+            others = logits.clone()
+            others[:, goal.true_class] = float("-inf")
+            nearest[number] = int(others.argmax(1).mode().values)
+    return tuple(nearest.get(number) for number in range(len(goals)))
+
+
+def _aimed(task: PatchTask, start: Start) -> PatchTask:
+    """Return ``task`` with the goals whose loss aims as ``start`` says."""
+    if not start.avoided:
+        return task
+    goals = [
+        replace(task.goal_of(number), avoided_class=avoided)
+        for number, avoided in enumerate(start.avoided)
+    ]
+    return replace(task, goal=goals[0], goals=goals)
+
+
 def task_at(task: PatchTask, config: PatchConfig, start: Start) -> PatchTask:
-    """Return ``task`` with its sticker placed and shaped as ``start`` says.
+    """Return ``task`` with its sticker placed, shaped and aimed as ``start`` says.
 
     Args:
         task: The task of ``config``.
         config: Its shape, resolution and look.
-        start: Place and size.
+        start: Place, size and aim.
     """
     width, height = start.size_mm
     mask = make_mask(config.mask, width, height, longest_px=config.resolution)
@@ -298,7 +359,8 @@ def task_at(task: PatchTask, config: PatchConfig, start: Start) -> PatchTask:
         config.palette, config.content, config.content_weight, (mask.shape[-2], mask.shape[-1])
     )
     placement = Placement(width, height, start.center_mm)
-    return replace(task, mask=mask, placement=placement, appearance=appearance)
+    aimed = _aimed(task, start)
+    return replace(aimed, mask=mask, placement=placement, appearance=appearance)
 
 
 def _random_starts(config: PatchConfig) -> Iterator[Start]:
@@ -345,6 +407,7 @@ def save_start(folder: Path, progress: RaceProgress, key: int) -> Path:
         "center_mm": " ".join(map(repr, best.center_mm)),
         "size_mm": " ".join(map(repr, best.size_mm)),
         "texture": str(best.texture),
+        "avoided": " ".join(map(str, best.avoided)),
         "draws": str(progress.draws),
     }
     return write_tensors(folder / _FILE, {"patch": progress.patch}, facts)
@@ -372,7 +435,9 @@ def load_start(folder: Path, key: int) -> RaceProgress | None:
             x, y = (parse_number(v, "center", str(path)) for v in facts["center_mm"].split())
             width, height = (parse_number(v, "size", str(path)) for v in facts["size_mm"].split())
             texture, draws = int(facts["texture"]), int(facts["draws"])
+            words = facts.get("avoided", "").split()  # none in runs of earlier versions
+            avoided = tuple(None if word == "None" else abs(int(word)) for word in words)
     except (ModelError, DataError):
         return None
-    best = Start((x, y), (width, height), texture)
+    best = Start((x, y), (width, height), texture, avoided)
     return RaceProgress(0, 0, draws, best, patch, is_over=True)

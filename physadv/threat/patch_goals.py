@@ -74,6 +74,8 @@ class PatchGoal:
         score_threshold: Score from which a detection counts, 0 to 1.
         min_iou: Intersection over union from which a detection is on the object, 0 to 1.
         confidence: Margin in logits beyond which a broken scene has little weight in the loss.
+        avoided_class: Class of a classifier that the loss does not aim at where any other than the
+            true one will do; None: it aims at the nearest. To reach it is a success all the same.
 
     Raises:
         OptionError: The goal is unknown, or needs another target class.
@@ -92,6 +94,7 @@ class PatchGoal:
     score_threshold: float = 0.25
     min_iou: float = 0.3
     confidence: float = 1.0
+    avoided_class: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in GOALS:
@@ -128,8 +131,10 @@ class PatchGoal:
 
         target = self._target()
         classes = labels if target is None else torch.full_like(labels, target)
-        others = prediction.scatter(1, classes[:, None], float("-inf")).amax(1)
-        margin = others - prediction.gather(1, classes[:, None])[:, 0]
+        others = prediction.scatter(1, classes[:, None], float("-inf"))
+        if target is None and self.avoided_class is not None:
+            others[:, self.avoided_class] = float("-inf")
+        margin = others.amax(1) - prediction.gather(1, classes[:, None])[:, 0]
         return F.softplus((-margin if target is None else margin) + self.confidence)
 
     def succeeded(self, prediction: Prediction, annotations: Annotations | Tensor) -> Tensor:
@@ -204,7 +209,8 @@ class PatchGoal:
         else:
             labels = annotations.labels.to(scores.device)
 
-        highest = max(int(labels.max()) if count else 0, self._target() or 0)
+        named = (self._target() or 0, self.avoided_class or 0)
+        highest = max(int(labels.max()) if count else 0, *named)
         if scores.ndim != (3 if detects else 2) or scores.shape[-1] <= highest:
             raise ModelError(
                 f"output of shape {tuple(scores.shape)}",

@@ -31,6 +31,17 @@ class BlindedByWhite(UpperLeft):
         white = (x[:, :, 18:28, 18:28].amin(1) > 0.6).float().mean((1, 2))
         return super().forward(x) + torch.stack([0 * white, 1e4 * (white > 0.3)], 1)
 
+class Trap(UpperLeft):
+    # A third class stands close behind the stop sign, and nothing moves it nearer than that. What
+    # the loss aims at at first is that one, and its gradient leads away from green.
+    def forward(self, x):
+        stop, green = super().forward(x).unbind(1)
+        pale = x[:, :, 4:14, 4:14].mean((1, 2, 3))
+        return torch.stack([stop, green - 4, 1.2 + 0.5 * torch.tanh(pale)], 1)
+
+def trap():
+    return as_model(Trap(), classes=["stop", "green", "near"], input_size=32)
+
 def corner():
     return as_model(UpperLeft(), classes=["stop", "other"], input_size=32)
 
@@ -122,6 +133,28 @@ def test_no_place_that_a_blank_sticker_wins(settings: PatchConfig, tmp_path: Pat
     assert entered._blank_success(lower_right) > 0.5
     assert entered._blank_success(replace(lower_right, center_mm=(90.0, -90.0))) == 0
     assert all(start.center_mm[0] < 60 or start.center_mm[1] < 60 for start in entered._starts())
+
+
+def test_a_class_that_is_near_but_out_of_reach_is_avoided(
+    settings: PatchConfig, tmp_path: Path
+) -> None:
+    """The loss would aim at the nearest class, which never wins; the race finds the other one, and
+    the steps after it, a resumed run and the card keep to that."""
+    stuck = replace(settings, model="corner_models:trap", center_mm=(-80, -80), search="none")
+    alone = PatchRun(replace(stuck, restarts=1, steps=12), tmp_path / "alone", force=True)
+    assert race.nearest_classes(alone.task) == (2,)
+    *_, last = alone.steps()
+    assert last.best_success < 0.5
+
+    run = PatchRun(replace(stuck, restarts=2, steps=12), tmp_path / "out", force=True)
+    *_, last = run.steps()
+    assert last.best_success > 0.9
+    assert run.task.goal.avoided_class == 2
+    bundle, _ = run.finish()
+    assert bundle.card.optimisation["race"]["avoided"] == ["near"]
+    again = PatchRun(replace(stuck, restarts=2, steps=12), tmp_path / "out")
+    assert list(again.race()) == []
+    assert again.task.goal.avoided_class == 2
 
 
 def test_textures_race_where_the_place_is_given(settings: PatchConfig, tmp_path: Path) -> None:

@@ -30,6 +30,19 @@ def test_untargeted_loss_falls_as_the_truth_loses() -> None:
     assert goal.recognized(LOGITS, NO_BOX).tolist() == [True, False, False]
 
 
+def test_an_avoided_class_is_not_aimed_at_but_counts() -> None:
+    """The loss pulls another class up, though a nearer one is avoided; its verdict still wins."""
+    goal = PatchGoal("untargeted", 0, avoided_class=1)
+    logits = torch.tensor([[2.0, 1.0, 0.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(goal.loss(logits, NO_BOX[:1]).sum(), logits)
+    assert gradient[0, 1] == 0
+    assert gradient[0, 2] < 0 < gradient[0, 0]
+    assert goal.succeeded(torch.tensor([[0.0, 1.0, 0.0]]), NO_BOX[:1]).all()
+    aimed = PatchGoal("targeted", 0, 1)
+    shut = PatchGoal("targeted", 0, 1, avoided_class=1)
+    assert shut.loss(LOGITS, NO_BOX).equal(aimed.loss(LOGITS, NO_BOX))
+
+
 def test_targeted_success_needs_the_target() -> None:
     """Another wrong class is no success of a targeted patch, and its loss is not the lowest."""
     goal = PatchGoal("targeted", 0, 1)
@@ -45,6 +58,8 @@ def test_goals_without_sense_are_refused() -> None:
         PatchGoal("targeted", 1)
     with pytest.raises(ModelError, match="class 7"):
         PatchGoal("untargeted", 7).loss(LOGITS, NO_BOX)
+    with pytest.raises(ModelError, match="class 9"):
+        PatchGoal("untargeted", 0, avoided_class=9).loss(LOGITS, NO_BOX)
 
 
 def detections(score: float, shift: float = 0.0) -> Detections:
