@@ -22,6 +22,12 @@ _NO_MEMORY = (
     "can't start new thread",
 )
 """What systems and libraries say, in lower case, where memory runs out."""
+_NO_MEMORY_ENDINGS = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory",
+)
+"""What oneDNN says then; of a descriptor it says the same where it lacks an operation."""
 
 
 class PhysadvError(Exception):
@@ -183,5 +189,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError):
         return True
-    text = str(error).lower()
-    return not isinstance(error, PhysadvError) and any(words in text for words in _NO_MEMORY)
+    text = str(error).lower().rstrip()
+    said = any(words in text for words in _NO_MEMORY) or text.endswith(_NO_MEMORY_ENDINGS)
+    return said and not isinstance(error, PhysadvError)

@@ -35,6 +35,7 @@ def test_a_folder_below_a_file_is_one_line(tmp_path: Path) -> None:
         (PermissionError(13, "Permission denied", "out"), "out: Permission denied"),
         (MemoryError(), "Memory ran out"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "Memory ran out"),
+        (RuntimeError("could not create a primitive"), "Memory ran out"),
     ],
 )
 def test_disk_and_memory_are_one_line(
