@@ -16,7 +16,7 @@ $(VENV)/bin/python:
 # torch goes in first and is then pinned: a looser request through another package may fetch a different build.
 $(STAMP): $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
-	$(BIN)/python -c "import torch; print('torch==' + torch.__version__)" > $(VENV)/constraints.txt
+	$(BIN)/python -c "from importlib.metadata import version; print('torch==' + version('torch'))" > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev,imagenet]'
 	touch $(STAMP)
 

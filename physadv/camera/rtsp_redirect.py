@@ -41,7 +41,9 @@ def refuse_rtsp_redirect(url: str, timeout_s: float) -> None:
         return
     bare = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
     location = ""
-    with suppress(OSError, ValueError), _connect(bare, timeout_s) as connection:
+    # What no camera should answer raises LookupError in the standard library's own parsers.
+    unanswered = (OSError, ValueError, LookupError)
+    with suppress(*unanswered), _connect(bare, timeout_s) as connection:
         code, headers = _describe(connection, bare, 1, "")
         challenge = headers.get("www-authenticate", "")
         if code == 401 and challenge:

@@ -26,6 +26,8 @@ from physadv.eot.transforms.lens_distortion import (
 
 F64 = npt.NDArray[np.float64]
 COLOR_KIND, CAMERA_KIND = "physadv color profile 1", "physadv camera profile 1"
+_EARLIER_SPELLING = "physadv colour profile 1"
+"""The kind of color profile as earlier versions wrote it."""
 PIXELS = "origin at the outer corner of the top-left pixel"
 MAX_COEFFICIENTS = 5
 AnyTable = TypeVar("AnyTable", "_CameraTable", "_ColorTable")
@@ -349,6 +351,8 @@ def _read_file(
     """
     remedy = f"make a profile with `{made_by}`"
     table = read_table(path, error=CalibrationError, remedy=remedy, missing=remedy, form="json")
+    if table.get("kind") == _EARLIER_SPELLING:
+        table["kind"] = COLOR_KIND
     if table.get("kind") != kind:
         raise CalibrationError(
             f"'{path}' is of kind {table.get('kind')!r}",

@@ -23,6 +23,7 @@ from physadv.calibration.color_fit import (
 )
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
+from physadv.core.package_data import calibration_dir
 from physadv.core.random_streams import numpy_generator
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.eot.profiles import read_color_profile, write_profile
@@ -225,3 +226,10 @@ def test_clipped_cells_are_left_out(photo: np.ndarray) -> None:
     clipped[view.chart.places[:100]] = True
     with pytest.raises(CalibrationError, match=r"only 3\d of 136 colors usable"):
         measure_chart([replace(view, clipped=clipped)])
+
+
+def test_the_profile_to_try_is_read() -> None:
+    """The one that comes with the toolkit names its kind as earlier versions spelled it."""
+    profile = read_color_profile(calibration_dir() / "twin-office-phone.json")
+    assert profile.about["simulation"] is True
+    assert profile.color_map() is not None

@@ -339,3 +339,81 @@ def mutate_safetensors(random: Random, seeds: Sequence[bytes]) -> bytes:
     (size,) = struct.unpack("<Q", data[:8])
     header = mutate_json(random, [data[8 : 8 + size]])
     return struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+
+def mutate_jpeg(random: Random, seeds: Sequence[bytes]) -> bytes:
+    """Change, drop, repeat and move the segments of a JPEG's head, whose lengths are set to fit."""
+    data = random.choice(seeds)
+    if random.random() < 0.25 or not data.startswith(b"\xff\xd8"):
+        return mutate_bytes(random, [data])
+    segments, place = [], 2
+    while data[place : place + 1] == b"\xff" and data[place + 1] != 0xDA:
+        (size,) = struct.unpack(">H", data[place + 2 : place + 4])
+        segments.append((data[place + 1], data[place + 4 : place + 2 + size]))
+        place += 2 + size
+    for _ in range(random.choice((1, 1, 2, 3))):
+        one = random.randrange(len(segments))
+        marker, content = segments[one]
+        # EXIF, XMP, profiles and the like decide more than tables of the coder.
+        labeled = [i for i, (m, _) in enumerate(segments) if 0xE0 <= m <= 0xEF or m == 0xFE]
+        if labeled and random.random() < 0.7:
+            one = random.choice(labeled)
+            marker, content = segments[one]
+        kind = random.randrange(6)
+        if kind <= 2:
+            change = mutate_text if b"<x:" in content and random.random() < 0.7 else mutate_bytes
+            segments[one] = (marker, change(random, [content])[:65_000])
+        elif kind == 3 and len(segments) > 1:
+            del segments[one]
+        elif kind == 4:
+            segments.insert(random.randrange(len(segments) + 1), (marker, content))
+        else:
+            odd = random.choice((0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE, 0xC0, 0xC2, 0xDB, 0xDD))
+            segments.insert(one, (odd, random.choice((content, b"", random.randbytes(20)))))
+    head = b"".join(
+        b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+        for marker, content in segments
+    )
+    return b"\xff\xd8" + head + data[place:]
+
+
+def mutate_pdf(random: Random, seeds: Sequence[bytes]) -> bytes:
+    """Change the words and numbers of a PDF's objects and pages; readers mend the table."""
+    data = random.choice(seeds)
+    if random.random() < 0.3:
+        return mutate_bytes(random, [data])
+    words = list(re.finditer(rb"/[A-Za-z]+|[-+.\d]+|\b[A-Za-z*]{1,10}\b", data))
+    pieces, last = [], 0
+    for match in sorted(
+        random.sample(words, k=random.choice((1, 1, 2, 4, 30))), key=re.Match.start
+    ):
+        odd = random.choice(
+            (*_NUMBERS[:12], "3000000000", "1" * 300, "/Type", "q", "Q", "Do", "BI")
+        )
+        other = random.choice(words).group()
+        piece = random.choice((odd.encode(), other, other, b"", match.group() + b" " + other))
+        pieces += [data[last : match.start()], piece]
+        last = match.end()
+    return b"".join(pieces) + data[last:]
+
+
+def mutate_head(random: Random, seeds: Sequence[bytes]) -> bytes:
+    """Change the lines of a head as HTTP has it, and the body behind it, which keeps its bytes."""
+    head, blank, body = random.choice(seeds).partition(b"\r\n\r\n")
+    kind = random.random()
+    if kind < 0.6:
+        lines = head.decode("latin-1").split("\r\n")
+        for _ in range(random.choice((1, 1, 2, 4))):
+            place = random.randrange(len(lines))
+            name, colon, value = lines[place].partition(": ")
+            odd = random.choice((*_NUMBERS, *_TEXTS))
+            lines[place] = random.choice(
+                (f"{name}{colon}{odd}", f"{odd}{colon}{value}", odd, lines[place] + odd, name)
+            )
+            lines.insert(random.randrange(len(lines) + 1), random.choice(lines))
+        head = "\r\n".join(lines).encode("utf-8", "replace")
+    elif kind < 0.8:
+        head = mutate_bytes(random, [head])
+    if body and random.random() < 0.4:
+        body = mutate_bytes(random, [body])
+    return head + random.choice((blank, blank, blank, b"\n\n", b"")) + body

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
+import re
 import shutil
+import socket
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -93,30 +98,43 @@ def _configs() -> list[Any]:
     return [kind for kind in below(Config) if kind.__module__.startswith("physadv")]
 
 
+def _first_accepted(calls: Sequence[Callable[[], object]]) -> object:
+    """Make all calls; the error of the last one where none of them accepts the input."""
+    from physadv.core.errors import PhysadvError
+
+    results, last = [], None
+    for call in calls:
+        try:
+            results.append(call())
+        except PhysadvError as error:
+            str(error)
+            last = error
+    if last is not None and not results:
+        raise last
+    return results
+
+
 @_reader(
     "config.toml",
     _texts(
         'model = "signs"\nsize = [190, 150]\nsteps = 300\nlr = 0.05\ncenter = [0, 95]\nseed = 7\n',
         'model = "signs"\ndata = "d.npz"\nthreat = "linf:8/255"\nlimit = 4\nbatch_size = 128\n',
         'source = "clips"\nbundle = "x"\nevery = 2\nbox = [4, 2, 60, 80]\ndistance = "2.5m"\n',
-        'command = "cloak"\nphotos = "in"\nstrength = "strong"\nfinder = "slim"\n',
-        'defense = "trades"\ndata = "d"\nepochs = 2\nlr = 0.1\n[eot]\nyaw_deg = [-30, 30]\n',
+        'photos = "in"\nstrength = "strong"\nfinder = "slim"\n',
+        'data = "d"\nepochs = 2\nthreat = "linf:8/255"\nattack_steps = 3\n',
     ),
     mutations.mutate_toml,
     3,
 )
 def _config(folder: Path, data: bytes) -> object:
-    from physadv.core.errors import PhysadvError
-
     file = _written(folder, "config.toml", data)
-    kinds = _configs()
-    for step in range(3):
-        kind = kinds[(len(data) + 7 * step) % len(kinds)]
-        try:
-            kind.from_toml(file)
-        except PhysadvError as error:
-            last = error
-    raise last
+    keys = set(re.findall(rb"^(\w+)\b", data, re.MULTILINE))
+
+    def known(kind: Any) -> int:
+        return len(keys & {name.encode() for name in kind.documented_fields()})
+
+    kinds = sorted(_configs(), key=lambda kind: (-known(kind), kind.__qualname__))
+    return _first_accepted([lambda kind=kind: kind.from_toml(file) for kind in kinds[:3]])
 
 
 @_reader("card.toml", _files("patches/stop-sticker-signs-v1/card.toml"), mutations.mutate_toml, 0.5)
@@ -185,7 +203,7 @@ def _camera_profile(folder: Path, data: bytes) -> object:
 
 @_reader(
     "label map",
-    _texts('"Give Way" = "yield"\n"b" = 3\n', '"0" = "cat"\n"1" = "dog"\n'),
+    _texts('"Give Way" = "yield"\n"b" = 3\n', '"0" = "cat"\n"1" = "dog"\n"2" = 2\n"3" = 3\n'),
     mutations.mutate_toml,
     2,
 )
@@ -193,11 +211,11 @@ def _label_map(folder: Path, data: bytes) -> object:
     from physadv.datasets.class_matching import match_classes, read_label_map
 
     table = read_label_map(_written(folder, "labels.toml", data))
-    return match_classes(["0", "1", "b"], ["cat", "dog", "yield", "stop"], labels=table)
+    return match_classes(list(table)[:50], ["cat", "dog", "yield", "stop"], labels=table)
 
 
 @_reader(
-    "model card",
+    "sidecar of a model",
     _texts(
         'classes = ["a", "b"]\nmean = [0.5, 0.5, 0.5]\nstd = [1, 1, 1]\ninput_size = [32, 32]\n'
         'task = "classify"\nresize = "stretch"\naccuracy = "clean 91.5%"\n'
@@ -206,11 +224,11 @@ def _label_map(folder: Path, data: bytes) -> object:
     0.5,
 )
 def _model_card(folder: Path, data: bytes) -> object:
-    from physadv.models.load import load_undefended_model
+    from physadv.models.cards import card_from
+    from physadv.models.loading import sidecar
 
-    _written(folder, "m.safetensors", save({"weight": torch.ones(2, 2)}))
     _written(folder, "m.safetensors.toml", data)
-    return load_undefended_model(str(folder / "m.safetensors"))
+    return card_from(sidecar(folder / "m.safetensors"), name="m", task="classify")
 
 
 # Labels and boxes.
@@ -394,13 +412,12 @@ def _evaluation_claim(folder: Path, data: bytes) -> object:
     from physadv.evaluation.progress_log import claim_folder
 
     _written(folder, "evaluation.json", data)
-    return claim_folder(folder, {"victim": "signs", "data": "d.npz", "curve": [0.1, 0.2]})
+    settings = json.loads((SEEDS / "evaluation" / "evaluation.json").read_text())
+    return claim_folder(folder, settings)
 
 
 @_reader("visibility.json", _record("visibility.json"), mutations.mutate_json, 1)
 def _visibility(folder: Path, data: bytes) -> object:
-    import json
-
     from physadv.patches.visibility import load_curves
 
     _written(folder, "visibility.json", data)
@@ -413,6 +430,8 @@ def _truth(folder: Path, data: bytes) -> object:
     from physadv.camera.open_source import open_frame_source
 
     shutil.copy(SEEDS / "twin.json", folder / "twin.json")
+    for name in ("clean-00", "blank-00", "patch-00"):
+        _written(folder, f"clips/{name}.avi", _video_seeds()[1])
     _written(folder, "truth.jsonl", data)
     return list(open_frame_source(folder, max_frames=4))
 
@@ -427,11 +446,6 @@ def _twin_json(folder: Path, data: bytes) -> object:
 
 
 _SETTINGS = '{"embedders": [{"name": "sface", "sha256": "00"}], "strength": "strong", "seed": 0}'
-_MANIFEST = (
-    '{"source": "a.jpg", "source_sha256": "00", "settings": "k", "faces": [], "notes": [], '
-    '"status": "cloaked", "output": "a.jpg", "lossless": false, "output_sha256": "11"}\n'
-    '{"source": "b.jpg", "status": "failed", "reason": "x", "faces": [], "notes": []}\n'
-)
 
 
 @_reader("cloak settings", _texts(_SETTINGS), mutations.mutate_json, 1)
@@ -441,22 +455,45 @@ def _cloak_settings(folder: Path, data: bytes) -> object:
     return recorded_embedders(_written(folder, "settings.json", data))
 
 
-@_reader("cloak manifest", _texts(_MANIFEST), mutations.mutate_json, 0.5)
-def _cloak_manifest(folder: Path, data: bytes) -> object:
-    from physadv.privacy.batch import MANIFEST, PhotoJob, run_folder
+def _cloak(folder: Path, *, before: Sequence[tuple[str, bytes]] = ()) -> object:
+    """Cloak two photos in a folder that holds what an earlier run left."""
+    from physadv.privacy.batch import CloakedPhoto, PhotoJob, run_folder
 
-    photo = _written(folder, "in/a.jpg", _jpeg())
     out = folder / "out"
-    _written(out, MANIFEST, data)
-    _written(out, "a.jpg", b"theirs")
-
-    def untouched(rgb: Any, name: str) -> Any:
-        from physadv.privacy.batch import CloakedPhoto
-
-        return CloakedPhoto(rgb, [{}])
-
-    jobs = [PhotoJob(photo, out / "a.jpg", "a.jpg")]
+    jobs = []
+    for name in ("a.png", "b.png"):
+        photo = _written(folder, f"in/{name}", _png())
+        jobs.append(PhotoJob(photo, out / name, name))
+    for name, data in before:
+        _written(out, name, data)
+    untouched = lambda rgb, name: CloakedPhoto(rgb, [{}])  # noqa: E731
     return list(run_folder(jobs, out, untouched, settings={"seed": 0}))
+
+
+@cache
+def _cloaked() -> dict[str, bytes]:
+    """The files that a cloak of two photos writes."""
+    from physadv.privacy.batch import MANIFEST
+
+    with tempfile.TemporaryDirectory() as folder:
+        _cloak(Path(folder))
+        return {n: (Path(folder) / "out" / n).read_bytes() for n in (MANIFEST, "a.png", "b.png")}
+
+
+def _manifest_seeds() -> Sequence[bytes]:
+    from physadv.privacy.batch import MANIFEST
+
+    failed = b'{"source": "b.png", "status": "failed", "reason": "x", "faces": [], "notes": []}\n'
+    whole = _cloaked()[MANIFEST]
+    return [whole, whole.splitlines(keepends=True)[0] + failed]
+
+
+@_reader("cloak manifest", _manifest_seeds, mutations.mutate_json, 0.5)
+def _cloak_manifest(folder: Path, data: bytes) -> object:
+    from physadv.privacy.batch import MANIFEST
+
+    pictures = [(name, _cloaked()[name]) for name in ("a.png", "b.png")]
+    return _cloak(folder, before=[*pictures, (MANIFEST, data)])
 
 
 @_reader(
@@ -822,24 +859,30 @@ def _onnx(folder: Path, data: bytes) -> object:
     return read_onnx(_written(folder, "m.onnx", data))
 
 
-@_reader(
-    "dlib dat",
-    lambda: [bytes(200), b"\1\2" * 400, struct.pack("<BI", 4, 1 << 30) * 40],
-    mutations.mutate_bytes,
-    0.5,
-)
-def _dlib(folder: Path, data: bytes) -> object:
-    from physadv.models.architectures.dlib_resnet import load_dlib_resnet
+def _dlib_seeds() -> Sequence[bytes]:
+    def integer(value: int) -> bytes:
+        return bytes([1, value])
 
-    return load_dlib_resnet(_written(folder, "m.dat", data))
+    tensor = b"".join(map(integer, (2, 1, 2, 1, 1))) + bytes(8)
+    layers = b"".join(bytes([1, len(name)]) + name + tensor for name in (b"affine_", b"con_4"))
+    return [layers * 2, bytes(200), struct.pack("<BI", 4, 1 << 30) * 40]
+
+
+@_reader("dlib dat", _dlib_seeds, mutations.mutate_bytes, 0.5)
+def _dlib(folder: Path, data: bytes) -> object:
+    from physadv.models.architectures import dlib_resnet
+
+    file = _written(folder, "m.dat", data)
+    layers = lambda: dlib_resnet._tensors(file)  # noqa: E731
+    return _first_accepted([layers, lambda: dlib_resnet.load_dlib_resnet(file)])
 
 
 @_reader(
     "embedder card",
     _texts(
-        'name = "mine"\nsize = [112, 112]\ndimension = 8\nlicence = "mine"\nthreshold = 0.31\n'
+        'name = "mine"\nsize = 112\ndimension = 8\nlicence = "mine"\nthreshold = 0.31\n'
         '[thresholds]\n"0.001" = 0.5\n',
-        'weights = "w.pt"\nsize = [112, 112]\ndimension = 8\nlicense = "x"\nfar = 0.01\n',
+        'weights = "w.pt"\nsize = 112\ndimension = 8\nlicense = "x"\nthreshold = 1\nfar = 0.01\n',
     ),
     mutations.mutate_toml,
     1,
@@ -850,7 +893,9 @@ def _embedder(folder: Path, data: bytes) -> object:
     from physadv.models.faces.embedders import _card_of
 
     file = _written(folder, "e.toml", data)
-    return _card_of(read_table(file, error=ModelError), file, "")
+    table = read_table(file, error=ModelError)
+    table.pop("weights", None)
+    return _card_of(table, file, "")
 
 
 # Printing.
@@ -871,9 +916,17 @@ def _icc(folder: Path, data: bytes) -> object:
     return PressProfile(_written(folder, "p.icc", data))
 
 
-@_reader(
-    "sheet pdf", _files("patches/stop-sticker-signs-v1/sheet.pdf"), mutations.mutate_bytes, 0.03
-)
+def _sheet_seeds() -> Sequence[bytes]:
+    """The sheet of a bundle as it is, and with its streams unpacked for mutations to reach."""
+    import pikepdf
+
+    file, plain = _BUNDLE / "sheet.pdf", io.BytesIO()
+    with pikepdf.open(file) as pdf:
+        pdf.save(plain, compress_streams=False, stream_decode_level=pikepdf.StreamDecodeLevel.all)
+    return [file.read_bytes(), plain.getvalue()]
+
+
+@_reader("sheet pdf", _sheet_seeds, mutations.mutate_pdf, 0.1)
 def _sheet(folder: Path, data: bytes) -> object:
     from physadv.twin.printed_sheet import read_sticker
 
@@ -883,6 +936,7 @@ def _sheet(folder: Path, data: bytes) -> object:
 # Videos and streams.
 
 
+@cache
 def _video_seeds() -> Sequence[bytes]:
     import av
 
@@ -926,24 +980,289 @@ def _mjpeg(folder: Path, data: bytes) -> object:
     return capture.get(3)
 
 
+# Answers of cameras, and requests to the page of a check.
+
+
+class _Answering:
+    """Connections that all get the same answer, whatever host a redirect names."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer, self._open = answer, []  # type: ignore[var-annotated]
+
+    def connect(self, *_: object, **__: object) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self._open += [ours, theirs]
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):
+            theirs.send(self._answer)
+        theirs.shutdown(socket.SHUT_WR)
+        ours.settimeout(2)
+        return ours
+
+    def said(self) -> bytes:
+        """What the other side sent."""
+        received = b""
+        with suppress(BlockingIOError):
+            while piece := self._open[-1].recv(1 << 16):
+                received += piece
+        return received
+
+    def close(self) -> None:
+        for each in self._open:
+            each.close()
+
+
+@contextmanager
+def _answering(data: bytes) -> Iterator[None]:
+    """Let no connection leave this process while the context lasts."""
+    answering, connect, tls = _Answering(data), socket.create_connection, HTTPSConnection.connect
+    socket.create_connection = answering.connect  # type: ignore[assignment]
+    HTTPSConnection.connect = HTTPConnection.connect  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        socket.create_connection, HTTPSConnection.connect = connect, tls  # type: ignore[method-assign]
+        answering.close()
+
+
+def _http_seeds() -> Sequence[bytes]:
+    kind = b"Content-Type: multipart/x-mixed-replace; boundary=x\r\n"
+    body = b"\r\n" + _mjpeg_seeds()[0]
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    return [
+        b"HTTP/1.1 200 OK\r\nServer: cam\r\n" + kind + body,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + kind + b"\r\n" + chunked,
+        b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1/b?c\r\nContent-Length: 0\r\n\r\n",
+        b'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="x"\r\n\r\nno',
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n" + kind + body,
+    ]
+
+
+@_reader("answers of http cameras", _http_seeds, mutations.mutate_head, 2)
+def _http_camera(folder: Path, data: bytes) -> object:
+    from physadv.camera.mjpeg import open_mjpeg
+
+    with _answering(data):
+        user = "u:p@" if len(data) % 2 else ""
+        capture = open_mjpeg(f"http://{user}127.0.0.1/a", 1.0)
+        frames = 0
+        while capture is not None and capture.read()[0] and frames < 20:
+            frames += 1
+        return frames
+
+
+def _rtsp_seeds() -> Sequence[bytes]:
+    digest = 'Digest realm="x", nonce="y", qop="auth", algorithm=MD5, opaque="z"'
+    return [
+        f"RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: {digest}\r\n\r\n".encode(),
+        b'RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: Basic realm="x"\r\n\r\n',
+        b"RTSP/1.0 302 Moved\r\nLocation: rtsp://127.0.0.1/b\r\n\r\n",
+        b"RTSP/1.0 200 OK\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n",
+    ]
+
+
+@_reader("answers of rtsp cameras", _rtsp_seeds, mutations.mutate_head, 3)
+def _rtsp_camera(folder: Path, data: bytes) -> object:
+    from physadv.camera.rtsp_redirect import refuse_rtsp_redirect
+
+    with _answering(data):
+        return refuse_rtsp_redirect("rtsp://u:p@127.0.0.1/a", 1.0)
+
+
+_TOKEN, _PAGE = "t" * 24, b"the page of a check"
+
+
+class _ServerOfNothing:
+    """What a handler asks of its server."""
+
+    port, token = 8000, _TOKEN
+
+    def heard(self, request: socket.socket) -> None:
+        """Note nothing."""
+
+
+_REQUEST = f"GET /{_TOKEN}/ HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"
+
+
+@_reader(
+    "requests to the local server",
+    _texts(
+        f"{_REQUEST}Accept: */*\r\n\r\n",
+        f"POST /next HTTP/1.1\r\nHost: localhost:8000\r\nX-Token: {_TOKEN}\r\n\r\n",
+        f"POST /{_TOKEN}/next HTTP/1.0\r\nHost: localhost:8000\r\nContent-Length: 3\r\n\r\nabc",
+        f"{_REQUEST}Origin: http://127.0.0.1:8000\r\nExpect: 100-continue\r\n\r\n",
+    ),
+    mutations.mutate_head,
+    3,
+)
+def _local_server(folder: Path, data: bytes) -> object:
+    from physadv.camera.local_server import LocalHandler
+
+    class Page(LocalHandler):
+        def get(self, path: str) -> None:
+            self.answer(200, "text/plain", _PAGE)
+
+        post = get
+
+    answering = _Answering(data)
+    request = answering.connect()
+    with suppress(OSError):  # as the server: a browser that went away is no fault
+        Page(request, ("127.0.0.1", 9), _ServerOfNothing())  # type: ignore[arg-type]
+    request.shutdown(socket.SHUT_WR)
+    said = answering.said()
+    answering.close()
+    assert _PAGE not in said or _TOKEN.encode() in data, "answered without the token"
+    assert data in (b"",) or _TOKEN.encode() not in said, "the token is told"
+    return said
+
+
+# The parsers and decoders themselves, which the readers above reach behind checks of their own.
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """A record of every kind of value."""
+
+    name: str
+    count: int = 0
+    share: float = 0.0
+    pairs: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def _parser_seeds() -> Sequence[bytes]:
+    return [
+        b'{"name": "a", "count": 3, "share": 0.5, "pairs": {"b": [1.5, 2]}}',
+        b'[{"name": "a"}, {"name": "b", "count": 1}]\n',
+        b'name = "a"\ncount = 3\n[pairs]\nb = [1.5, 2.0]\n',
+        b"<a b='c'><d>1.5</d><!-- e --></a>",
+        b"name,count\na,3\n",
+        b"3",
+    ]
+
+
+@_reader("parsers of text", _parser_seeds, mutations.mutate_text, 20)
+def _parsers(folder: Path, data: bytes) -> object:
+    from physadv.core import csv_tables, parsing, rows, tables, text
+
+    file = _written(folder, "a.json", data)
+    decode = lambda: text.decode_text(data, "a", guess=True).text  # noqa: E731
+    words = _first_accepted([decode])[0]  # type: ignore[index]
+    return _first_accepted(
+        [
+            lambda: parsing.parse_json(words, "a"),
+            lambda: parsing.parse_json_as(words, _Typed, "a"),
+            lambda: parsing.parse_toml(words, "a"),
+            lambda: parsing.parse_xml(data, "a"),
+            lambda: parsing.parse_number(words, "x", "a"),
+            lambda: parsing.parse_whole_number(words, "x", "a"),
+            lambda: csv_tables.parse_csv(words, "a", {"name": ("count",)}),
+            lambda: tables.read_table(file),
+            lambda: tables.read_table_list(file),
+            lambda: list(rows.read_rows(file)),
+            lambda: tables.parse_table(tables.read_table(file), _Typed),
+        ]
+    )
+
+
+@_reader("arrays", lambda: [_npy(np.arange(6)), _npy(np.ones((2, 3)))], mutations.mutate_npy, 2)
+def _arrays(folder: Path, data: bytes) -> object:
+    from physadv.core.array_files import parse_npy
+
+    return parse_npy(data, "a.npy")
+
+
+@_reader("tensors", lambda: [save(_state(), {"a": "b"})], mutations.mutate_safetensors, 1)
+def _tensors(folder: Path, data: bytes) -> object:
+    from physadv.core.tensor_files import read_tensors
+
+    return read_tensors(_written(folder, "a.safetensors", data))
+
+
+def _decode_otherwise(folder: Path, data: bytes) -> object:
+    """Decode a picture in each of the ways that the commands do."""
+    from physadv.core import image_io, opencv_pictures, picture_files
+    from physadv.privacy.photo_io.sixteen_bit import decode_16bit
+
+    file = _written(folder, "a.png", data)
+    return _first_accepted(
+        [
+            lambda: opencv_pictures.decode_bgr(data, "a"),
+            lambda: decode_16bit(data, 6, file),
+            lambda: picture_files.shown_size(data, "a"),
+            lambda: image_io.read_image(file),
+            lambda: image_io.read_rgb(file),
+        ]
+    )
+
+
+_reader("png otherwise", _png_seeds, mutations.mutate_png, 1)(_decode_otherwise)
+_reader("pictures otherwise", _picture_seeds, mutations.mutate_bytes, 1)(_decode_otherwise)
+
+
+def _jpeg_seeds() -> Sequence[bytes]:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:li>a</rdf:li></rdf:RDF></x:xmpmeta>'
+    second = _noise().transpose(Image.Transpose.ROTATE_90)
+    return [
+        _encoded("JPEG", exif=_exif(), icc_profile=_srgb(), dpi=(72, 72), comment=b"x", xmp=xmp),
+        _encoded("JPEG", progressive=True, exif=_gps()),
+        _encoded("MPO", save_all=True, append_images=[second], exif=_exif()),
+        _encoded("JPEG", _noise().convert("L"), xmp=xmp, exif=_gps()),
+    ]
+
+
+def _gps() -> bytes:
+    """EXIF data with a place, a serial number, a maker's note and a preview."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0132] = 3, "2026:01:01 00:00:00"
+    exif[0x8769] = {0x927C: b"note" * 9, 0xA431: "serial", 0x829A: 0.02}
+    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 1.0), 3: "E", 4: (11.0, 3.0, 2.0)}
+    return exif.tobytes()
+
+
+_reader("metadata of a jpeg", _jpeg_seeds, mutations.mutate_jpeg, 3)(_decode)
+_reader("metadata of a photo", _jpeg_seeds, mutations.mutate_jpeg, 3)(_photo)
+
+
+def _heif_seeds() -> Sequence[bytes]:
+    """A picture where pillow-heif is installed, and heads of one."""
+    head = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"heic", 0, b"mif1", b"heic")
+    meta = struct.pack(">I4sI", 12, b"meta", 0)
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return [head + meta, head + bytes(64), head.replace(b"heic", b"mif1") + meta]
+    register_heif_opener()
+    return [_encoded("HEIF", _noise(64), exif=_exif()), head + meta]
+
+
+_reader("heif", _heif_seeds, mutations.mutate_bytes, 0.5)(_photo)
+
+
+def _chart_seeds() -> Sequence[bytes]:
+    import pypdfium2
+
+    with pypdfium2.PdfDocument(str(ROOT / "calibration" / "chart-1-a4.pdf")) as pdf:
+        page = np.asarray(pdf[0].render(scale=1.5).to_pil().convert("RGB"))
+    light = np.linspace(0.95, 0.8, page.shape[1])[:, None]
+    return [_encoded("JPEG", Image.fromarray((light * page).astype(np.uint8)), quality=80)]
+
+
+@_reader("photo of a chart", _chart_seeds, mutations.mutate_bytes, 0.05)
+def _chart(folder: Path, data: bytes) -> object:
+    from physadv.calibration.chart_reader import read_chart
+    from physadv.core.image_io import decode_rgba, lay_on_white
+
+    return read_chart(lay_on_white(decode_rgba(data, "photo")), "photo")
+
+
 # Words of the command line, several readers an input.
 
 
 def _word(*calls: Callable[[str], object]) -> Call:
     def call(folder: Path, data: bytes) -> object:
-        from physadv.core.errors import PhysadvError
-
         text = data.decode("utf-8", "surrogateescape").replace("\0", "")[:5000]
-        last: PhysadvError | None = None
-        for each in calls:
-            try:
-                each(text)
-            except PhysadvError as error:
-                str(error)
-                last = error
-        if last is not None:
-            raise last
-        return None
+        return _first_accepted([lambda each=each: each(text) for each in calls])
 
     return call
 
@@ -972,9 +1291,11 @@ _reader(
 def _pairs(text: str) -> object:
     from physadv_cli.configured import parse_numbers
 
-    for separator, count in (("x", 2), (",", 2), (":", 2), (",", 4)):
-        numbers = parse_numbers(text, "--size", separator, count=count)
-    return numbers
+    def read(separator: str, count: int) -> object:
+        return parse_numbers(text, "--size", separator, count=count)
+
+    kinds = (("x", 2), (",", 2), (":", 2), (",", 4))
+    return _first_accepted([lambda kind=kind: read(*kind) for kind in kinds])
 
 
 _reader(
@@ -1051,30 +1372,48 @@ _reader(
 
 
 def _options(text: str) -> object:
-    from physadv.core.config import Config
-    from physadv.core.errors import PhysadvError
+    words = text.split()[:40]
 
-    words = text.split()[:40] or [""]
-    last: PhysadvError | None = None
-    for kind in _configs()[:4]:
-        assert issubclass(kind, Config)
+    def read(kind: Any) -> object:
         names = list(kind.documented_fields())
-        table = {names[(len(w) * 7 + i) % len(names)]: w for i, w in enumerate(words)}
-        try:
-            kind.from_table(table)
-        except PhysadvError as error:
-            last = error
-    if last:
-        raise last
-    return None
+        return kind.from_table({names[(len(w) + i) % len(names)]: w for i, w in enumerate(words)})
+
+    return _first_accepted([lambda kind=kind: read(kind) for kind in _configs()[:12]])
 
 
 _reader(
     "options",
-    _texts("signs 190x150 300 0.05 0,95 linf:8/255 auto", "a 1 2 nan x:y"),
+    _texts("signs 190x150 300 0.05 0,95 linf:8/255 auto", "a 1 2 nan x:y", "signs", ""),
     mutations.mutate_text,
     2,
 )(_word(_options))
+
+
+def _member(text: str) -> object:
+    from physadv.core.members import member_of
+
+    folder = Path("/nowhere")
+    member = member_of(folder, text)
+    assert member.is_relative_to(folder), "a member outside"
+    return member
+
+
+def _shown(text: str) -> object:
+    from physadv.core.addresses import redact_addresses
+    from physadv.core.names import natural_key, plain_name
+    from physadv.core.visible_text import visible_line, visible_text
+
+    line = visible_line(text)
+    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in line), "obeyed"
+    return natural_key(text), plain_name(text), visible_text(text), redact_addresses(text)
+
+
+_reader(
+    "names",
+    _texts("clips/a.png", "a", "../b", "IMG 10.jpg", "rtsp://u:p@h/x and more", "\x1b[31m"),
+    mutations.mutate_text,
+    6,
+)(_word(_member, _shown))
 
 
 def chosen(names: str) -> dict[str, Reader]:

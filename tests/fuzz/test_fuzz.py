@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import shutil
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from fuzz.harness import CORPUS, Tally, fuzz, read_one, run_batch
 from fuzz.mutations import mutate_bytes
-from fuzz.readers import READERS, Reader
+from fuzz.readers import READERS, Reader, scratch
 
-from physadv.core.errors import DataError
+from physadv.core.errors import DataError, PhysadvError
 
 _SEED = int(os.environ.get("PHYSADV_FUZZ_SEED", "14"))
 _KEPT = sorted(file for file in CORPUS.glob("*/*") if file.is_file())
@@ -80,3 +86,82 @@ def test_a_death_does_not_end_the_batch() -> None:
     reader = Reader(_odd, lambda: [b"\x02", b"\x00", b"\x01"], mutate_bytes)
     faults = list(run_batch("odd", reader, 0, range(3), Tally()))
     assert [(fault.number, fault.kind) for fault in faults] == [(0, "death"), (2, "foreign")]
+
+
+ROOT = Path(__file__).resolve().parents[2]
+_READING = ("read_", "load_", "parse_", "open_", "decode_", "gunzip", "refuse_rtsp", "sidecar")
+_ELSEWHERE = {
+    "code that the user named": {
+        *("load_torchscript", "load_exported", "load_import_path", "load_foreign"),
+    },
+    "cameras and windows of this machine": {
+        *("open_camera", "open_url", "open_displays", "read_settings"),
+    },
+    "runs of this program, and nets in memory": {
+        *("open_run", "open_samples", "open_inputs", "read_logits", "decode_boxes"),
+        *("decode_scores", "decode_faces", "read_run_markers", "load_state", "load_optimizer"),
+        *("load_model", "load_undefended_model", "load_segmenter", "load_embedders"),
+    },
+    "callers of readers that are in the harness": {
+        *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
+        *("load_yolox", "load_yolox_weights", "load_embedder", "read_views", "read_photos"),
+        *("load_scene_sources", "read_sign_folders", "load_photo_sources", "load_sign_sources"),
+        *("read_ranges", "parse_models"),
+    },
+}
+"""Functions of such names that the harness does not reach, and why not."""
+
+
+@pytest.fixture(scope="module")
+def seeds_read() -> tuple[dict[str, list[str]], set[str]]:
+    """What becomes of the seeds of each reader, and the names of the functions that were called."""
+    outcomes: dict[str, list[str]] = {}
+    called: set[str] = set()
+
+    def note(frame: FrameType, event: str, value: object) -> None:
+        if event == "call":
+            called.add(frame.f_code.co_name)
+
+    for name, reader in READERS.items():
+        outcomes[name] = []
+        for data in reader.seeds():
+            folder = scratch()
+            threading.setprofile(note)
+            sys.setprofile(note)
+            try:
+                reader.call(folder, data)
+                outcomes[name].append("accepted")
+            except PhysadvError as error:
+                outcomes[name].append(str(error))
+            finally:
+                sys.setprofile(None)
+                threading.setprofile(None)  # type: ignore[arg-type]
+                shutil.rmtree(folder)
+    return outcomes, called
+
+
+def test_every_reader_accepts_a_seed(seeds_read: tuple[dict[str, list[str]], set[str]]) -> None:
+    """A reader that refuses all its seeds at the door is fuzzed no further than the door."""
+    outcomes, _ = seeds_read
+    barred = {name: said for name, said in outcomes.items() if "accepted" not in said}
+    barred.pop("heif", None)  # refused, by name, where pillow-heif is not installed
+    assert not barred
+
+
+def _readers_of_the_toolkit() -> Iterator[str]:
+    for folder in ("physadv", "cli"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef) and node.name.startswith(_READING):
+                    yield node.name
+
+
+def test_every_reader_of_the_toolkit_is_reached(
+    seeds_read: tuple[dict[str, list[str]], set[str]],
+) -> None:
+    """A function that reads something foreign is called by the harness, or listed with a reason."""
+    _, called = seeds_read
+    known, elsewhere = set(_readers_of_the_toolkit()), set().union(*_ELSEWHERE.values())
+    assert sorted(known - called - elsewhere) == []
+    assert sorted(elsewhere - known) == [], "no such function"
+    assert sorted(elsewhere & called) == [], "reached after all"
