@@ -196,7 +196,8 @@ class Race:
             return [replace(first, texture=number) for number in range(count)]
 
         blank: dict[Start, float] = {}
-        for start in itertools.chain([first], _random_starts(self.config)):
+        others = itertools.chain(_central_starts(self.config), _random_starts(self.config))
+        for start in itertools.chain([first], others):
             blank[start] = self._blank_success(start)
             good = [start for start in blank if blank[start] <= self._most_blank]
             if len(good) == count or len(blank) == 2 * count:
@@ -363,23 +364,41 @@ def task_at(task: PatchTask, config: PatchConfig, start: Start) -> PatchTask:
     return replace(aimed, mask=mask, placement=placement, appearance=appearance)
 
 
+def _central_starts(config: PatchConfig) -> Iterator[Start]:
+    """The middle of the sign in each of the proportions tried: over its letters a sticker often
+    takes the most from a detector, and places spread evenly may leave the middle out."""
+    for size in _sizes(config):
+        start = Start((0.0, 0.0), size)
+        if _is_on_sign(start, config.sign_width_mm):
+            yield start
+
+
 def _random_starts(config: PatchConfig) -> Iterator[Start]:
     """Places spread evenly over the sign, in turn with each of the proportions tried."""
     stream = generator(config.seed, "race", "places")
     offset = torch.rand(2, generator=stream)
     spread = torch.tensor([0.7548776662, 0.5698402910])  # Roberts' R2 sequence
+    sizes = _sizes(config)
     for number in range(10_000):
         unit = ((offset + spread * number) % 1).tolist()
-        width, height = config.size_mm
-        if config.search == "shape":
-            tallness = _PROPORTIONS[number % len(_PROPORTIONS)]
-            area = width * height
-            width, height = ((area / tallness) ** 0.5, (area * tallness) ** 0.5)
-        room = (config.sign_width_mm - width, config.sign_width_mm - height)
+        size = sizes[number % len(sizes)]
+        room = [config.sign_width_mm - side for side in size]
         center = [round(side * (place - 0.5), 1) for side, place in zip(room, unit, strict=True)]
-        start = Start((center[0], center[1]), (round(width, 1), round(height, 1)))
+        start = Start((center[0], center[1]), size)
         if min(room) >= 0 and _is_on_sign(start, config.sign_width_mm):
             yield start
+
+
+def _sizes(config: PatchConfig) -> list[tuple[float, float]]:
+    """Widths and heights that are tried: the configured one, or its area in several proportions."""
+    width, height = config.size_mm
+    if config.search != "shape":
+        return [(round(width, 1), round(height, 1))]
+    area = width * height
+    return [
+        (round((area / tallness) ** 0.5, 1), round((area * tallness) ** 0.5, 1))
+        for tallness in _PROPORTIONS
+    ]
 
 
 def _is_on_sign(start: Start, sign_width_mm: float) -> bool:

@@ -125,6 +125,17 @@ def test_proportions_keep_the_area(settings: PatchConfig) -> None:
         assert x + y <= 457 / 2**0.5
 
 
+def test_the_middle_of_the_sign_races_in_every_proportion(settings: PatchConfig) -> None:
+    """Places spread evenly may leave it out, and against detectors it is often the best one."""
+    searched = replace(settings, search="shape", size_mm=(190, 100))
+    starts = list(race._central_starts(searched))
+    assert {start.center_mm for start in starts} == {(0.0, 0.0)}
+    assert len({start.size_mm for start in starts}) == len(race._PROPORTIONS)
+    assert [s.size_mm for s in race._central_starts(replace(searched, search="place"))] == [
+        (190.0, 100.0)
+    ]
+
+
 def test_no_place_that_a_blank_sticker_wins(settings: PatchConfig, tmp_path: Path) -> None:
     """At the lower right covering alone does it: none of the starts there races."""
     run = PatchRun(replace(settings, model="corner_models:blinded"), tmp_path / "out", force=True)
