@@ -13,7 +13,7 @@ from bundle_fixtures import demo_bundle
 
 from physadv.camera.frames import CameraFrame
 from physadv.camera.lens import lens_for
-from physadv.camera.localization.by_features import by_features
+from physadv.camera.localization.by_features import _turned_alike, by_features
 from physadv.camera.localization.pose import rotation_matrix
 from physadv.camera.localization.reference_images import SIDE, reference_images
 from physadv.camera.localization.with_pose import with_pose
@@ -102,3 +102,23 @@ def test_what_cannot_be_recognized_is_refused() -> None:
         by_features([np.full((64, 64, 3), 200, np.uint8)])
     with pytest.raises(OptionError, match="no features was given"):
         locator_for("features")
+
+
+@pytest.mark.parametrize("roll", [-150.0, -90.0, 45.0, 175.0])
+def test_a_turned_sign_is_found(bundle: PatchBundle, roll: float) -> None:
+    """The search goes by a rotation that features share, whatever it is: corners within 3 px."""
+    picture = reference_images(bundle)["patch"]
+    image, corners = street(picture, 3.0, 25.0, 1)
+    turn = cv2.getRotationMatrix2D((600, 350), roll, 1.0)
+    turned = cv2.warpAffine(image, turn, (1280, 720), borderMode=cv2.BORDER_REPLICATE)
+    place = by_features({"patch": picture})(CameraFrame(turned, 0.0, "a", "patch", 0))
+    assert place is not None
+    assert place.corners is not None
+    assert place.corners == pytest.approx(corners @ turn[:, :2].T + turn[:, 2], abs=3)
+
+
+def test_rotations_agree_across_the_full_turn() -> None:
+    """350, 10 and 30 degrees are near each other; what is turned by 180 is not of the sign."""
+    near = _turned_alike(np.array([350.0, 10.0, 180.0, 30.0, 200.0]))
+    assert near.tolist() == [True, True, False, True, False]
+    assert _turned_alike(np.empty(0)).shape == (0,)

@@ -1,7 +1,8 @@
 """Localization of a known sign without markers, by its drawing.
 
-It is searched for by ORB features (Rublee et al. 2011), aligned with its drawing, and then followed
-from frame to frame by optical flow, which costs a fifth of a search. Every frame is measured
+It is searched for by ORB features (Rublee et al. 2011) that agree on a rotation (Jegou, Douze and
+Schmid 2008) and a homography, aligned with its drawing, and then followed from frame to frame by
+optical flow, which costs a third of a search. Every frame is measured
 against the drawing itself, so errors do not add up, and a sign that is covered, blurred or replaced
 is lost and searched for again.
 """
@@ -33,6 +34,8 @@ FEWEST = 18
 """Matched features that must agree on one homography; walls and trees reach about ten by chance."""
 REFERENCE_PX, LONGEST_PX = 320, 960
 _RATIO, _REPROJECTION_PX = 0.8, 3.0
+_TURN_DEG = 45.0
+"""Farthest from the common rotation that a sign's feature may be turned: a tilt shears them."""
 _FLOW_PX = 640
 """Longest side of the picture in which the motion between two frames is measured."""
 _FLOW_WINDOW, _FLOW_LEVELS, _FLOW_POINTS = 21, 4, 8
@@ -40,12 +43,23 @@ _FLOW_WINDOW, _FLOW_LEVELS, _FLOW_POINTS = 21, 4, 8
 
 
 @dataclass(frozen=True)
+class _Features:
+    """Features of a picture: places (n, 2), rotations (n,) in degrees, and descriptors (n, 32)."""
+
+    points: Points
+    angles: npt.NDArray[np.float64]
+    descriptors: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True)
 class _Reference:
     """One picture of the sign: its drawing, and the features by which it is found."""
 
     drawing: SignDrawing
-    points: Points
-    descriptors: npt.NDArray[np.uint8]
+    features: _Features
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class FeatureLocator:
     def __init__(
         self, references: Mapping[str, Pixels], *, fewest: int = FEWEST, is_part: bool = False
     ) -> None:
-        self._finder, self._matcher = cv2.ORB.create(1500), cv2.BFMatcher(cv2.NORM_HAMMING)
+        self._finder = cv2.ORB.create(1500)
         self._fewest, self._is_part = fewest, is_part
         self._references = {
             block: _reference(self._finder, picture, fewest)
@@ -124,16 +138,15 @@ class FeatureLocator:
         """Locate the sign anywhere in ``frame``."""
         reduced = _shrunk(gray, LONGEST_PX)
         scale = len(reduced) / len(gray)
-        points, descriptors = self._finder.detectAndCompute(reduced, None)
-        if descriptors is None or len(points) < self._fewest:
+        features = _features(self._finder, reduced)
+        if len(features) < self._fewest:
             return None
 
-        pixels = _positions(points) / scale
         for blocks in self._order(frame):
             found = {
                 block: match
                 for block in blocks
-                if (match := self._match(self._references[block], pixels, descriptors, scale))
+                if (match := self._match(self._references[block].features, features, scale))
             }
             if found:
                 block = max(found, key=lambda b: len(found[b].plane))
@@ -162,21 +175,22 @@ class FeatureLocator:
         self._followed = _Followed(clip, block, small, sign.homography, sign.seen)
         return _location(sign)
 
-    def _match(
-        self,
-        reference: _Reference,
-        pixels: Points,
-        descriptors: npt.NDArray[np.uint8],
-        scale: float,
-    ) -> AlignedSign | None:
-        """Return the sign where enough features of ``reference`` agree on one homography."""
-        pairs = self._matcher.knnMatch(reference.descriptors, descriptors, k=2)
-        matches = [p[0] for p in pairs if len(p) == 2 and p[0].distance < _RATIO * p[1].distance]
-        if len(matches) < self._fewest:
+    def _match(self, drawn: _Features, filmed: _Features, scale: float) -> AlignedSign | None:
+        """Return the sign where enough features ``drawn`` and ``filmed`` agree on one homography.
+
+        ``scale`` is that of the picture with the filmed features.
+        """
+        distances, nearest = cv2.batchDistance(
+            drawn.descriptors, filmed.descriptors, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=2
+        )
+        matched = np.flatnonzero(distances[:, 0] < _RATIO * distances[:, 1])
+        there = nearest[matched, 0]
+        # Most frames without the sign end here, well before the search for a homography.
+        alike = _turned_alike(filmed.angles[there] - drawn.angles[matched])
+        if alike.sum() < self._fewest:
             return None
 
-        plane = reference.points[[m.queryIdx for m in matches]]
-        seen = pixels[[m.trainIdx for m in matches]]
+        plane, seen = drawn.points[matched[alike]], filmed.points[there[alike]] / scale
         homography, inside = cv2.findHomography(
             plane, seen, cv2.RANSAC, _REPROJECTION_PX / scale, maxIters=2000
         )
@@ -243,13 +257,24 @@ def _shrunk(gray: Gray, longest_px: int) -> Gray:
     return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _positions(points: Sequence[Any]) -> Points:
-    """Return the places (n, 2) of ORB ``points`` in px from the picture's outer corner.
+def _features(finder: Any, gray: Gray) -> _Features:
+    """Return the ORB features of ``gray``, in px from its outer corner."""
+    found, descriptors = finder.detectAndCompute(gray, None)
+    if descriptors is None:
+        return _Features(np.empty((0, 2)), np.empty(0), np.empty((0, 32), np.uint8))
+    # OpenCV scales the index of a pixel in a pyramid's level, not its center.
+    scales = 1.2 ** np.array([p.octave for p in found], np.float64)[:, None]
+    points = np.array([p.pt for p in found], np.float64) + 0.5 * scales
+    return _Features(points, np.array([p.angle for p in found], np.float64), descriptors)
 
-    OpenCV scales the index of a pixel in a pyramid's level, not its center.
-    """
-    scales = 1.2 ** np.array([p.octave for p in points], np.float64)[:, None]
-    return np.asarray(np.array([p.pt for p in points]) + 0.5 * scales, np.float64)
+
+def _turned_alike(turns_deg: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return which of the rotations ``turns_deg`` (n,) are near the one that most are near."""
+    if len(turns_deg) == 0:
+        return np.empty(0, np.bool_)
+    apart = np.abs((turns_deg[:, None] - turns_deg + 180) % 360 - 180)
+    near = apart <= _TURN_DEG
+    return np.asarray(near[near.sum(1).argmax()], np.bool_)
 
 
 def _reference(finder: Any, picture: Pixels, fewest: int) -> _Reference:
@@ -257,15 +282,14 @@ def _reference(finder: Any, picture: Pixels, fewest: int) -> _Reference:
 
     # A sign ends where its drawing ends, so features of its outline count too.
     framed = cv2.copyMakeBorder(square, 24, 24, 24, 24, cv2.BORDER_REPLICATE)
-    points, descriptors = finder.detectAndCompute(cv2.cvtColor(framed, cv2.COLOR_RGB2GRAY), None)
-
-    count = 0 if descriptors is None else len(points)
-    if count < 2 * fewest:
-        limit = f"{count} corners in its drawing, {2 * fewest} are needed"
+    features = _features(finder, np.asarray(cv2.cvtColor(framed, cv2.COLOR_RGB2GRAY), np.uint8))
+    if len(features) < 2 * fewest:
+        limit = f"{len(features)} corners in its drawing, {2 * fewest} are needed"
         raise OptionError(
             "the sign's picture", limit, "Use --locate fiducials with the printed pages, or --box"
         )
-    return _Reference(SignDrawing(picture), (_positions(points) - 24) / REFERENCE_PX, descriptors)
+    on_sign = replace(features, points=(features.points - 24) / REFERENCE_PX)
+    return _Reference(SignDrawing(picture), on_sign)
 
 
 def _plausible(corners: Points) -> bool:
