@@ -25,6 +25,7 @@ import torch
 
 from physadv.core.files import write_json, write_text
 from physadv.core.image_io import save_png
+from physadv.core.torch_threads import calm_threads
 from physadv.models.faces.embedders import FaceEmbedder, load_embedder
 from physadv.models.faces.face_detection import DlibFinder, FaceFinder, SlimFinder
 from physadv.privacy.check.channels import CHANNELS
@@ -32,7 +33,7 @@ from physadv.privacy.check.embeddings import EmbeddingPlan
 from physadv.privacy.check.protection_verdict import LOST
 from physadv.privacy.check.run_cloak_check import run_cloak_check
 from physadv.privacy.cloak_faces import MODES
-from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads
+from physadv.privacy.photo_cloaker import PhotoCloaker
 from physadv.privacy.photo_io.photo import read_photo
 
 ORIGINALS = 6

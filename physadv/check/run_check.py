@@ -31,6 +31,7 @@ from physadv.check.stopping_rule import check_width
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.files import write_json
 from physadv.core.rows import read_rows
+from physadv.core.torch_threads import calm_threads, cores_beside
 
 MARGIN = 0.08
 __all__ = [
@@ -139,7 +140,13 @@ def run_check(
     )
 
     settings |= {"width": width, "attempt": _take_up(session, target, earlier)}
-    with _recorded(target, session, feeds, settings), _evaluating(model):
+    # Decoding and locating take a core of their own: a model that shares it waits for its threads.
+    threads = min(torch.get_num_threads(), cores_beside(1))
+    with (
+        calm_threads(threads),
+        _recorded(target, session, feeds, settings),
+        _evaluating(model),
+    ):
         total = _expected(feeds, max_frames)
         for feed in feeds:
             feed.source.on_message = on_message or session.remote.set_note

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -217,25 +215,3 @@ def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
         "steps": note.steps,
         "seconds": round(note.seconds, 3),
     }
-
-
-@contextlib.contextmanager
-def calm_threads(threads: int = 2) -> Iterator[None]:
-    """Limit torch to ``threads`` CPU threads and flush denormal numbers while the block runs;
-    both are restored afterwards.
-
-    A small network on more threads than there are free cores was measured fifty times slower, and
-    so was one that computes with denormals.
-    """
-    before, flushed = torch.get_num_threads(), _flushes_denormals()
-    torch.set_num_threads(max(1, min(threads or before, os.cpu_count() or 1)))
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.set_flush_denormal(flushed)
-
-
-def _flushes_denormals() -> bool:
-    return bool((torch.full((1,), 1e-38) * 0.5 == 0).all())

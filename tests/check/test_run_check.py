@@ -21,6 +21,7 @@ from physadv.check.run_check import BlockSource, run_check
 from physadv.check.stopping_rule import STEP
 from physadv.core.errors import CaptureError, ModelError, OptionError
 from physadv.core.rows import read_rows
+from physadv.core.torch_threads import cores_beside
 from physadv.evaluation.metrics.intervals import clustered_interval
 
 
@@ -557,3 +558,32 @@ def test_the_same_check_goes_on(
     (tmp_path / "run" / "check.json").write_text(json.dumps({**settings, "status": "running"}))
     with pytest.raises(OptionError, match="another true_class"):
         check(tmp_path / "run", folder, color_model, true_class="limit")
+
+
+def test_the_model_leaves_a_core_to_reading(
+    tmp_path: Path, twin: Callable[..., Path], color_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two cores the model runs on one thread, and torch has its own number again afterwards."""
+    monkeypatch.setattr("physadv.check.run_check.cores_beside", lambda busy: 2 - busy)
+    seen: list[int] = []
+    forward = color_model.forward
+
+    def counted(images: torch.Tensor) -> Any:
+        seen.append(torch.get_num_threads())
+        return forward(images)
+
+    monkeypatch.setattr(color_model, "forward", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        check(tmp_path / "out", twin(CLIPS), color_model)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_cores_beside_others_are_at_least_one() -> None:
+    """Whatever is busy, one core is left to compute on."""
+    assert cores_beside(10**6) == 1
+    assert cores_beside(0) >= 1

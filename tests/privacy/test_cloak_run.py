@@ -15,6 +15,7 @@ from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 from physadv.core.errors import OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
+from physadv.core.torch_threads import calm_threads
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.privacy.batch import plan_jobs, run_folder
 from physadv.privacy.cloak_faces import (
@@ -32,7 +33,7 @@ from physadv.privacy.embedding_loss import (
     own_embeddings,
     similarity_margin,
 )
-from physadv.privacy.photo_cloaker import PhotoCloaker, calm_threads, face_of
+from physadv.privacy.photo_cloaker import PhotoCloaker, face_of
 from physadv.privacy.visibility import dssim
 
 QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)

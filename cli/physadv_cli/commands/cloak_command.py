@@ -56,8 +56,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     Example: physadv cloak photos/ --mode low
     """
     from physadv.core.run_folder import refuse_other_run
+    from physadv.core.torch_threads import calm_threads
     from physadv.privacy.cloak_task import CloakTask
-    from physadv.privacy.photo_cloaker import calm_threads
 
     with calm_threads(run.threads or 0):
         task = CloakTask.from_config(config, run.out)
@@ -90,11 +90,11 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
 
     Example: physadv cloak check photos-cloaked --originals photos --gallery other-people
     """
+    from physadv.core.torch_threads import calm_threads
     from physadv.models.faces.embedders import load_embedders
     from physadv.models.faces.face_detection import default_finders
     from physadv.privacy.check.embeddings import EmbeddingPlan
     from physadv.privacy.check.run_cloak_check import run_cloak_check
-    from physadv.privacy.photo_cloaker import calm_threads
     from physadv_cli.progress import bar
 
     if (done := _finished_check(config, run)) is not None:
