@@ -25,6 +25,7 @@ from physadv.core.files import (
     beside,
     force_folder_to_disk,
     make_folder,
+    name_full_disk,
     remove_leftovers,
     write_bytes,
     write_text,
@@ -347,7 +348,7 @@ def _held(
     lock = _acquired(file, owner, what, rule)
     try:
         if lock is not None:
-            owner.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+            _write_note(owner)
         yield
     finally:
         # While it is held, since whoever comes next makes another. On Windows an open file cannot
@@ -357,6 +358,15 @@ def _held(
                 each.unlink()
         if lock is not None:
             lock.release()
+
+
+def _write_note(owner: Path) -> None:
+    """Name this process and its machine in the file ``owner``."""
+    try:
+        owner.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+    except OSError as error:
+        name_full_disk(error, owner)
+        raise
 
 
 def _acquired(file: Path, owner: Path, what: str, rule: str) -> filelock.BaseFileLock | None:
