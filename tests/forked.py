@@ -3,6 +3,7 @@ in the time of a few starts."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
@@ -10,10 +11,12 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -75,6 +78,9 @@ class ForkServer:
             server.run(folder, "models", "list")
     """
 
+    def __init__(self) -> None:
+        self._logs = tempfile.TemporaryDirectory()
+
     def __enter__(self) -> Self:
         """Start the process and wait until everything is imported."""
         self._process = subprocess.Popen(
@@ -96,16 +102,17 @@ class ForkServer:
         """End the process."""
         self._process.kill()
         self._process.wait()
+        self._logs.cleanup()
 
     def run(self, folder: Path, *words: str, faults: Faults | None = None) -> Finished:
         """Run ``physadv`` with ``words`` in ``folder`` under ``faults``."""
         given = faults or Faults()
-        logs = Path(f"{folder}.logs")
-        logs.mkdir(exist_ok=True)
+        logs = Path(self._logs.name)
         request = {
             **given.__dict__,
             "folder": str(folder),
             "words": words,
+            "environment": environment(),
             "stdout": given.stdout or str(logs / "stdout"),
             "stderr": given.stderr or str(logs / "stderr"),
         }
@@ -120,6 +127,14 @@ class ForkServer:
     def _answer(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
+
+
+@cache
+def shared_server() -> ForkServer:
+    """The server of all tests that set up nothing of their own in it; it ends with them."""
+    server = ForkServer().__enter__()
+    atexit.register(server.__exit__, None, None, None)
+    return server
 
 
 def _text(file: Path) -> str:
@@ -204,6 +219,8 @@ def _run(main: Any, request: dict[str, Any]) -> NoReturn:
 
 def _take_on(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["environment"])
     os.chdir(request["folder"])
     _open_as(0, os.devnull, os.O_RDONLY)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import physadv
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def test_links_and_pictures_exist() -> None:
         assert (ROOT / target).is_file(), target
 
 
-def test_every_command_has_an_example() -> None:
+def test_every_command_has_an_example(tmp_path: Path) -> None:
     """Each command's help shows an example, and the top-level help needs no torch."""
     listing = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "physadv_cli.main", "--help"],
@@ -48,10 +49,7 @@ def test_every_command_has_an_example() -> None:
     commands = re.findall(r"^│ (\w+)\s{2,}", listing.stdout, re.MULTILINE)
     assert {"demo", "patch", "print", "twin", "check"} <= set(commands)
     for command in commands:
-        text = subprocess.run(
-            [sys.executable, "-m", "physadv_cli.main", command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        done = physadv(tmp_path, command, "--help")
+        assert done.returncode == 0
+        text = done.stdout
         assert "Example" in text or "COMMAND [ARGS]" in text, command

@@ -4,11 +4,10 @@ goes wrong."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commandline
 import cv2
 import numpy as np
 import pytest
@@ -24,11 +23,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def physadv(folder: Path, *arguments: str) -> Done:
-    command = [sys.executable, "-m", "physadv_cli.main", "calibrate", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return commandline.physadv(folder, "calibrate", *arguments)
 
 
 def save(path: Path, picture: np.ndarray) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from forked import Faults, Finished, ForkServer
+from forked import Faults, Finished, ForkServer, shared_server
 from small_commands import FILES, SMALL_COMMANDS, assert_same, result_of, write_inputs
 
 from physadv.core.files import LOCK
@@ -68,15 +68,14 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("faults") / "w"
     folder.mkdir()
     for parent in folder.parents[:3]:
         parent.chmod(0o755)
     write_inputs(folder)
     shutil.copytree(bundle_folder(Path("stop-sticker-signs-v1")), folder / "measured")
-    with ForkServer() as server:
-        yield World(folder, server)
+    return World(folder, shared_server())
 
 
 @pytest.fixture
@@ -241,11 +240,13 @@ def test_memory_runs_out(world: World, tmp_path: Path, name: str, beside: int) -
     out = tmp_path / SMALL_COMMANDS[name].out
     done = world.run(name, out, faults=Faults(limits={"RLIMIT_AS": beside << 20}))
     if name == "cloak" and "failed; memory ran out" in done.stderr:
-        assert done.code == 1  # photo by photo, with a row each
+        # Photo by photo, with a row each: an error where none could be cloaked.
+        assert done.code == (0 if "1 photo cloaked" in done.stderr else 1)
     elif done.code == 127:  # the C library ends a process that has no room for a new thread's data
         assert done.stderr.endswith("cannot allocate memory for thread-local data: ABORT\n")
     elif done.code:
-        assert "Memory ran out" in done.error_line()
+        line = done.error_line()
+        assert "Memory ran out" in line or "more memory than there is" in line
     world.repeat(name, out)
 
 

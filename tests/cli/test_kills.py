@@ -10,12 +10,11 @@ import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from forked import Faults, Finished, ForkServer
+from forked import Faults, Finished, ForkServer, shared_server
 from small_commands import SMALL_COMMANDS, assert_same, result_of, write_inputs
 
 SIGNALS = (*[signal.SIGKILL] * 3, signal.SIGTERM, signal.SIGINT)
@@ -76,9 +75,8 @@ class KilledCommand:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as running:
-        yield running
+def server() -> ForkServer:
+    return shared_server()
 
 
 def killed(name: str, folder: Path, server: ForkServer) -> KilledCommand:

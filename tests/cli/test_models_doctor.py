@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import physadv
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -147,10 +148,9 @@ def test_a_detector_from_a_carried_file_loads_by_name(
     assert load_model(name).card.task == "detect"
 
 
-def test_an_unknown_name_ends_with_one_line_and_exit_code_1() -> None:
+def test_an_unknown_name_ends_with_one_line_and_exit_code_1(tmp_path: Path) -> None:
     """A misspelt name suggests the right one."""
-    command = [sys.executable, "-m", "physadv_cli.main", "models", "show", "fastesdet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = physadv(tmp_path, "models", "show", "fastesdet")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "id you mean fastestdet" in done.stderr

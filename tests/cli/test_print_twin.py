@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from bundle_fixtures import demo_bundle
+from commandline import physadv
 from press_profiles import cmyk_profile
 from typer.testing import CliRunner
 
@@ -157,8 +156,7 @@ def test_a_sheet_is_repeated_from_the_record_beside_it(bundle: Path, tmp_path: P
 
 def test_print_error_is_one_line(tmp_path: Path) -> None:
     """A folder that is no bundle ends with exit code 1 and one line."""
-    command = [sys.executable, "-m", "physadv_cli.main", "print", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = physadv(tmp_path, "print", str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "card.toml is missing" in done.stderr

@@ -4,10 +4,7 @@ the card replays."""
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commandline import physadv
 
 from physadv.calibration.chart_reader import read_chart
 from physadv.calibration.color_chart import color_chart
@@ -276,17 +274,13 @@ def test_ragged_rows_of_a_color_profile_are_named(tmp_path: Path) -> None:
 def test_the_command_takes_a_profile(settings: PatchConfig, tmp_path: Path) -> None:
     """`physadv patch --profile` and `patch verify` run in a process of their own and agree."""
     write_linear_profile(tmp_path / "mine.json", spread=0.01)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
 
-    def physadv(*arguments: str) -> dict[str, object]:
-        command = [sys.executable, "-m", "physadv_cli.main", *arguments, "--json"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+    def run(*arguments: str) -> dict[str, object]:
+        done = physadv(tmp_path, *arguments, "--json")
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
-    physadv(
+    run(
         "patch",
         "--victim",
         settings.model,
@@ -306,4 +300,4 @@ def test_the_command_takes_a_profile(settings: PatchConfig, tmp_path: Path) -> N
         "out",
     )
     (tmp_path / "mine.json").unlink()
-    assert physadv("patch", "verify", "out", "--model", settings.model)["agrees"] is True
+    assert run("patch", "verify", "out", "--model", settings.model)["agrees"] is True

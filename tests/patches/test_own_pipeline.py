@@ -3,14 +3,12 @@ consent."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from commandline import physadv
 
 from physadv.core.errors import BundleError, OptionError
 from physadv.patches.bundle import PatchBundle
@@ -123,8 +121,7 @@ def test_the_command_takes_ranges_and_pipelines(settings: PatchConfig, tmp_path:
         "--out",
         "out",
     ]
-    command = [sys.executable, "-m", "physadv_cli.main", *words]
-    run = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+    run = physadv(Path.cwd(), *words)
     assert run.returncode == 0, run.stderr
     assert 'eot = "own_eot:blurred"' in Path("out/card.toml").read_text()
 
