@@ -318,9 +318,9 @@ def nearest_classes(task: PatchTask) -> tuple[int | None, ...]:
     nearest: dict[int, int] = {}
     goals = [task.goal_of(number) for number in range(len(task.models))]
     for number, goal in enumerate(goals):
-        if goal.target_class is not None:
-            continue
         own = task.only([number])
+        if goal.target_class is not None or own.scene_size.whole_frame:
+            continue
         scenes = sample_scenes(own, own.scene_sources.validation, _VALIDATION_DRAWS, "nearest")
         if scenes.marks is not None:
             continue
