@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from physadv.core.image_io import IMAGE_SUFFIXES, list_files
 from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import read_rows
-from physadv.core.tables import read_table
+from physadv.core.tables import convert_value, read_table
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265"}
@@ -234,6 +235,16 @@ def _clip_name(path: Path, folder: Path, videos: list[Path]) -> str:
     return inner.as_posix() if len(namesakes) > 1 else inner.with_suffix("").as_posix()
 
 
+@dataclass(frozen=True)
+class _TruthRow:
+    """Keys of a twin's row that say which frame it is of."""
+
+    clip: str
+    block: str
+    file: str
+    frame: int
+
+
 def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameSource:
     _record_of_twin(folder)  # a folder with a link in its place is refused before a video is opened
     rows = list(read_rows(folder / "truth.jsonl"))
@@ -245,7 +256,8 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
         chosen_rows = _spread(rows, max_frames)
         by_clip: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
         for row in chosen_rows:
-            by_clip[(row["clip"], row["block"], row["file"])][int(row["frame"])] = row
+            known: _TruthRow = convert_value(row, _TruthRow, error=CaptureError, remedy=remedy)
+            by_clip[(known.clip, known.block, known.file)][known.frame] = row
         clips = [
             RecordedClip(member_of(folder, file, error=CaptureError), name, block, truth)
             for (name, block, file), truth in by_clip.items()

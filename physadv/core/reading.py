@@ -25,6 +25,8 @@ MAX_ANIMATION_PIXELS = 4_000_000_000
 """Most pixels of all pictures of an animation, which decode at some 50 megapixels a second."""
 MAX_DRAWING_BYTES = 1 << 25
 """Most bytes of an SVG file."""
+MAX_PDF_BYTES = 1 << 28
+"""Most bytes of a PDF file."""
 MAX_PROFILE_BYTES = 1 << 26
 """Most bytes of an ICC profile."""
 MAX_ARRAY_BYTES = 1 << 34

@@ -1,24 +1,17 @@
-"""Program that draws one SVG in a process of its own, from stdin to a PNG on stdout.
+"""Drawing of one SVG, within the process of :mod:`physadv.core.drawing_child`.
 
-A drawing of a few bytes can nest, repeat or blur itself without end, and the renderer then aborts
-or crashes its process. Here that process is one that holds nothing else: its memory and processor
-time are bounded, and it can open no file and no connection. It imports the standard library and the
-renderer alone, and rare parts where they are needed, so that it starts in a few hundredths of a
-second.
+It imports the standard library and the renderer alone, and rare parts where they are needed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 MOST_MEMORY_BYTES, MOST_SECONDS = 3 << 29, 4
 """Limits of the process: its address space, and its processor time."""
-REFUSED = 3
-"""Exit code where stdout holds a reason and a remedy as JSON."""
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 """First bytes of the pictures that the renderer shows inside a drawing, beside WebP."""
 _MOST_DEPTH, _MOST_ELEMENTS = 200, 500_000
@@ -63,7 +56,7 @@ _PSEUDO = re.compile(r"::?[\w-]+(?:\([^)]*\))?")
 _HARMLESS_PSEUDO = (":first-child", ":hover", ":focus", ":active", ":visited", ":link")
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """A drawing that is not drawn: why, and what to do."""
 
     def __init__(self, limit: str, remedy: str) -> None:
@@ -79,7 +72,7 @@ class _BoundedTree(ElementTree.TreeBuilder):
         """Begin an element."""
         self.depth, self.elements = self.depth + 1, self.elements + 1
         if self.depth > _MOST_DEPTH or self.elements > _MOST_ELEMENTS:
-            raise _RefusedError(
+            raise RefusedError(
                 f"it nests over {_MOST_DEPTH} or has over {_MOST_ELEMENTS} elements", _DRAW_REMEDY
             )
         return super().start(tag, attrs)
@@ -90,20 +83,36 @@ class _BoundedTree(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
-def _draw(svg: str, width_px: int, most_px: int) -> bytes:
-    """Return the drawing as a PNG file, ``width_px`` wide and of at most ``most_px`` pixels."""
+def draw(
+    data: bytes,
+    no_new_files: Callable[[], AbstractContextManager[None]],
+    width_px: str,
+    most_px: str,
+) -> bytes:
+    """Draw an SVG as a PNG file.
+
+    Args:
+        data: The drawing, as UTF-8.
+        no_new_files: Context in which the process can open nothing.
+        width_px: Width in px.
+        most_px: Most pixels of the picture.
+
+    Raises:
+        RefusedError: It is not drawn.
+    """
     import resvg_py
 
+    svg = data.decode()
     root = _parse(svg)
-    _check_size(root, width_px, most_px)
+    _check_size(root, int(width_px), int(most_px))
     _check_content(root, svg)
     del root
 
-    with _no_new_files():
+    with no_new_files():
         try:
             return bytes(
                 resvg_py.svg_to_bytes(
-                    svg_string=svg, width=width_px, dpi=96, skip_system_fonts=True
+                    svg_string=svg, width=int(width_px), dpi=96, skip_system_fonts=True
                 )
             )
         except ValueError as error:
@@ -117,60 +126,13 @@ def _parse(svg: str) -> ElementTree.Element:
         raise _unreadable(error) from error
     if _name_of(root) != "svg":
         limit = f"not a readable SVG (its root is <{root.tag[:60]}>)"
-        raise _RefusedError(limit, "Replace or remove the file")
+        raise RefusedError(limit, "Replace or remove the file")
     return root
 
 
-def _unreadable(error: Exception) -> _RefusedError:
+def _unreadable(error: Exception) -> RefusedError:
     reason = str(error).partition("\n")[0][:160]
-    return _RefusedError(f"not a readable SVG ({reason})", "Replace or remove the file")
-
-
-@contextlib.contextmanager
-def _no_new_files() -> Iterator[None]:
-    """Let the process open nothing, where the system can forbid it."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        yield
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
-
-
-def _bound_this_process() -> None:
-    """Set the limits of memory and processor time, where the system has them."""
-    try:
-        import resource
-    except ImportError:  # not a Unix: the caller's time limit is left
-        return
-    for kind, most in (
-        (resource.RLIMIT_AS, MOST_MEMORY_BYTES),
-        (resource.RLIMIT_CPU, MOST_SECONDS),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        # Some systems know a limit and do not keep it
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(kind, (most, most))
-
-
-def _main() -> int:
-    packages, width_px, most_px = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    sys.path.append(packages)
-    _bound_this_process()
-    try:
-        png = _draw(sys.stdin.buffer.read().decode(), width_px, most_px)
-    except _RefusedError as refused:
-        import json
-
-        sys.stdout.buffer.write(json.dumps(refused.args).encode())
-        return REFUSED
-    sys.stdout.buffer.write(png)
-    return 0
+    return RefusedError(f"not a readable SVG ({reason})", "Replace or remove the file")
 
 
 def _name_of(element: ElementTree.Element) -> str:
@@ -184,13 +146,13 @@ def _check_size(root: ElementTree.Element, width_px: int, most_px: int) -> None:
     width, height = _size_px(root)
     aspect = height / width if width > 0 else float("inf")
     if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
-        raise _RefusedError(
+        raise RefusedError(
             f"its sides are {width:g} and {height:g}; at most {_MOST_ASPECT:g} : 1 is drawn",
             "Cut the page to the drawing",
         )
     if width_px * width_px * aspect > most_px:
         size = f"{width_px}x{round(width_px * aspect)}"
-        raise _RefusedError(f"{size} is over {most_px} px", "Cut the page to the drawing")
+        raise RefusedError(f"{size} is over {most_px} px", "Cut the page to the drawing")
 
 
 def _size_px(root: ElementTree.Element) -> tuple[float, float]:
@@ -206,9 +168,9 @@ def _size_px(root: ElementTree.Element) -> tuple[float, float]:
 
     box = [float(number) for number, _ in _LENGTH.findall(root.get("viewBox", ""))]
     if len(box) != 4 or min(box[2:]) <= 0:
-        raise _RefusedError("it names no size", "Add a viewBox to its <svg>")
+        raise RefusedError("it names no size", "Add a viewBox to its <svg>")
     if any("%" in length for length in lengths) and lengths[0] != lengths[1]:
-        raise _RefusedError(
+        raise RefusedError(
             f"its width is {lengths[0]} and its height {lengths[1]}, a share of a page",
             "Remove both; its viewBox gives the size",
         )
@@ -218,15 +180,15 @@ def _size_px(root: ElementTree.Element) -> tuple[float, float]:
 def _check_content(root: ElementTree.Element, svg: str) -> None:
     """Refuse what the renderer would leave out without a word."""
     if "<?xml-stylesheet" in svg:
-        raise _RefusedError("its style sheet is another file", _DRAW_REMEDY)
+        raise RefusedError("its style sheet is another file", _DRAW_REMEDY)
     identifiers = {element.get("id") for element in root.iter()}
     for element in _drawn(root):
         tag = _name_of(element)
         if tag in _TEXT and (words := " ".join("".join(element.itertext()).split())):
             limit = f"its text {words[:30]!r} would depend on the fonts of this machine"
-            raise _RefusedError(limit, _TEXT_REMEDY)
+            raise RefusedError(limit, _TEXT_REMEDY)
         if tag in _UNDRAWN:
-            raise _RefusedError(f"{_UNDRAWN[tag]} ({tag}) is not drawn", _DRAW_REMEDY)
+            raise RefusedError(f"{_UNDRAWN[tag]} ({tag}) is not drawn", _DRAW_REMEDY)
 
         _check_link(element, tag, identifiers)
         for key, value in element.attrib.items():
@@ -264,11 +226,11 @@ def _check_link(element: ElementTree.Element, tag: str, identifiers: set[str | N
     link = link.strip()
     if link.startswith("#"):
         if link[1:] not in identifiers:
-            raise _RefusedError(f"<{tag}> shows {link}, which is not in it", _DRAW_REMEDY)
+            raise RefusedError(f"<{tag}> shows {link}, which is not in it", _DRAW_REMEDY)
         return
     if tag not in {"image", "feImage"} or not link.startswith("data:"):
         limit = f"<{tag}> shows another file ({link[:40]})"
-        raise _RefusedError(limit, "Embed it in the drawing, or name a PNG of the drawing")
+        raise RefusedError(limit, "Embed it in the drawing, or name a PNG of the drawing")
 
     import base64
     from urllib.parse import unquote_to_bytes
@@ -281,7 +243,7 @@ def _check_link(element: ElementTree.Element, tag: str, identifiers: set[str | N
         data = b""
     if not data.startswith(_PICTURES) and data[8:12] != b"WEBP":
         limit = f"a picture embedded in it ({kind[:30]}) is not drawn"
-        raise _RefusedError(limit, "Embed it as PNG or JPEG")
+        raise RefusedError(limit, "Embed it as PNG or JPEG")
 
 
 def _declarations(style: str) -> Iterator[tuple[str, str]]:
@@ -300,8 +262,8 @@ def _check_declaration(
         return
     lower = value.lower()
 
-    def refuse() -> _RefusedError:
-        return _RefusedError(f"its {key}: {value[:40]} is not drawn", _DRAW_REMEDY)
+    def refuse() -> RefusedError:
+        return RefusedError(f"its {key}: {value[:40]} is not drawn", _DRAW_REMEDY)
 
     if _FUNCTION.search(lower) and key not in {"id", "class"}:
         raise refuse()
@@ -325,14 +287,14 @@ def _check_declaration(
                 raise refuse()
             if target[1:] not in identifiers and not fallback:
                 limit = f"its {key} names {target}, which is not in it"
-                raise _RefusedError(limit, _DRAW_REMEDY)
+                raise RefusedError(limit, _DRAW_REMEDY)
 
 
 def _check_background(value: str) -> None:
     """Refuse a background of the page that is seen in a browser; white is what papers are."""
     plain = "".join(value.lower().split())
     if not re.fullmatch(r"none|transparent|white|#fff(fff)?|rgb\(255,255,255\)", plain):
-        raise _RefusedError(f"its background {value[:30]} is not drawn", "Draw it as a rectangle")
+        raise RefusedError(f"its background {value[:30]} is not drawn", "Draw it as a rectangle")
 
 
 def _check_sheet(sheet: str, identifiers: set[str | None]) -> None:
@@ -340,7 +302,7 @@ def _check_sheet(sheet: str, identifiers: set[str | None]) -> None:
     sheet = re.sub(r"/\*.*?\*/|<!--|-->", "", sheet, flags=re.DOTALL)
     sheet = re.sub(r"@font-face\s*\{[^}]*\}|@(charset|namespace)[^;]*;", "", sheet)
     if rule := re.search(r"@[\w-]+", sheet):
-        raise _RefusedError(f"the rule {rule[0]} of its style sheet is not drawn", _DRAW_REMEDY)
+        raise RefusedError(f"the rule {rule[0]} of its style sheet is not drawn", _DRAW_REMEDY)
 
     for rule_set in sheet.split("}")[:-1]:
         before, brace, block = rule_set.rpartition("{")
@@ -355,12 +317,8 @@ def _check_sheet(sheet: str, identifiers: set[str | None]) -> None:
             unknown = [p for p in _PSEUDO.findall(plain) if p not in _HARMLESS_PSEUDO]
             if unknown or "~" in plain or "|" in plain:
                 limit = f"the selector {selector.strip()[:40]!r} of its style sheet is not drawn"
-                raise _RefusedError(limit, _DRAW_REMEDY)
+                raise RefusedError(limit, _DRAW_REMEDY)
         for key, value in declarations:
             if key.startswith("background") and selectors.strip() in {"svg", "*"}:
                 _check_background(value)
             _check_declaration(key, value, identifiers)
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

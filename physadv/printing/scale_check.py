@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from physadv.core.errors import GeometryError
-from physadv.core.pdf_files import open_pdf, render_page
+from physadv.core.pdf_files import render_page
 from physadv.printing.layout import PageRect
 
 TOLERANCE = 0.05
@@ -31,14 +31,12 @@ def measure_bar(pdf: str | Path, bar: PageRect, *, page: int = 0, dpi: int = 600
         GeometryError: The length deviates by more than 0.05 mm.
     """
     points = 72 / 25.4
-    with open_pdf(Path(pdf)) as document:
-        sheet = document[page]
-        width, height = sheet.get_size()
-        scale = ceil(width * dpi / 72) / width  # the renderer rounds a page to whole pixels
-        columns = (floor(bar.x * points) - 6, floor((bar.x + bar.w) * points) + 6)
-        rows = (floor((bar.y - 1) * points), floor((bar.y + bar.h + 1) * points))
-        crop = (columns[0], height - rows[1], width - columns[1], rows[0])
-        image = render_page(sheet, f"{pdf}", dpi=dpi, margins=crop, is_gray=True).astype(np.float64)
+    columns = (floor(bar.x * points) - 6, floor((bar.x + bar.w) * points) + 6)
+    rows = (floor((bar.y - 1) * points), floor((bar.y + bar.h + 1) * points))
+    window = (columns[0], rows[0], columns[1], rows[1])
+    drawn, (width, _) = render_page(Path(pdf), page, dpi=dpi, window=window, is_gray=True)
+    scale = ceil(width * dpi / 72) / width  # the renderer rounds a page to whole pixels
+    image = drawn.astype(np.float64)
 
     row = image[round((bar.y + bar.h / 2) * points * dpi / 72 - rows[0] * dpi / 72)]
     length_mm = float(np.sum(1 - row / 255)) / float(scale) / points

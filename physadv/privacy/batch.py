@@ -378,7 +378,7 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
     """The earlier row, if it still holds: same original, same settings, same output."""
     if row is None or row["status"] == "failed" or row.get("settings") != key:
         return None
-    if sha256_of(job.source) != row["source_sha256"]:
+    if sha256_of(job.source) != row.get("source_sha256"):
         return None
     if row["status"] in ("cloaked", _WRITING):
         output = member_of(folder, row["output"])

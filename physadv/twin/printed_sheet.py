@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import read_rgba
 from physadv.core.members import member_of
-from physadv.core.pdf_files import open_pdf, render_page
+from physadv.core.pdf_files import read_pdf, render_page
 from physadv.core.tables import convert_value, read_table
 from physadv.twin.linear_light import F32, U8
 
@@ -152,10 +151,9 @@ def _read_card(folder: Path) -> tuple[_StickerCard, str]:
     return card, digest.hexdigest()
 
 
-def _refuse_foreign_sheet(document: Any, pdf: Path, run_id: str) -> None:
+def _refuse_foreign_sheet(keywords: str, pdf: Path, run_id: str) -> None:
     """Raise BundleError where the sheet names another run than the bundle; one that names none, of
     another program, is accepted."""
-    keywords = str(document.get_metadata_dict().get("Keywords", ""))
     named = re.search(r"\brun ([0-9A-Za-z_-]+)", keywords)
     if run_id and named and named[1] != run_id:
         raise BundleError(
@@ -172,42 +170,36 @@ def _cut(
     a pixel."""
     if not pdf.is_file():
         raise BundleError(f"{pdf}", "no such sheet", "Make it with `physadv print`")
-    document = open_pdf(pdf, error=BundleError, remedy="Make it with `physadv print`")
-    with document:
-        _refuse_foreign_sheet(document, pdf, run_id)
-        page = document[0]
-        box = page.get_trimbox(fallback_ok=False)
-        if box is None or np.allclose(box, page.get_mediabox(), rtol=0, atol=0.01):
-            raise GeometryError(
-                f"{pdf}",
-                "page 1 has no TrimBox around a sticker to cut along",
-                "Make it with `physadv print`, on one page",
-            )
-
-        x0_points, y0_points, x1_points, y1_points = box
-        sheet_mm = ((x1_points - x0_points) * MM_PER_POINT, (y1_points - y0_points) * MM_PER_POINT)
-        if abs(sheet_mm[0] - width_mm) > 0.2 or abs(sheet_mm[1] - height_mm) > 0.2:
-            sizes = (
-                f"sticker {sheet_mm[0]:.1f} x {sheet_mm[1]:.1f} mm, card {width_mm:.1f} x "
-                f"{height_mm:.1f} mm"
-            )
-            raise GeometryError(f"{pdf}", sizes, "Print the sheet again from this bundle")
-
-        # The crop is a whole number of points around the sticker, so that the cut is known to a
-        # fraction of a pixel.
-        width, height = page.get_size()
-        margins = (
-            floor(x0_points) - 1.0,
-            floor(y0_points) - 1.0,
-            width - ceil(x1_points) - 1.0,
-            height - ceil(y1_points) - 1.0,
+    facts = read_pdf(pdf, error=BundleError, remedy="Make it with `physadv print`")
+    _refuse_foreign_sheet(facts.keywords, pdf, run_id)
+    page = facts.pages[0]
+    box = page.trim_box
+    if box is None or np.allclose(box, page.media_box, rtol=0, atol=0.01):
+        raise GeometryError(
+            f"{pdf}",
+            "page 1 has no TrimBox around a sticker to cut along",
+            "Make it with `physadv print`, on one page",
         )
-        margins = (max(margins[0], 0), max(margins[1], 0), max(margins[2], 0), max(margins[3], 0))
-        image = render_page(page, f"{pdf}", dpi=dpi, margins=margins)
 
-    cropped = (width - margins[0] - margins[2], height - margins[1] - margins[3])
-    per_x, per_y = image.shape[1] / cropped[0], image.shape[0] / cropped[1]
-    x0, y0 = (x0_points - margins[0]) * per_x, (height - margins[3] - y1_points) * per_y
+    x0_points, y0_points, x1_points, y1_points = box
+    sheet_mm = ((x1_points - x0_points) * MM_PER_POINT, (y1_points - y0_points) * MM_PER_POINT)
+    if abs(sheet_mm[0] - width_mm) > 0.2 or abs(sheet_mm[1] - height_mm) > 0.2:
+        sizes = (
+            f"sticker {sheet_mm[0]:.1f} x {sheet_mm[1]:.1f} mm, card {width_mm:.1f} x "
+            f"{height_mm:.1f} mm"
+        )
+        raise GeometryError(f"{pdf}", sizes, "Print the sheet again from this bundle")
+
+    # The crop is a whole number of points around the sticker, so that the cut is known to a
+    # fraction of a pixel.
+    width, height = page.size
+    left, right = max(floor(x0_points) - 1.0, 0), min(ceil(x1_points) + 1.0, width)
+    lower, upper = max(floor(y0_points) - 1.0, 0), min(ceil(y1_points) + 1.0, height)
+    window = (left, height - upper, right, height - lower)
+    image, _ = render_page(pdf, 0, dpi=dpi, window=window)
+
+    per_x, per_y = image.shape[1] / (right - left), image.shape[0] / (upper - lower)
+    x0, y0 = (x0_points - left) * per_x, (upper - y1_points) * per_y
     sx, sy = (x1_points - x0_points) * per_x / shape[0], (y1_points - y0_points) * per_y / shape[1]
 
     to_source = np.array([[sx, 0, x0 + 0.5 * sx - 0.5], [0, sy, y0 + 0.5 * sy - 0.5]])

@@ -67,7 +67,8 @@ def test_brackets_of_a_help_text_are_printed() -> None:
     """[PORT] and [default: ...] are text, not markup."""
     page = "\n".join(help_of(("check",), 200))
     assert "--serve [PORT]" in page
-    assert "[0 to 65535]" in page or "[0<=x<=65535]" in page  # before typer 0.29
+    if "65535" in page:  # older versions of typer show no range
+        assert re.search(r"\[0( to |<=x<=)65535\]", page)
     assert "[default: 0.3]" in page
 
 

@@ -29,7 +29,7 @@ _DECODER_NAMES = {"safe_open", "load_file", "ZipFile", "PdfDocument", "svg_to_by
 _READERS = {
     "physadv/core/archive_files.py",
     "physadv/core/opencv_pictures.py",
-    "physadv/core/pdf_files.py",
+    "physadv/core/pdf_drawing.py",
     "physadv/core/picture_files.py",
     "physadv/core/svg_drawing.py",
     "physadv/core/tensor_files.py",
