@@ -255,7 +255,7 @@ def test_a_killed_run_goes_on_to_the_same_result(place: Path) -> None:
     killed."""
     words = (*EVALUATE, "--batch-size", "6", "--curve", "none", "--json")
     whole = json.loads(physadv(place, *words, "--out", "whole").stdout)
-    write_model(place, 0.02)
+    write_model(place, 0.003)
     command = [sys.executable, "-m", "physadv_cli.main", *words, "--out", "torn"]
     with subprocess.Popen(
         command, cwd=place, env=environment(), stderr=subprocess.DEVNULL
