@@ -256,7 +256,9 @@ def _open_twin(folder: Path, timeout_s: float, max_frames: int | None) -> FrameS
         chosen_rows = _spread(rows, max_frames)
         by_clip: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
         for row in chosen_rows:
-            known: _TruthRow = convert_value(row, _TruthRow, error=CaptureError, remedy=remedy)
+            known: _TruthRow = convert_value(
+                row, _TruthRow, name=str(folder / "truth.jsonl"), error=CaptureError, remedy=remedy
+            )
             by_clip[(known.clip, known.block, known.file)][known.frame] = row
         clips = [
             RecordedClip(member_of(folder, file, error=CaptureError), name, block, truth)

@@ -159,7 +159,7 @@ def test_twin_with_a_bad_truth(twin: Callable[..., Path]) -> None:
     """A truth row without its block names the file and the key."""
     folder = twin({"clean-00": "r"})
     (folder / "truth.jsonl").write_text('{"clip": "clean-00"}\n')
-    with pytest.raises(CaptureError, match=r"truth\.jsonl.*'block'"):
+    with pytest.raises(CaptureError, match=r"truth\.jsonl.*block: is missing"):
         open_frame_source(folder)
 
 
