@@ -95,7 +95,7 @@ _ELSEWHERE = {
         *("load_torchscript", "load_exported", "load_import_path", "load_foreign"),
     },
     "cameras and windows of this machine": {
-        *("open_camera", "open_url", "open_displays", "read_settings"),
+        *("open_url", "open_displays", "read_settings"),
     },
     "runs of this program, and nets in memory": {
         *("open_run", "open_samples", "open_inputs", "read_logits", "decode_boxes"),
@@ -106,7 +106,7 @@ _ELSEWHERE = {
         *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
         *("load_yolox", "load_yolox_weights", "load_embedder", "read_views", "read_photos"),
         *("load_scene_sources", "read_sign_folders", "load_photo_sources", "load_sign_sources"),
-        *("read_ranges", "parse_models"),
+        "parse_models",
     },
 }
 """Functions of such names that the harness does not reach, and why not."""
