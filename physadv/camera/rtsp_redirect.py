@@ -49,12 +49,20 @@ def refuse_rtsp_redirect(url: str, timeout_s: float) -> None:
         if code == 401 and challenge:
             code, headers = _describe(connection, bare, 2, _authorization(bare, user, challenge))
         location = headers.get("location", "") if 300 <= code < 400 else ""
-    if location and urlsplit(location).netloc.rpartition("@")[2] != host:
+    if location and _host_of(location) != host:
         raise CaptureError(
             f"{bare} leads to {location}",
             "A camera's password goes to no other host",
             "Give that address itself if you trust it",
         )
+
+
+def _host_of(location: str) -> str | None:
+    """Host and port of an address; None where it cannot be read, which is no host that is known."""
+    try:
+        return urlsplit(location).netloc.rpartition("@")[2]
+    except ValueError:
+        return None
 
 
 def _connect(url: str, timeout_s: float) -> socket.socket:

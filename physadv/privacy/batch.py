@@ -341,7 +341,7 @@ def _digests(folder: Path) -> dict[str, set[str]]:
     """The sha256 of everything that was ever written, or was to be, by the output's name."""
     digests: dict[str, set[str]] = {}
     for row in _rows(folder):
-        if "output" in row:
+        if row.get("output"):
             digests.setdefault(row["output"], set()).add(row["output_sha256"])
     return digests
 
@@ -390,4 +390,4 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
 def _recall(job: PhotoJob, folder: Path, row: Row, recall: Recall) -> None:
     before, after = read_photo(job.source).rgb, read_photo(member_of(folder, row["output"])).rgb
     if before.shape == after.shape:
-        recall(before, after, row["faces"])
+        recall(before, after, row.get("faces", []))
