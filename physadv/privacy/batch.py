@@ -341,7 +341,7 @@ def _digests(folder: Path) -> dict[str, set[str]]:
     """The sha256 of everything that was ever written, or was to be, by the output's name."""
     digests: dict[str, set[str]] = {}
     for row in _rows(folder):
-        if row.get("output"):
+        if row["output"]:
             digests.setdefault(row["output"], set()).add(row["output_sha256"])
     return digests
 
@@ -357,20 +357,22 @@ class _ManifestRow:
     output: str = ""
     output_sha256: str = ""
     faces: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def _rows(folder: Path) -> list[Row]:
-    """All rows of the manifest, in their order."""
+    """All rows of the manifest, in their order; keys that a row lacks are empty."""
     file = member_of(folder, MANIFEST)
     if not file.is_file():
         return []
-    rows = list(read_rows(file))
-    for number, row in enumerate(rows, 1):
+    rows: list[Row] = []
+    for number, row in enumerate(read_rows(file), 1):
         where, remedy = f"{file}:{number}", "Remove the line"
         known: _ManifestRow = convert_value(row, _ManifestRow, name=where, remedy=remedy)
         written = known.status in ("cloaked", _WRITING) or bool(known.output)
         if written and not (known.output and known.output_sha256):
             raise DataError(f"'{where}' names no output", "A cloaked photo has one", remedy)
+        rows.append({**asdict(known), **row})
     return rows
 
 
@@ -390,4 +392,4 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
 def _recall(job: PhotoJob, folder: Path, row: Row, recall: Recall) -> None:
     before, after = read_photo(job.source).rgb, read_photo(member_of(folder, row["output"])).rgb
     if before.shape == after.shape:
-        recall(before, after, row.get("faces", []))
+        recall(before, after, row["faces"])
