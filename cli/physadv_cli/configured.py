@@ -91,6 +91,8 @@ def from_config(
         )
         file = values.pop("config")
         code = _code_named(context, kind, values, file, trust=values.pop("trust", False))
+        if file is not None:
+            _assert_stays_here(context, kind, values, file)
         if has_short_forms:
             values["threat"] = _threat(values, required=threat_required)
         if adapt is not None:
@@ -159,6 +161,46 @@ def _code_named(
         elif file is not None:
             in_file |= dict.fromkeys(texts, str(file))
     return code_typed(typed, in_file, trust=trust)
+
+
+_OUTPUTS = ("save",)
+"""Fields of configurations that name a place to write, beside ``--out``."""
+
+
+def _assert_stays_here(
+    context: typer.Context, kind: type[Config], values: dict[str, Any], file: Path
+) -> None:
+    """Refuse what ``file`` may not decide: which address is opened, and where else is written.
+
+    Args:
+        context: Tells which values were typed; those are the user's own.
+        kind: Configuration, whose fields tell how their options are written.
+        values: Values of the command line and of ``file``.
+        file: File of further options.
+
+    Raises:
+        OptionError: for an address or a place to write that is not typed.
+    """
+    for name, (_, note) in kind.documented_fields().items():
+        source = context.get_parameter_source(name)
+        value = values.get(name)
+        if value is None or source is None or source.name == "COMMANDLINE":
+            continue
+        word = note.metavar or name.upper() if note.argument else note.option_of(name)
+        texts = [str(part) for part in (value if isinstance(value, list | tuple) else [value])]
+        for text in texts:
+            if "://" in text:
+                raise OptionError(
+                    f'"{file}" names the address {text}',
+                    "An address is opened only where the command line itself names it",
+                    f"If you know it, give it there, as {word}",
+                )
+        if name in _OUTPUTS:
+            raise OptionError(
+                f'"{file}" names a place to write, {texts[0]}',
+                "Files go only where the command line itself says",
+                f"If it is yours, name it there: {word} {texts[0]}",
+            )
 
 
 def hidden_option(name: str, flag: str, help_text: str) -> inspect.Parameter:

@@ -3,6 +3,7 @@ the run."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -163,10 +164,21 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
     if isinstance(capture, CaptureError):
         raise capture
     if capture is None:
-        capture = _within(
-            lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, options), name, timeout_s + 2, remedy
-        )
+        capture = _within(lambda: _open_directly(url, options), name, timeout_s + 2, remedy)
     return OpenedCapture(capture, read_settings(capture))
+
+
+def _open_directly(url: str, options: list[int]) -> cv2.VideoCapture:
+    """Open an address with ffmpeg and without a proxy, which would be told a camera's password."""
+    before = os.environ.get("no_proxy")
+    os.environ["no_proxy"] = "*"  # ffmpeg has no other way to leave out what http_proxy says
+    try:
+        return cv2.VideoCapture(url, cv2.CAP_FFMPEG, options)
+    finally:
+        if before is None:
+            os.environ.pop("no_proxy", None)
+        else:
+            os.environ["no_proxy"] = before
 
 
 def _mjpeg_or_refusal(url: str, timeout_s: float) -> MjpegCapture | CaptureError | None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
+# Of a camera's scheme one slash or none will do: paths lose a slash, and people mistype. The
+# lengths are bounded, so that a long text takes time in proportion.
+_START = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|(?:https?|rtsps?|rtmps?|srt|mms):(?=\S*@)[/\\]*)"
+_SCHEME = re.compile(_START)
+_IN_TEXT = re.compile(_START + r"[^\s\"'<>]*")
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
+_IN_PATH = re.compile(r"((?:password|passwd|passphrase|pass|pwd|token)=)[^&;/]*", re.IGNORECASE)
 
 
 def public_address(text: str) -> str:
     """Return an address without user, password and query; any other text as it is.
 
     Everything up to the last @ counts as user and password, for a password may hold any character.
+    A password that stands in the path as ``password=...`` is covered.
 
     Args:
         text: An address alone, or behind an option as ``--source=rtsp://...``.
@@ -30,7 +35,7 @@ def public_address(text: str) -> str:
     if scheme is None:
         return text
     place = text[scheme.end() :].rpartition("@")[2]
-    return text[: scheme.end()] + _QUERY.sub("", place)
+    return text[: scheme.end()] + _IN_PATH.sub(r"\1***", _QUERY.sub("", place))
 
 
 def redact_addresses(text: str) -> str:

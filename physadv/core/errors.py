@@ -30,6 +30,16 @@ _NO_MEMORY_ENDINGS = (
 """What oneDNN says then; of a descriptor it says the same where it lacks an operation."""
 
 
+_LONGEST = 6000
+"""Characters of a part of an error; a file may hold any number of them where one number is due."""
+
+
+def _shortened(text: str) -> str:
+    """Return a text of at most ``_LONGEST`` characters, without its middle."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
 class PhysadvError(Exception):
     """Base of every error that this toolkit raises on purpose; the command line prints it as one
     line.
@@ -47,7 +57,9 @@ class PhysadvError(Exception):
 
     def __init__(self, value: str, limit: str = "", remedy: str = "") -> None:
         # Libraries put whole addresses into what they say, with the password of a camera in them.
-        value, limit, remedy = (redact_addresses(part) for part in (value, limit, remedy))
+        value, limit, remedy = (
+            _shortened(redact_addresses(part)) for part in (value, limit, remedy)
+        )
         if remedy.split(maxsplit=1)[:1] and remedy.split(maxsplit=1)[0] not in _COMMANDS:
             remedy = remedy[:1].upper() + remedy[1:]
         self.value, self.limit, self.remedy = value, limit, remedy

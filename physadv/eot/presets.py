@@ -169,6 +169,10 @@ def read_ranges(path: str | Path) -> dict[str, Range]:
     return ranges_from_table(stated, str(path))
 
 
+_SIZES = ("size_px", "frame_share")
+"""Ranges that are drawn uniform in the logarithm."""
+
+
 def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Range]:
     """Return the checked ranges of a ``table``; errors name its ``source``.
 
@@ -196,6 +200,10 @@ def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Ran
         if name.endswith("_probability") and not 0 <= low <= high <= 1:
             raise OptionError(
                 f"{name} = {value} in '{source}'", "A probability lies in 0 to 1", "Correct it"
+            )
+        if name in _SIZES and low <= 0:
+            raise OptionError(
+                f"{name} = {value} in '{source}'", "A size is more than 0", "Correct it"
             )
         checked[name] = (low, high)
     return checked

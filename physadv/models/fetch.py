@@ -110,7 +110,7 @@ def _verify(digest: str, card: ModelCard, origin: str) -> None:
         raise ModelError(
             f"{origin}",
             f"sha256 {digest} is not the pinned {card.sha256}",
-            "Nothing was kept; give the right file with --from",
+            "Nothing was kept; give the right file with --source",
         )
 
 
@@ -149,5 +149,5 @@ def _pieces(origin: str) -> Iterator[tuple[bytes, int | None]]:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ModelError(
-            f"{origin}", f"cannot be fetched ({reason})", "Give another source with --from"
+            f"{origin}", f"cannot be fetched ({reason})", "Give another source with --source"
         ) from error

@@ -225,6 +225,38 @@ def test_no_password_survives(password: str, form: str) -> None:
     assert SECRET not in public_address(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"http:/me:{SECRET}@10.0.0.7/live",
+        f"rtsp:me:{SECRET}@10.0.0.7/live",
+        f"http:\\\\me:{SECRET}@10.0.0.7/live",
+        f"http://10.0.0.7/user=me&password={SECRET}&channel=1",
+        f"rtsp://10.0.0.7/user=me_password={SECRET}_channel=1_stream=0.sdp?real_stream",
+        f"http://10.0.0.7/;pwd={SECRET}",
+    ],
+)
+def test_no_password_survives_a_slip(text: str) -> None:
+    """One slash, as a path has it, or none; a password in the path, as some cameras want it."""
+    for form in ("{}", "'{}': no such file", "--data={}"):
+        assert SECRET not in redact_addresses(form.format(text))
+        assert SECRET not in public_address(form.format(text))
+        assert "10.0.0.7" in redact_addresses(form.format(text))
+
+
+def test_a_proxy_learns_no_address_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """http_proxy is meant for the web; ffmpeg would hand the camera's password to it."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_error(401)
+
+    with Camera(answer) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(CaptureError):
+            open_frame_source(f"http://me:{SECRET}@192.0.2.1/live?token={SECRET}", timeout_s=1)
+        assert proxy.requests == []
+
+
 @given(st.text(max_size=30))
 def test_other_texts_stay(text: str) -> None:
     """Paths, names and numbers are no addresses."""

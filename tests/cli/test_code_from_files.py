@@ -12,7 +12,7 @@ from commandline import physadv, write_colors
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from physadv.core.errors import BundleError, ModelError
+from physadv.core.errors import BundleError, ModelError, OptionError
 from physadv.core.package_data import bundle_folder
 from physadv.models.faces.embedders import load_embedder
 from physadv_cli.main import app
@@ -92,6 +92,31 @@ def test_a_config_file_names_no_code(command: str, name: str) -> None:
     refused(result, name.partition("+")[0])
     assert "exp.toml" in str(result.exception)
     assert "--model" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (("check",), {"source": "http://127.0.0.1:9/live"}),
+        (("check", "film.mp4"), {"clean": "rtsp://me:secret@127.0.0.1:9/live"}),
+        (("check", "film.mp4"), {"blank": "http://127.0.0.1:9/live"}),
+        (("calibrate", "camera"), {"sources": ["http://127.0.0.1:9/board"]}),
+    ],
+)
+def test_a_config_file_opens_no_address(words: tuple[str, ...], values: dict[str, object]) -> None:
+    """Whoever wrote the file would learn that, and from where, it was used."""
+    result = invoke(*words, "--config", config(**values))
+    refused(result, "names the address", OptionError)
+    assert "secret" not in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "attack"])
+def test_a_config_file_names_no_place_to_write(command: str) -> None:
+    """--save of a run is written where it is typed, as --out is."""
+    values = {"model": "signs", "save": "elsewhere"}
+    result = invoke(*COMMANDS[command], "--config", config(**values))
+    refused(result, "--save elsewhere", OptionError)
+    assert not Path("elsewhere").exists()
 
 
 @pytest.mark.parametrize(

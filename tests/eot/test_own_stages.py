@@ -298,6 +298,8 @@ def test_ranges_are_read_from_toml(tmp_path: Path) -> None:
         ("yaw_deg = 'wide'", "finite number"),
         ("yaw_deg = [0, inf]", "finite"),
         ("shadow_probability = 1.5", "0 to 1"),
+        ("size_px = [0, 0]", "more than 0"),
+        ("frame_share = [-1, 1]", "more than 0"),
         ("eot = 3", "table"),
         ("yaw_deg = [", "no valid TOML"),
     ],

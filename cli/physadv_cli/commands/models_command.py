@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from physadv.core.addresses import public_address
 from physadv_cli import options
 from physadv_cli.runs import begin_report, code_typed, console
 
@@ -223,7 +224,7 @@ def _print_origin(card: ModelCard, source: str | None) -> None:
     origins = [source] if source else card.urls
     lines = [
         f"{card.name} from",
-        *(f"  {origin}" for origin in origins),
+        *(f"  {public_address(origin)}" for origin in origins),
         f"sha256  {card.sha256}",
         f"license {card.licence}",
     ]
