@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,16 @@ class _Journey(OrderedGroup):
     """The root command, its commands in the order of the journey."""
 
     journey = tuple(name for names in PANELS.values() for name in names)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error of usage repeats the words typed, but no camera's password."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            message = getattr(error, "message", None)
+            if isinstance(message, str):
+                error.message = redact_addresses(message)  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(

@@ -20,10 +20,12 @@ import pytest
 from commandline import environment, physadv
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from physadv.camera.open_source import open_frame_source
 from physadv.core.addresses import public_address, redact_addresses
 from physadv.core.errors import CaptureError, PhysadvError
+from physadv_cli.main import app
 
 SECRET = "hunter2"
 JPEG = cv2.imencode(".jpg", np.full((24, 32, 3), 99, np.uint8))[1].tobytes()
@@ -242,6 +244,17 @@ def test_no_password_survives_a_slip(text: str) -> None:
         assert SECRET not in redact_addresses(form.format(text))
         assert SECRET not in public_address(form.format(text))
         assert "10.0.0.7" in redact_addresses(form.format(text))
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "{}", "{}"), ("check", "{}", "--width", "{}"), ("nonsense", "{}"), ("{}",)]
+)
+def test_an_error_of_usage_repeats_no_password(words: tuple[str, ...]) -> None:
+    """A word too many, a value of another kind and an unknown command are repeated otherwise."""
+    address = f"rtsp://me:{SECRET}@10.0.0.7/live"
+    result = CliRunner().invoke(app, [word.format(address) for word in words])
+    assert result.exit_code == 2
+    assert SECRET not in result.output
 
 
 def test_a_proxy_learns_no_address_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
