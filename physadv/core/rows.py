@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import FileIO
@@ -13,6 +14,7 @@ from typing import Any
 
 from physadv.core.errors import DataError
 from physadv.core.files import (
+    atomic_path,
     force_folder_to_disk,
     make_folder,
     name_full_disk,
@@ -44,6 +46,8 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
     data = "".join(json.dumps(row, default=float) + "\n" for row in rows).encode()
     is_new = refuse_unless_file(target) is None
     make_folder(target.parent)
+    if not is_new:
+        _leave_other_names(target)
     with target.open("ab", buffering=0) as stream:
         if not is_new:
             mend_last_row(target)
@@ -58,6 +62,17 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
             raise
     if is_new:
         force_folder_to_disk(target.parent)
+
+
+def _leave_other_names(path: Path) -> None:
+    """Give the file at ``path`` bytes of its own where it is hard-linked.
+
+    A copy of the folder made with hard links, as backups are, and a stranger's link to a file
+    elsewhere stay as they are.
+    """
+    if path.stat().st_nlink > 1:
+        with atomic_path(path) as copy:
+            shutil.copyfile(path, copy)
 
 
 def _write_all(stream: FileIO, data: bytes) -> None:
@@ -76,6 +91,7 @@ def replace_rows(path: str | Path, rows: Iterable[Row]) -> None:
 def mend_last_row(path: str | Path) -> None:
     """Cut off the last line of the file at ``path`` where a kill left it half-written, or the next
     row would be glued to it; a whole line that only lacks its end gets it."""
+    _leave_other_names(Path(path))
     with Path(path).open("r+b") as stream:
         size = end = stream.seek(0, os.SEEK_END)
         while end:

@@ -371,3 +371,19 @@ def test_no_link_leads_out_of_a_run_folder(tmp_path: Path, way: str) -> None:
         write_text(tmp_path / "run" / "within", "mine")
     assert (home / "file").read_text() == "precious"
     assert (run / "in" / "new").read_text() == "mine"
+
+
+def test_rows_leave_the_other_names_of_their_file(tmp_path: Path) -> None:
+    """A copy of a run made with hard links, or somebody's link to a file elsewhere, stays."""
+    rows, other = tmp_path / "rows.jsonl", tmp_path / "backup.jsonl"
+    append_rows(rows, [{"a": 1}])
+    os.link(rows, other)
+    append_rows(rows, [{"a": 2}])
+    assert [row["a"] for row in read_rows(rows)] == [1, 2]
+    assert [row["a"] for row in read_rows(other)] == [1]
+    os.link(rows, tmp_path / "torn.jsonl")
+    with (tmp_path / "torn.jsonl").open("a") as stream:
+        stream.write('{"a"')
+    mend_last_row(rows)
+    assert (tmp_path / "torn.jsonl").read_text().endswith('{"a"')
+    assert rows.read_text().endswith("}\n")
