@@ -155,12 +155,17 @@ def _code_named(
         if not note.code or value is None:
             continue
         texts = [value] if isinstance(value, str) else list(value)
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if _is_typed(context, name):
             typed += texts
         elif file is not None:
             in_file |= dict.fromkeys(texts, str(file))
     return code_typed(typed, in_file, trust=trust)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the option ``name`` stands on the command line, rather than in a file."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 _OUTPUTS = ("save",)
@@ -182,9 +187,8 @@ def _assert_stays_here(
         OptionError: for an address or a place to write that is not typed.
     """
     for name, (_, note) in kind.documented_fields().items():
-        source = context.get_parameter_source(name)
         value = values.get(name)
-        if value is None or source is None or source.name == "COMMANDLINE":
+        if value is None or _is_typed(context, name):
             continue
         word = note.metavar or name.upper() if note.argument else note.option_of(name)
         texts = [str(part) for part in (value if isinstance(value, list | tuple) else [value])]
