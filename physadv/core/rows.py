@@ -47,10 +47,8 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
     is_new = refuse_unless_file(target) is None
     make_folder(target.parent)
     if not is_new:
-        _leave_other_names(target)
+        mend_last_row(target)
     with target.open("ab", buffering=0) as stream:
-        if not is_new:
-            mend_last_row(target)
         length = stream.seek(0, os.SEEK_END)
         try:
             _write_all(stream, data)

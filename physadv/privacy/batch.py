@@ -223,7 +223,7 @@ def refuse_other_settings(
         for job in jobs
         if (row := known.get(job.name)) is not None
         and row["status"] in ("cloaked", _WRITING)
-        and row.get("settings") != key
+        and row["settings"] != key
         and member_of(folder, row["output"]).is_file()
     ]
     if other:
@@ -378,9 +378,9 @@ def _rows(folder: Path) -> list[Row]:
 
 def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | None:
     """The earlier row, if it still holds: same original, same settings, same output."""
-    if row is None or row["status"] == "failed" or row.get("settings") != key:
+    if row is None or row["status"] == "failed" or row["settings"] != key:
         return None
-    if sha256_of(job.source) != row.get("source_sha256"):
+    if sha256_of(job.source) != row["source_sha256"]:
         return None
     if row["status"] in ("cloaked", _WRITING):
         output = member_of(folder, row["output"])
