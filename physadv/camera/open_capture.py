@@ -168,17 +168,23 @@ def open_url(url: str, name: str, *, timeout_s: float) -> OpenedCapture:
     return OpenedCapture(capture, read_settings(capture))
 
 
+_PROXY_LOCK = threading.Lock()
+"""Held while no_proxy is changed: an opening that was abandoned may still be under way when the
+next one begins, and would restore what that one has set."""
+
+
 def _open_directly(url: str, options: list[int]) -> cv2.VideoCapture:
     """Open an address with ffmpeg and without a proxy, which would be told a camera's password."""
-    before = os.environ.get("no_proxy")
-    os.environ["no_proxy"] = "*"  # ffmpeg has no other way to leave out what http_proxy says
-    try:
-        return cv2.VideoCapture(url, cv2.CAP_FFMPEG, options)
-    finally:
-        if before is None:
-            os.environ.pop("no_proxy", None)
-        else:
-            os.environ["no_proxy"] = before
+    with _PROXY_LOCK:
+        before = os.environ.get("no_proxy")
+        os.environ["no_proxy"] = "*"  # ffmpeg has no other way to leave out what http_proxy says
+        try:
+            return cv2.VideoCapture(url, cv2.CAP_FFMPEG, options)
+        finally:
+            if before is None:
+                os.environ.pop("no_proxy", None)
+            else:
+                os.environ["no_proxy"] = before
 
 
 def _mjpeg_or_refusal(url: str, timeout_s: float) -> MjpegCapture | CaptureError | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from physadv.camera import open_capture
 from physadv.camera.open_source import open_frame_source
 from physadv.core.addresses import public_address, redact_addresses
 from physadv.core.errors import CaptureError, PhysadvError
@@ -268,6 +271,36 @@ def test_a_proxy_learns_no_address_of_a_camera(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(CaptureError):
             open_frame_source(f"http://me:{SECRET}@192.0.2.1/live?token={SECRET}", timeout_s=1)
         assert proxy.requests == []
+
+
+def test_overlapping_openings_leave_the_proxy_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was abandoned is still under way when the next begins, and ends before it."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    second_began, first_ended = Event(), Event()
+
+    def open_slowly(url: str, *_: object) -> None:
+        if url == "first":
+            second_began.wait(0.3)
+        else:
+            second_began.set()
+            first_ended.wait(0.3)
+
+    monkeypatch.setattr(open_capture.cv2, "VideoCapture", open_slowly)
+
+    def open_first() -> None:
+        open_capture._open_directly("first", [])
+        first_ended.set()
+
+    threads = [
+        Thread(target=open_first),
+        Thread(target=open_capture._open_directly, args=("second", [])),
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert "no_proxy" not in os.environ
 
 
 @given(st.text(max_size=30))
