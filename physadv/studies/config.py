@@ -1,14 +1,51 @@
-"""Configurations of ``study masked`` and ``study photographed``."""
+"""Configurations of the studies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv.threat.parsing import parse_threat
+
+QUICK_HELP = "A few images, steps and queries, to see that it runs."
+"""Help of ``--quick`` wherever it stands."""
+
+Scale = TypeVar("Scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Config):
+    """Base of the configurations of the lecture's studies.
+
+    Raises:
+        OptionError: ``quick`` and ``full`` are both given.
+    """
+
+    quick: Annotated[bool, ConfigField(QUICK_HELP, "Run")] = False
+    full: Annotated[
+        bool, ConfigField("The paper's scale where it can be had: hours on a CPU.", "Run")
+    ] = False
+    seed: shared.Seed = 0
+
+    def __post_init__(self) -> None:
+        """Check the scale beside types and limits."""
+        super().__post_init__()
+        if self.quick and self.full:
+            raise OptionError("--quick and --full", "A study has one scale", "Give one of them")
+
+    def scaled(self, quick: Scale, usual: Scale, full: Scale) -> Scale:
+        """Return the value for the scale that is asked for.
+
+        Args:
+            quick: Value to see that it runs: seconds.
+            usual: Value by default: minutes on two cores.
+            full: Value at the paper's scale.
+        """
+        return quick if self.quick else full if self.full else usual
+
 
 PARTS = ("report", "choose")
 """Halves of the test images: figures are reported of the first, settings chosen on the second."""
@@ -64,9 +101,7 @@ class MaskingConfig(Config):
             least=0,
         ),
     ] = 3
-    quick: Annotated[
-        bool, ConfigField("A few images, steps and queries, to see that it runs.", "Run")
-    ] = False
+    quick: Annotated[bool, ConfigField(QUICK_HELP, "Run")] = False
     seed: shared.Seed = 0
 
     def __post_init__(self) -> None:
