@@ -48,6 +48,11 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
+def gif_uri(gif: bytes) -> str:
+    """Return GIF bytes ``gif`` as an address that needs no request."""
+    return "data:image/gif;base64," + base64.b64encode(gif).decode()
+
+
 def member_uri(folder: Path, name: object) -> str:
     """Return the PNG file called ``name`` in ``folder`` as a data URI; empty where there is none.
 
@@ -102,6 +107,13 @@ def format_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def format_setting(value: Any) -> str:
+    """Format the ``value`` of a setting: lists as their items, otherwise as any value."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value)) or "–"
+    return format_value(value)
+
+
 def _finalize(value: Any) -> Any:
     """Write out what a page would obey in texts of others; HTML made by this program stays."""
     return visible_text(value) if type(value) is str else value
@@ -117,6 +129,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": format_percent, "number": format_value}
+    environment.filters |= {
+        "percent": format_percent,
+        "number": format_value,
+        "setting": format_setting,
+    }
     environment.globals |= {"span": format_interval, "Markup": Markup}
     return environment

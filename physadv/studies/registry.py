@@ -1,21 +1,50 @@
-"""Registry of the studies that the command line and the booklet know, in the lecture's order."""
+"""Registry of the lecture's studies, in the lecture's order, without loading torch.
+
+The command line is made of this list: configurations lie in modules that import no torch, and a
+study's own module is imported when it runs.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
-from physadv.studies.study import Study
+from physadv.studies.config import StudyConfig
 
-MODULES: tuple[str, ...] = ()
-"""Modules of this package, each with its ``STUDY``, in the order of the lecture."""
+if TYPE_CHECKING:
+    from physadv.studies.study import Study
 
 
-def studies() -> dict[str, Study[Any]]:
-    """Return all studies by name, in the lecture's order."""
-    found = [import_module(f"{__package__}.{module}").STUDY for module in MODULES]
-    return {study.name: study for study in found}
+@dataclass(frozen=True)
+class StudyEntry:
+    """A study as the command line lists it.
+
+    Args:
+        name: Name of the command.
+        module: Module of this package that holds its ``STUDY``.
+        config: Class of its configuration, from a module that imports no torch.
+        short: Line in the list of studies, such as "One gradient, used twice (Szegedy 2013)."
+        help: First sentence of the command's help: what is measured, in the imperative.
+        example: Options of the help's example, such as "--data mnist/".
+    """
+
+    name: str
+    module: str
+    config: type[StudyConfig]
+    short: str
+    help: str
+    example: str = ""
+
+    def load(self) -> Study[Any]:
+        """Import the study's module and return the study."""
+        study: Study[Any] = import_module(f"{__package__}.{self.module}").STUDY
+        return study
+
+
+ENTRIES: tuple[StudyEntry, ...] = ()
+"""All studies, in the order of the lecture."""
 
 
 def study_named(name: str) -> Study[Any]:
@@ -24,7 +53,8 @@ def study_named(name: str) -> Study[Any]:
     Raises:
         OptionError: There is none.
     """
-    known = studies()
-    if name not in known:
-        raise OptionError(f"study {name!r}", f"one of {', '.join(known)}", "Choose one of them")
-    return known[name]
+    for entry in ENTRIES:
+        if entry.name == name:
+            return entry.load()
+    known = ", ".join(entry.name for entry in ENTRIES)
+    raise OptionError(f"study {name!r}", f"one of {known}", "Choose one of them")

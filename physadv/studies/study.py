@@ -141,23 +141,19 @@ class Study(Generic[AnyConfig]):
         name: Name of the command.
         title: Title of its page.
         question: The question that it answers, in one sentence.
-        help: The command's help: what is done, after whom.
         config: Class of its configuration.
         papers: Publications that it reproduces.
         parts: Lists the parts of a configuration.
         page: Computes the page from a configuration and the rows of all parts.
-        example: Options of the example in the help, such as "--data mnist/".
     """
 
     name: str
     title: str
     question: str
-    help: str
     config: type[AnyConfig]
     papers: tuple[Paper, ...]
     parts: Callable[[AnyConfig], Sequence[Part]]
     page: Callable[[AnyConfig, PartRows], StudyPage]
-    example: str = ""
 
 
 @dataclass(frozen=True)

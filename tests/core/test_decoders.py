@@ -37,6 +37,7 @@ _READERS = {
     "physadv/models/exported_archive.py",
     "physadv/models/loading.py",
     "physadv/models/torch_zip.py",
+    "physadv/report/figure_files.py",  # SVG that this program drew itself
 }
 """Modules that judge what is announced first: core's readers, that of videos, those of torch."""
 

@@ -44,6 +44,8 @@ ESSENTIAL = {
     "rich": "rich",
     "segno": "segno",
     "filelock": "filelock",
+    "latex2mathml": "latex2mathml",
+    "ziamath": "ziamath",
 }
 """Distribution -> module to import, for every dependency in pyproject.toml."""
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from physadv.studies.config import MaskingConfig, PhotographedConfig
+from physadv.studies.config import MaskingConfig, PhotographedConfig, StudyConfig
+from physadv.studies.registry import ENTRIES, StudyEntry
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console, print_data
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
+    from physadv.studies.study import Study
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -25,12 +28,90 @@ def register(app: typer.Typer, panel: str) -> None:
     group.command(
         "photographed", short_help="Adversarial pictures after print and photo. Resumable."
     )(from_config(photographed, PhotographedConfig))
+    for entry in ENTRIES:
+        group.command(entry.name, short_help=entry.short)(
+            from_config(_study_action(entry), entry.config)
+        )
     app.add_typer(
         group,
         name="study",
         rich_help_panel=panel,
-        short_help="Classic experiments with one report each: masked, photographed.",
+        short_help="The field's experiments, each one command and one page.",
     )
+
+
+def _study_action(entry: StudyEntry) -> Callable[[StudyConfig, RunOptions], None]:
+    """Return the command of one of the lecture's studies."""
+
+    def action(config: StudyConfig, run: RunOptions) -> None:
+        run_one_study(entry, config, run)
+
+    example = " ".join(f"physadv study {entry.name} {entry.example}".split())
+    action.__doc__ = (
+        f"{entry.help}\n\nWrites rows, one page, and each figure as SVG, PNG and CSV. Ctrl-C keeps "
+        f"the parts that are complete; the same command with the same --out resumes.\n\n"
+        f"Example: {example} --out runs/{entry.name}"
+    )
+    action.__name__ = entry.name
+    return action
+
+
+def run_one_study(entry: StudyEntry, config: StudyConfig, run: RunOptions) -> None:
+    """Run a study with a bar and write its report.
+
+    Args:
+        entry: The study.
+        config: Its configuration.
+        run: Options of the run.
+
+    Raises:
+        SystemExit: Ctrl-C ended it, with code 130.
+    """
+    from physadv.report.study_report import study_chapter, study_summary, write_study_report
+    from physadv.studies.study import claim_study
+
+    study = entry.load()
+    folder = run.open_folder(config, lambda folder: claim_study(study, config, folder))
+    if not _watch_study(study, config, folder):
+        run.finish(
+            {"study": entry.name, "complete": False, "out": str(folder)},
+            "stopped; the same command with the same --out resumes",
+        )
+        raise SystemExit(130)
+
+    page = write_study_report(study, config, folder)
+    result = study_summary(study_chapter(study, config, folder))
+    result |= {"complete": True, "report": str(page), "out": str(folder)}
+    run.finish(result, _study_lines(result))
+
+
+def _watch_study(study: Study[Any], config: StudyConfig, folder: Path) -> bool:
+    """Run with a bar; return whether it came to its end."""
+    from physadv.studies.study import run_study
+    from physadv_cli.progress import bar
+
+    with bar() as progress:
+        line = progress.add_task(study.name, total=1, note="")
+
+        def tell(note: str) -> None:
+            progress.update(line, note=note)
+
+        try:
+            for step in run_study(study, config, folder, tell):
+                progress.update(line, completed=step.done, total=step.total, note=step.note)
+        except KeyboardInterrupt:
+            return False
+    return True
+
+
+def _study_lines(result: dict[str, Any]) -> str:
+    """For people: the answer, and each published figure beside that of the run."""
+    lines = [result["answer"], ""]
+    for row in result["comparisons"]:
+        lines.append(
+            f"{row['claim']}: {row['measured']} (published {row['published']}, {row['paper']})"
+        )
+    return "\n".join([*lines, f"page {result['report']}"])
 
 
 def study() -> None:
