@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from physadv.core.errors import DataError
 from physadv.core.files import write_bytes, write_text
-from physadv.core.image_io import read_rgba
+from physadv.core.image_io import decode_rgba, lay_on_white, png_bytes, read_rgba
 from physadv.core.members import member_of
 from physadv.core.text import read_file
 from physadv.report.design import data_uri, gif_uri
@@ -70,6 +70,11 @@ def is_animated(figure: Figure) -> bool:
     return isinstance(figure, Pictures) and any(
         picture.file.endswith(".gif") for row in figure.rows for picture in row
     )
+
+
+def first_frame(gif: bytes) -> bytes:
+    """Return the first frame of the animation ``gif`` as PNG bytes, as print shows it."""
+    return png_bytes(lay_on_white(decode_rgba(gif, "an animation")))
 
 
 def figure_markup(figure: Figure, pictures: RunPictures) -> Markup | None:

@@ -47,6 +47,52 @@ class StudyConfig(Config):
         return quick if self.quick else full if self.full else usual
 
 
+@dataclass(frozen=True, kw_only=True)
+class BookletConfig(StudyConfig):
+    """Configuration of all studies in a row. A study whose data set is not given is left out.
+
+    Example:
+        >>> BookletConfig(mnist_data="mnist/", quick=True).data_set("mnist")
+        'mnist/'
+    """
+
+    command: ClassVar[str] = "study-all"
+
+    mnist_data: Annotated[
+        str | None, ConfigField("MNIST: its four idx files.", "Data", metavar="PATH", path=True)
+    ] = None
+    cifar10_data: Annotated[
+        str | None,
+        ConfigField(
+            "CIFAR-10: class folders, or a zip of them.", "Data", metavar="PATH", path=True
+        ),
+    ] = None
+    gtsrb_data: Annotated[
+        str | None,
+        ConfigField(
+            "GTSRB: the German signs, or a zip of them.", "Data", metavar="PATH", path=True
+        ),
+    ] = None
+    photos_data: Annotated[
+        str | None, ConfigField("Folder of photos.", "Data", metavar="FOLDER", path=True)
+    ] = None
+    faces_data: Annotated[
+        str | None,
+        ConfigField(
+            "Folder of people, each a folder of photos.", "Data", metavar="FOLDER", path=True
+        ),
+    ] = None
+    study: Annotated[
+        tuple[str, ...],
+        ConfigField("Studies to run; may repeat.", "Run", metavar="STUDY", default="all"),
+    ] = ()
+
+    def data_set(self, kind: str) -> str | None:
+        """Return the path that is given for the data set ``kind``, None where none is."""
+        value: str | None = getattr(self, f"{kind}_data")
+        return value
+
+
 PARTS = ("report", "choose")
 """Halves of the test images: figures are reported of the first, settings chosen on the second."""
 

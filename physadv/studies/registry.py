@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
-from physadv.studies.config import StudyConfig
+from physadv.studies.config import BookletConfig, StudyConfig
 
 if TYPE_CHECKING:
     from physadv.studies.study import Study
@@ -28,6 +28,8 @@ class StudyEntry:
         short: Line in the list of studies, such as "One gradient, used twice (Szegedy 2013)."
         help: First sentence of the command's help: what is measured, in the imperative.
         example: Options of the help's example, such as "--data mnist/".
+        data_sets: Fields of the configuration that name data, with the option of ``study all``
+            that gives it, without its ``_data``: mnist, cifar10, gtsrb, photos or faces.
     """
 
     name: str
@@ -36,6 +38,7 @@ class StudyEntry:
     short: str
     help: str
     example: str = ""
+    data_sets: tuple[tuple[str, str], ...] = ()
 
     def load(self) -> Study[Any]:
         """Import the study's module and return the study."""
@@ -45,6 +48,51 @@ class StudyEntry:
 
 ENTRIES: tuple[StudyEntry, ...] = ()
 """All studies, in the order of the lecture."""
+
+
+@dataclass(frozen=True)
+class BookletPlan:
+    """Studies of a booklet.
+
+    Args:
+        chosen: Each study to run, with its configuration, in order.
+        left_out: Why each other study is not run, by its name.
+    """
+
+    chosen: tuple[tuple[StudyEntry, StudyConfig], ...]
+    left_out: dict[str, str]
+
+
+def plan_booklet(config: BookletConfig) -> BookletPlan:
+    """Choose the studies of a booklet and give each its data set, scale and seed.
+
+    Args:
+        config: Configuration of the booklet.
+
+    Raises:
+        OptionError: ``study`` names an unknown study, or no study has its data set.
+    """
+    for name in config.study:
+        if all(entry.name != name for entry in ENTRIES):
+            study_named(name)
+
+    chosen, left_out = [], {}
+    for entry in ENTRIES:
+        if config.study and entry.name not in config.study:
+            continue
+        paths = {field: (kind, config.data_set(kind)) for field, kind in entry.data_sets}
+        missing = [kind for kind, path in paths.values() if path is None]
+        if missing:
+            left_out[entry.name] = f"needs {' and '.join(f'--{kind}-data' for kind in missing)}"
+            continue
+        values: dict[str, Any] = {field: path for field, (_, path) in paths.items()}
+        values |= {"quick": config.quick, "full": config.full, "seed": config.seed}
+        chosen.append((entry, entry.config(**values)))
+
+    if not chosen:
+        wants = "; ".join(f"{name} {why}" for name, why in left_out.items())
+        raise OptionError("no study can run", wants or "no study is known", "Give its data set")
+    return BookletPlan(tuple(chosen), left_out)
 
 
 def study_named(name: str) -> Study[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from torch import nn
 from physadv.core.config import ConfigField
 from physadv.core.errors import DataError, OptionError
 from physadv.core.rows import Row, append_rows, read_rows
-from physadv.report.figure_files import figure_csv
+from physadv.report.booklet import write_booklet
+from physadv.report.figure_files import RunPictures, figure_csv, first_frame, write_figure
 from physadv.report.formulas import formula_mathml, formula_svg
 from physadv.report.plots import chart_svg, matrix_svg, plane_svg, standalone_svg
 from physadv.report.scales import format_tick, linear_ticks, log_ticks, scale_of
@@ -322,3 +324,40 @@ def test_formulas_are_drawn_for_page_and_print(draw: Callable[[Formula], str]) -
     drawn = draw(formula)
     ElementTree.fromstring(drawn)
     assert drawn.startswith("<svg") or "&quot;largest&quot;" in drawn
+
+
+def test_a_booklet_holds_every_chapter_as_page_and_pdf(tmp_path: Path) -> None:
+    """Contents, figures, claims and what was left out stand in both; the PDF's text can be read."""
+    finished(tmp_path / "coins")
+    write_study_report(COINS, CoinConfig(), tmp_path / "coins")
+    chapter = study_chapter(COINS, CoinConfig(), tmp_path / "coins")
+    page, document = write_booklet([chapter], {"dice": "needs --mnist"}, tmp_path)
+    html = page.read_text(encoding="utf-8")
+    assert 'href="#coins"' in html
+    assert "dice (needs --mnist)" in html
+    assert chapter.page.answer in html
+
+    drawn = pdfium_text(document)
+    for words in ("Coins", "Kerrich", "50.7 %", "dice (needs --mnist)", "One coin."):
+        assert words in drawn
+
+
+def pdfium_text(document: Path) -> str:
+    """The text of all pages, in one line."""
+    import pypdfium2
+
+    opened = pypdfium2.PdfDocument(document)
+    pages = [page.get_textpage().get_text_range() for page in opened]
+    opened.close()
+    return " ".join(" ".join(pages).split())
+
+
+def test_an_animation_is_shown_on_the_page_and_by_its_first_frame_in_print(tmp_path: Path) -> None:
+    """A GIF stays a GIF in HTML, and is exported as it is."""
+    frames = [Image.new("L", (20, 10), gray) for gray in (10, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    figure = Pictures("votes", "Votes.", ((Picture("a.gif", "votes"),),))
+    files = write_figure(figure, RunPictures(tmp_path), tmp_path / "figures")
+    assert [file.name for file in files] == ["a.gif"]
+    with Image.open(io.BytesIO(first_frame(files[0].read_bytes()))) as still:
+        assert still.convert("L").getpixel((5, 5)) in range(8, 13)

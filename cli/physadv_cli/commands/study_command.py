@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from physadv.studies.config import MaskingConfig, PhotographedConfig, StudyConfig
-from physadv.studies.registry import ENTRIES, StudyEntry
+from physadv.studies.config import (
+    BookletConfig,
+    MaskingConfig,
+    PhotographedConfig,
+    StudyConfig,
+)
+from physadv.studies.registry import ENTRIES, StudyEntry, plan_booklet
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console, print_data
 
@@ -32,6 +37,9 @@ def register(app: typer.Typer, panel: str) -> None:
         group.command(entry.name, short_help=entry.short)(
             from_config(_study_action(entry), entry.config)
         )
+    group.command("all", short_help="All of them in a row, and a booklet as HTML and PDF.")(
+        from_config(all_studies, BookletConfig)
+    )
     app.add_typer(
         group,
         name="study",
@@ -83,6 +91,47 @@ def run_one_study(entry: StudyEntry, config: StudyConfig, run: RunOptions) -> No
     result = study_summary(study_chapter(study, config, folder))
     result |= {"complete": True, "report": str(page), "out": str(folder)}
     run.finish(result, _study_lines(result))
+
+
+def all_studies(config: BookletConfig, run: RunOptions) -> None:
+    """Run all studies whose data are given, and bind their pages into a booklet.
+
+    Each study has a folder of its own in --out, as if it had run alone. Ctrl-C keeps what is done;
+    the same command with the same --out resumes.
+
+    Example: physadv study all --mnist-data mnist/ --cifar10-data cifar10.zip
+    --gtsrb-data gtsrb.zip --out runs/all
+    """
+    from physadv.report.booklet import write_booklet
+    from physadv.report.study_report import study_chapter, study_summary, write_study_report
+
+    plan = plan_booklet(config)
+    for name, reason in plan.left_out.items():
+        console.print(f"left out: {name}, which {reason}")
+    folder = run.open_folder(config)
+    chapters = []
+    for entry, own in plan.chosen:
+        study = entry.load()
+        if not _watch_study(study, own, folder / entry.name):
+            run.finish(
+                {"complete": False, "out": str(folder)},
+                "stopped; the same command with the same --out resumes",
+            )
+            raise SystemExit(130)
+        write_study_report(study, own, folder / entry.name)
+        chapters.append(study_chapter(study, own, folder / entry.name))
+        console.print(f"{entry.name}: {chapters[-1].page.answer}")
+
+    page, document = write_booklet(chapters, plan.left_out, folder)
+    result = {
+        "studies": [study_summary(chapter) for chapter in chapters],
+        "left_out": plan.left_out,
+        "complete": True,
+        "booklet": str(page),
+        "pdf": str(document),
+        "out": str(folder),
+    }
+    run.finish(result, f"booklet {page}\nand {document}")
 
 
 def _watch_study(study: Study[Any], config: StudyConfig, folder: Path) -> bool:
