@@ -42,6 +42,7 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
         **task.facts,
         "data_summary": data.as_dict(),
         "out": str(folder),
+        **_queries(task),
     }
     if evaluation.ledger.rows:
         example = strongest_example(folder / "examples")
@@ -50,6 +51,14 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     run.finish(result, _summary(result, stopped=stopped))
     if stopped:
         raise SystemExit(130)
+
+
+def _queries(task: EvaluationTask) -> dict[str, int]:
+    """Images that this process sent to a black box; nothing for other models."""
+    from physadv.models.black_box import black_box_within
+
+    box = black_box_within(task.model)
+    return {} if box is None else {"queries": box.sent, "query_budget": box.settings.budget}
 
 
 def _prepare(config: SampleConfig, settings: dict[str, Any]) -> EvaluationTask:
@@ -113,4 +122,7 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
         lines += [f"over epsilon     {', '.join(points)}"]
 
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
+    if "queries" in result:
+        most = result["query_budget"]
+        lines += [f"{result['queries']} queries sent" + (f", {most} allowed" if most else "")]
     return "\n".join([*lines, f"rows and report in {result['out']}"])

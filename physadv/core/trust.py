@@ -1,6 +1,7 @@
 """Rule of what may run: code that the user names, never code that a file names.
 
-Code is ``module:factory``, TorchScript, ``torch.export`` and the pickles of ultralytics. Whatever
+Code is ``module:factory``, TorchScript, ``torch.export``, the pickles of ultralytics, and models
+behind a command or an address. Whatever
 loads it calls :func:`assert_may_run` first. From Python, the caller has named it. The command line
 enters :func:`only_code_named`, so that there only what stands on the command line itself runs;
 ``PHYSADV_TRUST=never`` forbids all of it, everywhere.
@@ -23,6 +24,8 @@ KINDS = {
     "torchscript": "TorchScript: code, which can read and write files with your rights",
     "exported": "a torch.export program: code, vetted to consist of torch's own operations",
     "ultralytics": "a pickle of ultralytics: code, which runs with your rights",
+    "command": "a command, which runs with your rights",
+    "address": "an address, which every picture is sent to",
 }
 """What each kind of code is, for people."""
 

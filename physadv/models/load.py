@@ -11,6 +11,9 @@
 | `model.safetensors`         | the result of `physadv train`; its card names the architecture   |
 | `torchvision:resnet50`      | with the extra `torchvision`; detectors too                      |
 | `ultralytics:yolo11n.pt`    | with the extra `ultralytics` (AGPL-3.0) and the file             |
+| `http://127.0.0.1:8080/`    | a black box that answers over HTTP                               |
+| `command:./classify {image}`| a black box behind a command                                     |
+| `box.toml`                  | either of them with its settings                                 |
 
 Defenses behind a `+` are the business of :func:`physadv.load_model`.
 """
@@ -27,10 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from physadv.core.addresses import public_address
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign
 from physadv.models.architectures.cnn import build_from_card
+from physadv.models.black_box import names_a_black_box, open_black_box
 from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
 from physadv.models.classifiers import Outputs, Preprocessed
 from physadv.models.loading import (
@@ -133,7 +138,9 @@ def names_a_model(text: str) -> bool:
     """Whether ``text`` is a known name, a file, or an import path, before any defense is read from
     it."""
     foreign = ":" in text and text.partition(":")[0] in FOREIGN
-    return text in KNOWN or foreign or Path(text).is_file() or is_import_path(text)
+    if names_a_black_box(text) or text in KNOWN or foreign:
+        return True
+    return Path(text).is_file() or is_import_path(text)
 
 
 def resolve_classifier(
@@ -176,6 +183,8 @@ def resolve_classifier(
 def _load(text: str, weights: Path | None) -> LoadedModel:
     if text in KNOWN:
         return LoadedModel(*KNOWN[text].load(weights))
+    if names_a_black_box(text):
+        return _load_black_box(text, weights)
     if text.partition(":")[0] in FOREIGN and ":" in text:
         net, table = load_foreign(text, weights)
         return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")
@@ -311,7 +320,18 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
+def _load_black_box(text: str, weights: Path | None) -> LoadedModel:
+    """The model behind an address or a command, or behind a file with its settings."""
+    name = public_address(text)
+    if weights is not None:
+        raise ModelError(f"weights {weights}", f"{name} is only asked", "leave --weights out")
+    box, table = open_black_box(text)
+    return _wrap(box, table, name, source=name)
+
+
 def _load_file(path: Path, weights: Path | None) -> LoadedModel:
+    if path.suffix == ".toml":
+        return _load_black_box(str(path), weights)
     if weights is not None:
         raise ModelError(
             f"weights {weights}", f"{path.name} carries its own", "leave --weights out"

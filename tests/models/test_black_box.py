@@ -1,0 +1,241 @@
+"""Models behind an address or a command: protocol, budget, failures, attacks, trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from reference_server import CLASSIFY, ReferenceBox, python_words, served
+from torch import Tensor
+
+import physadv
+from physadv.attacks.decision_based import hopskipjump
+from physadv.attacks.gradient import pgd
+from physadv.attacks.score_based import square_attack
+from physadv.core.errors import ModelError
+from physadv.core.image_io import save_png
+from physadv.core.trust import only_code_named
+from physadv.models.black_box import black_box_within
+
+CLASSES = ["red", "green", "neither"]
+ABOUT = {"classes": CLASSES, "outputs": "probabilities"}
+
+
+def by_color(images: Tensor) -> Tensor:
+    """Probabilities (b, 3) that follow the mean of red and green."""
+    means = images.mean((2, 3))
+    return (
+        20 * torch.stack([means[:, 0], means[:, 1], torch.full_like(means[:, 0], 0.2)], 1)
+    ).softmax(1)
+
+
+def reds(count: int = 4, side: int = 8) -> Tensor:
+    """Images (count, 3, side, side), slightly more red than green, in 8 bits."""
+    draws = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(3)) * 0.1
+    base = torch.tensor([0.5, 0.44, 0.3])[None, :, None, None]
+    return ((base + draws) * 255).round() / 255
+
+
+def test_the_answers_are_those_of_the_model_behind() -> None:
+    """Logits here are the logarithms of what the server's model returns, for every batch size."""
+    box = ReferenceBox(by_color, ABOUT)
+    with served(box) as url:
+        model = physadv.load_model(url)
+        images = reds(70)
+        logits = model(images)
+    assert model.card.classes == tuple(CLASSES)
+    assert torch.allclose(logits, by_color(images).log(), atol=1e-4)
+    assert box.requests == [32, 32, 6]
+
+
+def test_a_box_without_a_description_is_asked_once_for_its_number_of_classes() -> None:
+    """Its classes are numbers then."""
+    box = ReferenceBox(by_color)
+    with served(box) as url:
+        model = physadv.load_model(url)
+    assert model.card.classes == ("0", "1", "2")
+    assert box.images == 1
+
+
+def test_queries_are_counted_and_end_at_the_budget(tmp_path: Path) -> None:
+    """Every image sent counts, none is sent beyond the budget."""
+    box = ReferenceBox(by_color, ABOUT)
+    with served(box) as url:
+        (tmp_path / "box.toml").write_text(f'url = "{url}"\nbudget = 10\nbatch = 4\n')
+        model = physadv.load_model(tmp_path / "box.toml")
+        model(reds(9))
+        with pytest.raises(ModelError, match="budget is 10"):
+            model(reds(2))
+    asked = black_box_within(model)
+    assert asked is not None
+    assert asked.sent == box.images == 9
+
+
+def test_a_busy_box_is_asked_again_and_a_dead_one_is_named(tmp_path: Path) -> None:
+    """503 and 429 pass; what goes on failing ends in one error, as does a closed port."""
+    box = ReferenceBox(by_color, ABOUT, failures=[503, 429])
+    with served(box) as url:
+        model = physadv.load_model(url)
+        assert model(reds(2)).shape == (2, 3)
+        (tmp_path / "box.toml").write_text(f'url = "{url}"\nretries = 1\n')
+        impatient = physadv.load_model(tmp_path / "box.toml")
+        box.failures = [500] * 9
+        with pytest.raises(ModelError, match="2 attempts"):
+            impatient(reds(1))
+        box.failures = [403]
+        with pytest.raises(ModelError, match="HTTP 403"):
+            model(reds(1))
+    with pytest.raises(ModelError, match=r"cannot be reached|no answer"):
+        physadv.load_model(url)
+
+
+def test_the_rate_is_kept(tmp_path: Path) -> None:
+    """Five requests at 20 a second take at least the four pauses between them."""
+    with served(ReferenceBox(by_color, ABOUT)) as url:
+        (tmp_path / "box.toml").write_text(f'url = "{url}"\nper_second = 20\nbatch = 1\n')
+        model = physadv.load_model(tmp_path / "box.toml")
+        begun = time.monotonic()
+        model(reds(5))
+    assert time.monotonic() - begun >= 4 / 20
+
+
+def test_a_token_is_sent_from_the_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file names the variable; the value goes into the request and nowhere else."""
+    monkeypatch.setenv("BOX_TOKEN", "hush")
+    box = ReferenceBox(by_color, ABOUT)
+    with served(box) as url:
+        (tmp_path / "box.toml").write_text(f'url = "{url}"\ntoken_env = "BOX_TOKEN"\n')
+        model = physadv.load_model(tmp_path / "box.toml")
+        model(reds(1))
+    assert set(box.tokens) == {"Bearer hush"}
+    assert "hush" not in str(model.card.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"<html>", "JSON"),
+        (b"{}", "scores"),
+        (b'{"scores": [[0.5, 0.5, 0]], "labels": [0]}', "One of"),
+        (b'{"scores": [[0.5, 0.5]]}', "2 scores"),
+        (b'{"scores": [[0.5, 0.5, NaN]]}', "JSON|finite|NaN"),
+        (b'{"scores": [[7, 0.5, 0.1]]}', "probabilities"),
+        (b'{"scores": [["a", "b", "c"]]}', "scores"),
+        (b'{"scores": [[0.1, 0.2, 0.7], [0.1, 0.2, 0.7]]}', "2 rows"),
+        (b'{"labels": ["blue"]}', "blue"),
+        (b'{"labels": [3]}', "label"),
+        (b"[" * 100_000, "JSON"),
+    ],
+)
+def test_odd_answers_are_one_error(answer: bytes, words: str) -> None:
+    """Whatever a server sends, the error is of this program and says what was wrong."""
+    box = ReferenceBox(by_color, ABOUT)
+    with served(box) as url:
+        model = physadv.load_model(url)
+        box.answer = answer
+        with pytest.raises(ModelError, match=words):
+            model(reds(1))
+
+
+def test_scores_break_what_can_be_broken() -> None:
+    """Square finds the images that a threat of this size allows; the check is the box's own."""
+    with served(ReferenceBox(by_color, ABOUT)) as url:
+        model = physadv.load_model(url)
+        result = square_attack(model, reds(), torch.zeros(4).long(), eps=0.1, queries=60, seed=0)
+    assert result.success.all()
+    assert (by_color((result.images * 255).round() / 255).argmax(1) != 0).all()
+
+
+def test_labels_alone_suffice_for_an_attack_on_decisions() -> None:
+    """A box that answers labels is broken by HopSkipJump."""
+    with served(
+        ReferenceBox(by_color, {"classes": CLASSES, "outputs": "labels"}, labels=True)
+    ) as url:
+        model = physadv.load_model(url)
+        result = hopskipjump(model, reds(2), torch.zeros(2).long(), eps=2.0, queries=200, seed=0)
+    assert result.success.all()
+
+
+def test_a_gradient_is_refused_with_the_way_out() -> None:
+    """PGD cannot run; the error names the attacks that can."""
+    with served(ReferenceBox(by_color, ABOUT)) as url:
+        model = physadv.load_model(url)
+        with pytest.raises(ModelError, match="black-box attack"):
+            pgd(model, reds(), torch.zeros(4).long(), eps=0.1)
+
+
+@pytest.mark.parametrize("words", ["{image}", "{images}", ""])
+def test_a_command_answers_like_a_server(tmp_path: Path, words: str) -> None:
+    """One picture a run, several, or on standard input: the scores are the same."""
+    (tmp_path / "classify.py").write_text(CLASSIFY)
+    command = f"command:{python_words()} '{tmp_path / 'classify.py'}' {words}"
+    model = physadv.load_model(command)
+    images = reds(3)
+    means = images.mean((2, 3))
+    expected = torch.stack([means[:, 0] / 2, means[:, 1] / 2, torch.full((3,), 0.1)], 1)
+    assert torch.allclose(model(images).exp(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("command:", "is needed"),
+        ("command:'", "quotes"),
+        ("command:no-such-program-here {image}", "cannot be run"),
+        (f"command:{python_words()} -c 'import sys; sys.exit(\"out of order\")'", "out of order"),
+    ],
+)
+def test_a_command_that_fails_is_one_error(command: str, words: str) -> None:
+    """With the last line of what it said."""
+    with pytest.raises(ModelError, match=words):
+        physadv.load_model(command)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://127.0.0.1:9/x", "command:true {image}", "box.toml"], ids=["url", "cmd", "file"]
+)
+def test_a_box_that_only_a_file_names_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """A card or a configuration of someone else runs no command and sends no picture."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "box.toml").write_text('command = "touch was-run"\n')
+    with only_code_named([]), pytest.raises(ModelError, match="command line itself"):
+        physadv.load_model(text)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_the_password_of_an_address_is_shown_nowhere() -> None:
+    """Neither in the error nor on the card."""
+    with pytest.raises(ModelError) as raised:
+        physadv.load_model("http://me:secret@127.0.0.1:9/x")
+    assert "secret" not in str(raised.value)
+
+
+ON_SERVERS = [["attack", "--attack", "square", "--steps", "30"], ["evaluate", "--curve", "none"]]
+
+
+@pytest.mark.parametrize("command", ON_SERVERS)
+def test_the_program_attacks_a_server(tmp_path: Path, command: list[str]) -> None:
+    """attack and evaluate run on a box in a process of their own and show the queries."""
+    for i, image in enumerate(reds(6)):
+        save_png(tmp_path / "data" / "red" / f"{i}.png", image)
+        save_png(tmp_path / "data" / "green" / f"{i}.png", image[[1, 0, 2]])
+    box = ReferenceBox(by_color, ABOUT)
+    with served(box) as url:
+        words = [sys.executable, "-m", "physadv", *command, "--model", url, "--json"]
+        words += ["--data", str(tmp_path / "data"), "--threat", "linf:0.1", "--limit", "2"]
+        words += ["--split", "all", "--out", str(tmp_path / "run")]
+        done = subprocess.run(words, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["queries"] == box.images
+    assert "queries" in done.stderr
