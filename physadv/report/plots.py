@@ -51,7 +51,11 @@ _UNDER = "var(--paper, #ffffff)"
 
 def chart_svg(chart: Chart) -> Markup:
     """Draw ``chart`` 480 units wide: axes, series with their intervals, legend above."""
-    legend = [(s.label, i, s.source, s.style) for i, s in enumerate(chart.series)]
+    numbers = _color_numbers(chart.series)
+    legend = [
+        (s.label, number, s.source, s.style)
+        for s, number in zip(chart.series, numbers, strict=True)
+    ]
     top = 8 + _legend_height([label for label, *_ in legend])
     left, right, bottom = 56.0, WIDTH - 14.0, top + 220.0
 
@@ -78,8 +82,19 @@ def chart_svg(chart: Chart) -> Markup:
     )
     for i in order:
         share = (bars.index(i), len(bars)) if i in bars else (0, 1)
-        parts += _series(chart.series[i], i, x, y, share)
+        parts += _series(chart.series[i], numbers[i], x, y, share)
     return svg_chart(bottom + 42, parts, chart.caption)
+
+
+def _color_numbers(series: Sequence[Series]) -> list[int]:
+    """The number of each series' color and mark; one that is like another has that one's."""
+    numbers: dict[str, int] = {}
+    found = []
+    for one in series:
+        number = numbers.get(one.like, len(set(numbers.values())))
+        numbers.setdefault(one.label, number)
+        found.append(number)
+    return found
 
 
 def _with_room_for_bars(x: Scale, chart: Chart) -> Scale:

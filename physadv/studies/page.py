@@ -115,12 +115,15 @@ class Series:
             them, "bars" draws upright bars, "band" fills between ``low`` and ``high``.
         source: "measured" in this run; "theory" for a formula, drawn dashed; "published" for
             figures of a paper, drawn hollow.
+        like: Label of an earlier series whose color it shares, such as the measurements that a
+            formula describes; empty for a color of its own.
     """
 
     label: str
     points: tuple[Point, ...]
     style: Literal["line", "curve", "points", "bars", "band"] = "line"
     source: Literal["measured", "theory", "published"] = "measured"
+    like: str = ""
 
 
 @dataclass(frozen=True)

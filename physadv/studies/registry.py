@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
 from physadv.studies.config import BookletConfig, StudyConfig
+from physadv.studies.learning_studies_config import SamplesConfig
 
 if TYPE_CHECKING:
     from physadv.studies.study import Study
@@ -46,7 +47,16 @@ class StudyEntry:
         return study
 
 
-ENTRIES: tuple[StudyEntry, ...] = ()
+ENTRIES: tuple[StudyEntry, ...] = (
+    StudyEntry(
+        "samples",
+        "robust_samples",
+        SamplesConfig,
+        "How many samples robust learning needs (Schmidt 2018).",
+        "Count the samples that standard and robust learning need in two models where both are "
+        "known in closed form (Schmidt et al. 2018).",
+    ),
+)
 """All studies, in the order of the lecture."""
 
 

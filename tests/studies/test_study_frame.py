@@ -306,6 +306,19 @@ def test_points_say_their_values_to_the_keyboard() -> None:
     assert "95 % interval 0.4 to 0.6" in svg
 
 
+def test_a_formula_shares_the_color_of_what_it_describes() -> None:
+    """A series that is like another has its color, and the next one the next color."""
+    points = (Point(1, 1), Point(2, 3))
+    series = (
+        Series("seen", points),
+        Series("formula", points, "curve", "theory", like="seen"),
+        Series("other", points),
+    )
+    drawn = str(chart_svg(Chart("c", "a caption", Axis("x"), Axis("y"), series)))
+    colors = [number for number in range(8) if f"--series-{number}," in drawn]
+    assert colors == [0, 1]
+
+
 def test_a_matrix_and_a_plane_have_csv() -> None:
     """Their numbers can be read by another program."""
     matrix = Matrix("m", "m", ("a",), ("b", "c"), ((0.5, None),))
