@@ -306,7 +306,7 @@ def _shrunk_square(variance: float, eps: float) -> float:
 
 
 def _products(first: Floats, second: Floats) -> npt.NDArray[np.float64]:
-    return np.einsum("bd,bd->b", first, second).astype(np.float64)
+    return np.asarray(np.einsum("bd,bd->b", first, second), np.float64)
 
 
 def _lengths(w: Floats) -> npt.NDArray[np.float64]:
