@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
+from physadv.core.wording import count_noun
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
@@ -193,6 +194,6 @@ def plan_of(
 def _standing(step: CheckProgress) -> str:
     """The counts of a check in a few words."""
     met = ", ".join(f"{block} {hits}/{n}" for block, (hits, n) in step.success.items())
-    left_out = f"{step.left_out} frames left out" if step.left_out else ""
+    left_out = f"{count_noun(step.left_out, 'frame')} left out" if step.left_out else ""
     speed = "" if step.speed is None else f"{step.speed.frames_per_s:.0f} frames/s"
     return "; ".join(part for part in (met and f"goal met: {met}", left_out, speed) if part)

@@ -13,6 +13,7 @@ from physadv.calibration.guided_views import GuidedStep
 from physadv.calibration.page_measures import Pixels
 from physadv.camera.live_page import LivePage
 from physadv.core.errors import OptionError
+from physadv.core.page_colors import css_colors
 
 _WIDEST = 960
 _FAREWELL_S = 1.5
@@ -70,7 +71,7 @@ class CalibrationPage(LivePage):
     def html(self) -> str:
         """Return the page."""
         items = "".join(f"<li>{name}</li>" for name in self._targets)
-        return _HTML.format(title=self._title, items=items)
+        return _HTML.format(title=self._title, items=items, colors=css_colors())
 
     def state(self) -> Mapping[str, Any]:
         """Return the instruction, the views taken, and the result once there is one."""
@@ -110,20 +111,21 @@ _HTML = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
+{colors}
 * {{ box-sizing:border-box; }}
-body {{ margin:0; background:#eef1f4; color:#1b2733; font:16px/1.5 system-ui,sans-serif; }}
+body {{ margin:0; background:var(--paper); color:var(--ink); font:16px/1.5 system-ui,sans-serif; }}
 main {{ max-width:1200px; margin:0 auto; padding:1rem; display:grid; gap:1rem; }}
-h1 {{ font-size:1rem; font-weight:600; margin:0; color:#5b6875; }}
-#advice {{ background:#fff; border-left:.5rem solid #e69f00; padding:.8rem 1rem;
+h1 {{ font-size:1rem; font-weight:600; margin:0; color:var(--muted); }}
+#advice {{ background:var(--wash); border-left:.5rem solid var(--doubt); padding:.8rem 1rem;
   min-height:5.6rem; }}
-#advice.ready {{ border-color:#009e73; }}
+#advice.ready {{ border-color:var(--good); }}
 #words {{ font-size:1.7rem; line-height:1.2; font-weight:600; }}
-#why {{ color:#5b6875; min-height:1.5em; white-space:pre-line; overflow-wrap:anywhere; }}
-img {{ display:block; width:100%; height:auto; background:#14181c; min-height:12rem; }}
+#why {{ color:var(--muted); min-height:1.5em; white-space:pre-line; overflow-wrap:anywhere; }}
+img {{ display:block; width:100%; height:auto; background:var(--wash); min-height:12rem; }}
 #count {{ margin:0 0 .5rem; }}
 ol {{ list-style:none; margin:0 0 1rem; padding:0; display:flex; flex-wrap:wrap; gap:.4rem; }}
-li {{ background:#fff; border:1px solid #d5dce3; padding:.15rem .6rem; color:#5b6875; }}
-li.on {{ background:#009e73; border-color:#009e73; color:#fff; }}
+li {{ border:1px solid var(--line); padding:.15rem .6rem; color:var(--muted); }}
+li.on {{ background:var(--good); border-color:var(--good); color:var(--paper); }}
 button {{ font:inherit; padding:.5rem 1rem; cursor:pointer; }}
 @media (min-width:900px) {{
   main {{ grid-template-columns:minmax(0,2.2fr) minmax(16rem,1fr);

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from physadv.camera.frames import BLOCKS
 from physadv.camera.localization.by_markers import LEAST_PX
 from physadv.camera.localization.location import SignLocation
-from physadv.check.rates import count_noun
 from physadv.check.stopping_rule import StoppingState, stopping_states
 from physadv.check.view_coverage import Cell, ViewPlan, count_views
 from physadv.core.rows import Row
+from physadv.core.wording import count_noun
 
 PAGES = {
     "clean": "the clean sign",

@@ -10,6 +10,7 @@ from physadv.camera.frames import BLOCKS
 from physadv.check.frame_verdict import ANYWHERE
 from physadv.check.page_identity import identity_in_words
 from physadv.core.rows import Row
+from physadv.core.wording import count_noun
 from physadv.evaluation.metrics.intervals import (
     LEAST_CLUSTERS,
     DifferenceInterval,
@@ -278,11 +279,6 @@ def _share(rates: BlockRates) -> str:
     )
     clips = count_noun(rates.clips, "clip")
     return f"{rate.rate:.1%} of {rate.n} frames from {clips} ({interval})"
-
-
-def count_noun(n: int, noun: str) -> str:
-    """Return the number ``n`` with ``noun`` in singular or plural: 1 frame, 2 frames."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def goal_in_words(settings: Mapping[str, Any]) -> str:

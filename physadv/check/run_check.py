@@ -25,13 +25,13 @@ from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, VerdictRule
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.located_frames import LocatedFrames
 from physadv.check.page_identity import PageIdentity
-from physadv.check.rates import count_noun
 from physadv.check.session import BlockSource, CheckProgress, CheckSession
 from physadv.check.stopping_rule import check_width
 from physadv.core.errors import CaptureError, OptionError
 from physadv.core.files import write_json
 from physadv.core.rows import read_rows
 from physadv.core.torch_threads import calm_threads, cores_beside
+from physadv.core.wording import count_noun
 
 MARGIN = 0.08
 __all__ = [

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from physadv.core.wording import count_noun
 from physadv.datasets.class_matching import ClassMatch
 
 CLASS_FOLDERS = "class folders"
@@ -173,19 +174,20 @@ class DatasetSummary:
             return ""
 
         total = sum(present.values())
+        images = count_noun(total, "image")
         absent = len(self.counts) - len(present)
         classes = f"{len(present)} class{'es' if len(present) != 1 else ''}"
         if absent:
             classes += f" ({absent} without an image)"
         if len(present) <= _LISTED_CLASSES:
             each = ", ".join(f"{name} {count}" for name, count in present.items())
-            return f"{total} images of {classes}: {each}"
+            return f"{images} of {classes}: {each}"
         fewest = min(present, key=lambda name: present[name])
         most = max(present, key=lambda name: present[name])
         if present[fewest] == present[most]:
-            return f"{total} images of {classes}, {present[most]} each"
+            return f"{images} of {classes}, {present[most]} each"
         return (
-            f"{total} images of {classes}: from {present[fewest]} of class {fewest} to "
+            f"{images} of {classes}: from {present[fewest]} of class {fewest} to "
             f"{present[most]} of class {most}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from physadv.core.wording import count_noun
 from physadv.printing.layout import HEADER, MARGIN, PageRect
 from physadv.printing.pdf_document import PdfCanvas
 from physadv.printing.pdf_page import PdfPage
@@ -44,7 +45,7 @@ def _assembly_page(page: PdfPage, sticker: PrintedSticker, layout: TileLayout) -
     page.text(
         MARGIN + 1,
         y,
-        f"To assemble from {len(layout.tiles)} tiles: {counts}",
+        f"To assemble from {count_noun(len(layout.tiles), 'tile')}: {counts}",
         11,
         bold=True,
         room=room,

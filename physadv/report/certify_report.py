@@ -11,13 +11,14 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
+from physadv.core.page_colors import page_color
 from physadv.core.rows import Row
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.report.design import MUTED, render_page
 from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_text
 
-COLOR, BAND = "#0072b2", "#cfe3f1"
+COLOR, BAND = page_color("clean"), page_color("band")
 MOST_STEPS = 400
 
 
@@ -119,7 +120,7 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts += [svg_line(left, down(share), right, down(share))]
         parts += [
-            svg_text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=11)
+            svg_text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=12)
         ]
 
     band = stairs([r.high for r in rates]) + stairs([r.low for r in rates])[::-1]
@@ -129,7 +130,7 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
 
     for radius in round_steps(widest):
         parts.append(
-            svg_text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=11)
+            svg_text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=12)
         )
     parts.append(
         svg_text(

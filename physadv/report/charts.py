@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from physadv.check.rates import BlockRates
+from physadv.core.page_colors import ink_on_ramp, page_color, ramp_color
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.bins import RateGrid
-from physadv.report.design import BLOCK_COLORS, LINE, MUTED
+from physadv.report.design import BLOCK_COLORS, LINE, MUTED, WASH
 from physadv.report.svg import (
     WIDTH,
     block_marker,
     hatch_pattern,
-    ink_on,
     percent_axis,
-    ramp_color,
     svg_chart,
     svg_line,
     svg_rect,
@@ -65,7 +64,7 @@ def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
 
     for j, yaw in enumerate(grid.yaws):
         parts.append(
-            svg_text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=11)
+            svg_text(left + j * wide, bottom + 15, f"{yaw:g}°", at="middle", fill=MUTED, size=12)
         )
     for i, distance in enumerate(grid.distances):
         parts.append(
@@ -92,7 +91,7 @@ def _cell(
         return [
             svg_rect(x + 1, y + 1, w - 2, h - 2, f"url(#{name})", stroke=LINE, hint="not measured")
         ]
-    ink = ink_on(cell.rate)
+    ink = ink_on_ramp(cell.rate)
     return [
         svg_rect(x + 1, y + 1, w - 2, h - 2, ramp_color(cell.rate), stroke=LINE, hint=str(cell)),
         svg_text(x + w / 2, y + h / 2 + 1, f"{cell.rate:.0%}", at="middle", fill=ink, bold=True),
@@ -126,13 +125,13 @@ def rate_along(
         y = bottom - share * (bottom - top)
         parts += [
             svg_line(left, y, right, y),
-            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
+            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=12),
         ]
 
     for j, bound in enumerate(bounds):
         parts += [
             svg_line(left + j * wide, bottom, left + j * wide, bottom + 4, stroke=MUTED),
-            svg_text(left + j * wide, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=11),
+            svg_text(left + j * wide, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=12),
         ]
 
     for number, (block, values) in enumerate(rates.items()):
@@ -213,7 +212,7 @@ def _strip(
     single failure is averaged away."""
     count = min(columns, len(rows))
     wide = (right - left) / max(count, 1)
-    parts = [svg_rect(left, top, right - left, high, "#f4f6f8")]
+    parts = [svg_rect(left, top, right - left, high, WASH)]
 
     for k in range(count):
         part = rows[k * len(rows) // count : (k + 1) * len(rows) // count]
@@ -228,5 +227,7 @@ def _strip(
     changes = [i for i in range(1, len(rows)) if rows[i]["clip"] != rows[i - 1]["clip"]]
     if len(changes) <= 60:
         x = [left + (right - left) * i / len(rows) for i in changes]
-        parts += [svg_line(at, top, at, top + high, stroke="#9aa5b1", width=0.8) for at in x]
+        parts += [
+            svg_line(at, top, at, top + high, stroke=page_color("tick"), width=0.8) for at in x
+        ]
     return parts

@@ -6,10 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from physadv.check.page_identity import identity_in_words
-from physadv.check.rates import count_noun, goal_in_words
+from physadv.check.rates import goal_in_words
 from physadv.core.rows import Row
+from physadv.core.wording import count_noun, format_fixed
+from physadv.report.design import time_in_words
 
 Settings = Mapping[str, Any]
+_TASKS = {"classify": "classification", "detect": "detection"}
+_WAYS = {
+    "truth": "known from the simulation",
+    "fiducials": "by the markers of the page",
+    "features": "by its picture",
+    "detector": "by a detector",
+    "box": "by the box given",
+    "frame": "the whole frame",
+}
+"""Ways of finding the sign, as rows name them."""
 
 
 def model_under_test(settings: Settings) -> Mapping[str, Any]:
@@ -125,7 +137,9 @@ def _measured_range(rows: Sequence[Row]) -> str:
 
 def _range(rows: Sequence[Row], key: str, unit: str) -> str:
     values = [float(r[key]) for r in rows if r.get(key) is not None]
-    return f"{min(values):.1f} to {max(values):.1f}{unit}" if values else ""
+    if not values:
+        return ""
+    return f"{format_fixed(min(values), 1)} to {format_fixed(max(values), 1)}{unit}"
 
 
 def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
@@ -135,7 +149,7 @@ def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = [
         ("Model", model.get("name")),
         ("Model sha256", model.get("sha256")),
-        ("Task", model.get("task")),
+        ("Task", _TASKS.get(str(model.get("task")), model.get("task"))),
         ("Goal", goal_in_words(settings)),
         ("Patch", bundle.get("name")),
         ("Patch sha256", bundle.get("sha256")),
@@ -162,11 +176,12 @@ def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
         pairs += _camera_facts(got)
 
     ways = {
-        b: ", ".join(f"{w} {n}" for w, n in found.items())
+        b: ", ".join(f"{_WAYS.get(w, w)} ({count_noun(n, 'frame')})" for w, n in found.items())
         for b, found in (settings.get("located_by") or {}).items()
     }
     pairs += [(f"Sign located, {block}", found) for block, found in ways.items()]
-    pairs += [("Started", settings.get("started")), ("Finished", settings.get("finished"))]
+    times = {name: str(settings.get(name.lower()) or "") for name in ("Started", "Finished")}
+    pairs += [(name, time_in_words(moment)) for name, moment in times.items()]
     return [(key, value) for key, value in pairs if value not in (None, "")]
 
 

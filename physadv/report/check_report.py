@@ -12,7 +12,6 @@ from physadv.camera.frames import BLOCKS
 from physadv.check.differences import control_differences
 from physadv.check.folder import EXAMPLES, ROWS
 from physadv.check.rates import (
-    count_noun,
     draw_conclusion,
     ended_by_data,
     tabulate_rates,
@@ -24,6 +23,7 @@ from physadv.core.files import write_json, write_text
 from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row
+from physadv.core.wording import count_noun
 from physadv.report.bins import rate_grid
 from physadv.report.check_facts import (
     bystander_warnings,
@@ -34,7 +34,7 @@ from physadv.report.check_facts import (
 )
 from physadv.report.check_figures import check_figures
 from physadv.report.check_folder import read_check, read_example_frames
-from physadv.report.design import render_page
+from physadv.report.design import render_page, time_in_words
 from physadv.report.sim_to_real import known_stages, stage_changes
 
 HTML, JSON = "report.html", "report.json"
@@ -161,6 +161,7 @@ def render_check_report(
         what=_what(rows, settings),
         truth=truth_in_words(settings),
         patch=summary["blocks"].get("patch"),
+        clear=all(change["low"] > 0 for change in summary["differences"].values()),
         figures=check_figures(rows, table, settings),
         examples=_groups(pictures),
         limits=measurement_limits(rows, settings),
@@ -215,7 +216,8 @@ def _what(rows: Sequence[Row], settings: Settings) -> str:
         ", ".join(str(s.get("name")) for s in settings.get("sources") or [])
         or "source not recorded"
     )
-    return f"{len(rows)} frames, {settings.get('started', '')}, from {sources}"
+    started = time_in_words(str(settings.get("started", "")))
+    return f"{count_noun(len(rows), 'frame')}, {started}, from {sources}"
 
 
 def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,11 +12,18 @@ from physadv.core.files import write_text
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.protection_verdict import LOST
-from physadv.report.design import MUTED, format_interval, format_percent, member_uri, render_page
+from physadv.report.design import (
+    BLOCK_COLORS,
+    MUTED,
+    format_interval,
+    format_percent,
+    member_uri,
+    render_page,
+)
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 
-COLORS = {"original": "#0072b2", "noise": "#7a7f85", "cloaked": "#d55e00"}
 _SHAPES = {"original": "clean", "noise": "blank", "cloaked": "patch"}
+COLORS = {variant: BLOCK_COLORS[shape] for variant, shape in _SHAPES.items()}
 ROLES = {
     "held-out": "held out: the cloak was not made with it",
     "surrogate": "the cloak was made with it",
@@ -166,7 +173,7 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
         x = left + share * (right - left)
         parts += [
             svg_line(x, top, x, bottom),
-            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
+            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=12),
         ]
 
     for row, (name, variants) in enumerate(channels.items()):

@@ -1,5 +1,5 @@
-"""Design shared by every report: a self-contained, light HTML page that reads on a phone and
-prints well.
+"""Design shared by every report: a self-contained HTML page, light or dark as the reader prefers,
+that reads on a phone and prints well.
 
 A page needs no network: style, charts (inline SVG) and pictures (data URIs) are in the file.
 """
@@ -19,12 +19,14 @@ from markupsafe import Markup
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, png_bytes
 from physadv.core.members import member_of
+from physadv.core.page_colors import css_colors, page_color
 from physadv.core.text import read_file
 from physadv.core.visible_text import visible_text
+from physadv.core.wording import count_noun, field_label, format_fixed
 
-INK, MUTED, LINE, PAPER = "#1b2733", "#5b6875", "#d5dce3", "#ffffff"
-BLOCK_COLORS = {"clean": "#0072b2", "blank": "#7a7f85", "patch": "#d55e00"}
-"""Told apart by every kind of color vision (after Okabe and Ito 2008); shapes differ as well."""
+INK, MUTED, LINE, PAPER, WASH = map(page_color, ("ink", "muted", "line", "paper", "wash"))
+BLOCK_COLORS = {block: page_color(block) for block in ("clean", "blank", "patch")}
+"""Colors of the three blocks; charts of other series take them too."""
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -99,19 +101,27 @@ def format_interval(low: float | None, high: float | None, digits: int = 1) -> s
 
 
 def format_value(value: Any) -> str:
-    """Format a plain ``value`` for a table: short numbers, yes and no, a dash for nothing."""
-    if value is None or value == "":
+    """Format a plain ``value`` for a table: short numbers, yes, no, lists, a dash for nothing."""
+    if value is None or value == "" or value == []:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def format_setting(value: Any) -> str:
-    """Format the ``value`` of a setting: lists as their items, otherwise as any value."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(format_value, value)) or "–"
-    return format_value(value)
+        return ", ".join(map(format_value, value))
+    return f"{value:z.6g}" if isinstance(value, float) else str(value)
+
+
+def time_in_words(moment: str) -> str:
+    """Return ``moment``, as records hold it, for people; anything else as it is.
+
+    Example:
+        >>> time_in_words("2026-11-28T08:57:54Z")
+        '2026-11-28 08:57:54 UTC'
+    """
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return moment
 
 
 def _finalize(value: Any) -> Any:
@@ -132,7 +142,13 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": format_percent,
         "number": format_value,
-        "setting": format_setting,
+        "fixed": format_fixed,
+        "counted": count_noun,
+        "label": field_label,
     }
-    environment.globals |= {"span": format_interval, "Markup": Markup}
+    environment.globals |= {
+        "span": format_interval,
+        "Markup": Markup,
+        "css_colors": Markup(css_colors()),
+    }
     return environment

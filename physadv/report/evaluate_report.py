@@ -11,13 +11,14 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
+from physadv.core.page_colors import page_color
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import MUTED, member_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 from physadv.threat.parsing import format_eps
 
-COLOR = "#0072b2"
+COLOR = page_color("clean")
 ENSEMBLE = "ensemble"
 """What ``facts`` call the attacks of a whole evaluation; another name is one attack alone."""
 
@@ -123,7 +124,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
         y = bottom - share * (bottom - top)
         parts += [
             svg_line(left, y, right, y),
-            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=11),
+            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=12),
         ]
 
     for (x0, y0), (x1, y1) in pairwise(places):
@@ -137,7 +138,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
             block_marker(x, y, "clean", COLOR, str(rate)),
         ]
         parts.append(
-            svg_text(x, bottom + 17, format_eps(point["eps"]), at="middle", fill=MUTED, size=11)
+            svg_text(x, bottom + 17, format_eps(point["eps"]), at="middle", fill=MUTED, size=12)
         )
     parts.append(
         svg_text(

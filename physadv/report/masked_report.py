@@ -13,11 +13,10 @@ from physadv.core.files import write_text
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import BLOCK_COLORS, render_page
-from physadv.report.svg import block_marker, percent_axis, svg_chart, svg_line, svg_text
+from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
 
 KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real": ("patch", "real")}
 """Column -> shape and color of its mark, and its name."""
-WIDE = 640
 
 
 def write_masked_report(
@@ -51,21 +50,21 @@ def render_masked_report(
 
 def _accuracy_figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw one row a defense: circle clean, square plain, diamond real; bars are intervals."""
-    left, right, row, top = 212.0, WIDE - 18.0, 30.0, 30.0
+    left, right, row, top = 200.0, WIDTH - 18.0, 30.0, 30.0
     bottom = top + row * len(lines)
     parts = percent_axis(left, right, top - 4, bottom)
 
     for k, (kind, name) in enumerate(KINDS.values()):
-        parts += [block_marker(left + 12 + k * 120, 12, kind, BLOCK_COLORS[kind], name)]
-        parts.append(svg_text(left + 22 + k * 120, 16, name, size=12))
+        parts += [block_marker(left + 12 + k * 95, 12, kind, BLOCK_COLORS[kind], name)]
+        parts.append(svg_text(left + 22 + k * 95, 16, name, size=12))
 
     for number, entry in enumerate(lines):
         y = top + row * (number + 0.5)
-        parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=12))
+        parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=11.5))
         for shift, (column, (kind, _)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
             parts += _mark(left, right, y + shift, kind, RateInterval(**entry[column]))
     return svg_chart(
-        bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDE
+        bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDTH
     )
 
 

@@ -113,12 +113,13 @@ def _by_distance(table: Mapping[str, Any], carrier: str) -> dict[str, Any]:
         "rows": rows,
         "camera": table.get("camera"),
         "unit": unit,
+        "heading": "Share of the frame" if in_frames else f"Size of the {carrier}",
     }
 
 
 def _by_angle(bins: Bins) -> dict[str, Any]:
     """Chart and rows of a card's table by angle."""
-    rows = [{"name": f"{_ends(entry)} deg", **_rates(entry)} for entry in bins]
+    rows = [{"name": f"{_ends(entry)}°", "meters": "", **_rates(entry)} for entry in bins]
     return {"chart": _chart(bins, "degrees, either way", "yaw of the sign"), "rows": rows}
 
 

@@ -14,10 +14,11 @@ from math import ceil, cos, isfinite, pi, sin
 
 from markupsafe import Markup
 
+from physadv.core.page_colors import ink_on_ramp, ramp_color
 from physadv.core.visible_text import visible_text
-from physadv.report.design import INK, LINE, MUTED
+from physadv.report.design import INK, LINE, MUTED, PAPER
 from physadv.report.scales import Scale, format_tick, scale_of
-from physadv.report.svg import WIDTH, ink_on, ramp_color, svg_chart, svg_line, svg_rect, svg_text
+from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_rect, svg_text
 from physadv.studies.page import Axis, Chart, Matrix, Pair, Pictures, Plane, Point, Series, Shape
 
 SERIES_COLORS = (
@@ -46,7 +47,6 @@ SERIES_VARIABLES = tuple(f"var(--series-{i}, {c})" for i, c in enumerate(SERIES_
 
 _LEGEND_ROW = 17.0
 _SHAPES = ("circle", "square", "diamond", "up", "down", "plus", "circle", "square")
-_UNDER = "var(--paper, #ffffff)"
 
 
 def chart_svg(chart: Chart) -> Markup:
@@ -259,7 +259,7 @@ def mark(x: float, y: float, index: int, *, hollow: bool = False, hint: str = ""
         hint: What it says under the pointer and to screen readers; reached by keyboard then.
     """
     color = SERIES_VARIABLES[index % 8]
-    fill = f'fill="{_UNDER}" stroke="{color}" stroke-width="1.8"' if hollow else f'fill="{color}"'
+    fill = f'fill="{PAPER}" stroke="{color}" stroke-width="1.8"' if hollow else f'fill="{color}"'
     title = f"<title>{escape(visible_text(hint))}</title>" if hint else ""
     focus = f' tabindex="0" role="img" aria-label="{escape(visible_text(hint))}"' if hint else ""
 
@@ -335,11 +335,16 @@ def _matrix_cell(
     words = f"{100 * value:.0f} %" if matrix.percent else f"{value:.3g}"
     note = matrix.notes[i][j] if matrix.notes else ""
     hint = f"{where}: {words}{', ' + note if note else ''}"
-    raised = 2 if note else 5
+    raised, ink = 2 if note else 5, ink_on_ramp(share)
     parts = [
         svg_rect(x + 1, y + 1, wide - 2, high - 2, ramp_color(share), stroke=LINE, hint=hint),
         svg_text(
-            x + wide / 2, y + high / 2 + raised, words, at="middle", fill=ink_on(share), bold=True
+            x + wide / 2,
+            y + high / 2 + raised,
+            words,
+            at="middle",
+            fill=ink,
+            bold=True,
         ),
     ]
     if note:
@@ -347,7 +352,7 @@ def _matrix_cell(
             svg_text(
                 *(x + wide / 2, y + high / 2 + 14, note),
                 at="middle",
-                fill=ink_on(share),
+                fill=ink,
                 size=10,
             )
         )

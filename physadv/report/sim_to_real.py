@@ -20,6 +20,7 @@ from physadv.check.rates import (
 )
 from physadv.core.errors import DataError, OptionError
 from physadv.core.reading import foreign_errors
+from physadv.core.wording import count_noun
 from physadv.evaluation.metrics.intervals import (
     DifferenceInterval,
     RateInterval,
@@ -27,12 +28,12 @@ from physadv.evaluation.metrics.intervals import (
 )
 from physadv.patches.controls import CONTROL_FLOOR
 from physadv.report.check_folder import read_check
-from physadv.report.design import MUTED
+from physadv.report.design import BLOCK_COLORS, MUTED
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
 
 NAMES = ("digital", "twin", "camera")
-_COLORS = {"digital": "#5b6875", "twin": "#0072b2", "camera": "#d55e00"}
 _SHAPES = {"digital": "clean", "twin": "blank", "camera": "patch"}
+_COLORS = {"digital": MUTED, "twin": BLOCK_COLORS["clean"], "camera": BLOCK_COLORS["patch"]}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class MeasuredStage:
         return RateInterval(self.rate, self.low, self.high, self.n, self.clips)
 
     def __str__(self) -> str:
-        clips = "" if self.clips is None else f", {self.clips} clips"
+        clips = "" if self.clips is None else f", {count_noun(self.clips, 'clip')}"
         return f"{self.name}: {self.interval}{clips}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -273,4 +274,4 @@ def _points(change: float) -> str:
 def _interval(change: DifferenceInterval) -> str:
     if change.too_few:
         return "too few clips for an interval"
-    return f"95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f} points"
+    return f"95 % interval {100 * change.low:+z.1f} to {100 * change.high:+z.1f} points"

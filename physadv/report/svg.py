@@ -1,4 +1,9 @@
-"""SVG elements of the charts. Charts are 480 units wide, so that text stays legible on a phone."""
+"""SVG elements of the charts.
+
+Charts are 480 units wide, so that text stays legible on a phone. Colors are variables of the page
+with their light value as fallback (:mod:`physadv.core.page_colors`), so that a chart follows the
+page and can stand alone.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,9 @@ from html import escape
 from markupsafe import Markup
 
 from physadv.core.visible_text import visible_text
-from physadv.report.design import INK, LINE, MUTED
+from physadv.report.design import INK, LINE, MUTED, PAPER
 
 WIDTH = 480
-_RAMP = ((247, 250, 252), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
-"""One hue from light to dark: order is seen by every eye and survives a gray print."""
 
 
 def svg_chart(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -> Markup:
@@ -142,24 +145,9 @@ def hatch_pattern(name: str) -> str:
     return (
         f'<defs><pattern id="{name}" width="7" height="7" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)">'
-        f'<rect width="7" height="7" fill="#ffffff"/>{svg_line(0, 0, 0, 7, width=2)}'
+        f'<rect width="7" height="7" fill="{PAPER}"/>{svg_line(0, 0, 0, 7, width=2)}'
         "</pattern></defs>"
     )
-
-
-def ramp_color(share: float) -> str:
-    """Return the color ramp's color for ``share`` in [0, 1]."""
-    position = min(max(share, 0.0), 1.0) * (len(_RAMP) - 1)
-    index = min(int(position), len(_RAMP) - 2)
-    part = position - index
-
-    mixed = (round(a + part * (b - a)) for a, b in zip(_RAMP[index], _RAMP[index + 1], strict=True))
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
-
-
-def ink_on(share: float) -> str:
-    """Return the text color that is legible on ``ramp_color(share)``."""
-    return "#ffffff" if share > 0.55 else INK
 
 
 def percent_axis(x0: float, x1: float, top: float, bottom: float) -> list[str]:
@@ -179,6 +167,6 @@ def percent_axis(x0: float, x1: float, top: float, bottom: float) -> list[str]:
         x = x0 + share * (x1 - x0)
         parts += [
             svg_line(x, top, x, bottom),
-            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=11),
+            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=12),
         ]
     return parts

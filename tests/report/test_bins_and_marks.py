@@ -1,5 +1,4 @@
-"""Bins hold every value once and have round edges; colors are monotonic; numbers are formatted
-alike."""
+"""Bins hold every value once and have round edges; numbers are formatted alike."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from physadv.report.bins import bin_edges, bin_index, success_rate
 from physadv.report.design import format_interval, format_percent, format_value
-from physadv.report.svg import ramp_color, svg_text
+from physadv.report.svg import svg_text
 
 finite = st.integers(-(10**7), 10**7).map(lambda v: v / 1000)
 
@@ -37,14 +36,6 @@ def test_edges_are_round() -> None:
 def test_rate_of_nothing_is_nothing() -> None:
     """No rows, no rate: an empty bin must not look like zero success."""
     assert success_rate([]) is None
-
-
-def test_shades_darken() -> None:
-    """More success is darker, and values outside are held at the ends."""
-    light = [sum(int(ramp_color(s / 20)[i : i + 2], 16) for i in (1, 3, 5)) for s in range(21)]
-    assert light == sorted(light, reverse=True)
-    assert len(set(light)) == 21
-    assert (ramp_color(-1), ramp_color(2)) == (ramp_color(0), ramp_color(1))
 
 
 def test_numbers_in_words() -> None:

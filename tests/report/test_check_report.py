@@ -166,7 +166,7 @@ def test_html_shows_the_numbers(tmp_path: Path) -> None:
         "Limits of this measurement",
         str(tmp_path / "rows.jsonl"),
         "controls passed",
-        "fiducials 26",
+        "by the markers of the page (26 frames)",
     ):
         assert words in said, words
 

@@ -53,7 +53,7 @@ def test_every_bin_and_limit_is_on_the_page(card: PatchCard) -> None:
     words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
     for part in ("0.33 to 0.47 1.4 to 1.9 m 91 %", "0.15 to 0.22 2.9 to 4.3 m 23 %", "of 31"):
         assert part in words
-    assert "0 to 15 deg 27 %" in words
+    assert "0 to 15° 27 %" in words
     assert "limit 0.153 of the frame&#39;s height" in words
     assert "&lt;b&gt;signs" in page
     assert page.count("<svg") == 3

@@ -9,6 +9,7 @@ from physadv.camera.frames import BLOCKS
 from physadv.camera.live_page import LivePage
 from physadv.check.live.remote_control import RemoteControl
 from physadv.core.errors import OptionError
+from physadv.core.page_colors import css_colors
 
 
 class CheckPage(LivePage):
@@ -59,12 +60,13 @@ def _html() -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>physadv check</title>
 <style>
-body {{ margin:0; background:#eef1f4; color:#1b2733; font:16px/1.5 system-ui,sans-serif; }}
+{css_colors()}
+body {{ margin:0; background:var(--paper); color:var(--ink); font:16px/1.5 system-ui,sans-serif; }}
 main {{ max-width:1200px; margin:0 auto; padding:1rem; }}
-img {{ display:block; width:100%; height:auto; background:#14181c; min-height:12rem; }}
+img {{ display:block; width:100%; height:auto; background:var(--wash); min-height:12rem; }}
 p {{ margin:.7rem 0; }}
 button {{ font:inherit; padding:.35rem .9rem; margin-right:.5rem; cursor:pointer; }}
-button.on {{ outline:3px solid #0b5c8a; }} #note {{ color:#a63d00; min-height:1.5em; }}
+button.on {{ outline:3px solid var(--accent); }} #note {{ color:var(--doubt); min-height:1.5em; }}
 </style>
 <main>
 <img id="view" src="stream"

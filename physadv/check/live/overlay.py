@@ -16,6 +16,7 @@ from physadv.check.guidance import FilmingAdvice
 from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import StoppingState
 from physadv.check.view_coverage import ViewPlan
+from physadv.core.wording import count_noun
 
 WIDE, HIGH, PANEL = 800, 600, 380
 INK, PAPER, MUTED, LINE = (27, 39, 51), (255, 255, 255), (91, 104, 117), (213, 220, 227)
@@ -165,7 +166,7 @@ def _panel(pen: _Pen, state: OverlayState) -> None:
     if state.plan is not None and state.advice.block is not None:
         _grid(pen, state.plan, state.advice)
     if state.step.left_out:
-        pen.words(f"{state.step.left_out} frames left out", 12, MUTED)
+        pen.words(f"{count_noun(state.step.left_out, 'frame')} left out", 12, MUTED)
     if state.step.speed is not None:
         pen.words(str(state.step.speed), 12, MUTED)
 
@@ -192,7 +193,7 @@ def _block(pen: _Pen, block: str, stand: StoppingState | None, active: bool) -> 
         interval = f"{rate.rate:.0%}"
         if not rate.too_few:
             interval += f" [{rate.low:.0%}, {rate.high:.0%}]"
-        summary = f"{interval} of {rate.n}, {stand.rates.clips} clips; {todo}"
+        summary = f"{interval} of {rate.n}, {count_noun(stand.rates.clips, 'clip')}; {todo}"
     else:
         summary = "nothing filmed yet"
 

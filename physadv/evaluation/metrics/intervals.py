@@ -85,8 +85,8 @@ class DifferenceInterval:
 
     def __str__(self) -> str:
         if self.too_few:
-            return f"{100 * self.value:+.1f} points (too few clusters for an interval)"
-        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+            return f"{100 * self.value:+z.1f} points (too few clusters for an interval)"
+        return f"{100 * self.value:+z.1f} points [{100 * self.low:+z.1f}, {100 * self.high:+z.1f}]"
 
     @property
     def too_few(self) -> bool:

@@ -1,0 +1,69 @@
+"""Numbers and names of fields as people read them."""
+
+from __future__ import annotations
+
+_UNITS = {
+    "px": "px",
+    "mm": "mm",
+    "m": "m",
+    "deg": "degrees",
+    "ev": "EV",
+    "s": "s",
+    "db": "dB",
+    "fps": "frames/s",
+}
+_LABELS = {
+    "victim": "Model",
+    "eps": "Epsilon",
+    "physadv": "Version of physadv",
+    "eight_bit": "Only 8-bit images",
+    "targeted": "Targeted attacks",
+    "speed": "Speed-up",
+    "surrogates": "Surrogate models",
+    "frame_share": "Share of the frame's height",
+    "frame_aspect": "Aspect ratio of the frame",
+    "margin": "Margin around the sign",
+    "n0": "Noisy images to choose the class (n0)",
+    "n": "Noisy images to certify it (n)",
+    "train": "Training images",
+    "part": "Part of the study",
+    "steps": "Attack steps",
+    "baselines": "Baselines of noise and blur",
+}
+_SPELLED = {"jpeg": "JPEG", "eot": "EOT", "pgd": "PGD", "cpu": "CPU"}
+
+
+def count_noun(n: int, noun: str) -> str:
+    """Return the number ``n`` with ``noun`` in singular or plural.
+
+    Example:
+        >>> count_noun(1, "frame"), count_noun(0, "frame")
+        ('1 frame', '0 frames')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def format_fixed(value: float, digits: int = 0) -> str:
+    """Return ``value`` with ``digits`` decimals, and no minus sign before a zero.
+
+    Example:
+        >>> format_fixed(-0.04, 1), format_fixed(-12.5)
+        ('0.0', '-12')
+    """
+    return f"{value:z.{digits}f}"
+
+
+def field_label(key: str) -> str:
+    """Return the name of a field of a record, ``key``, as a table shows it.
+
+    Example:
+        >>> field_label("weights_sha256"), field_label("yaw_deg"), field_label("Images")
+        ('Weights sha256', 'Yaw, degrees', 'Images')
+    """
+    if key in _LABELS:
+        return _LABELS[key]
+
+    words = key.split("_")
+    unit = _UNITS.get(words[-1], "") if len(words) > 1 else ""
+    named = " ".join(_SPELLED.get(word, word) for word in (words[:-1] if unit else words))
+    return f"{named[:1].upper()}{named[1:]}{f', {unit}' if unit else ''}"
