@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
+from physadv.studies.certificate_studies_config import SmoothingStudyConfig
 from physadv.studies.config import BookletConfig, StudyConfig
 from physadv.studies.learning_studies_config import SamplesConfig
 
@@ -48,6 +49,16 @@ class StudyEntry:
 
 
 ENTRIES: tuple[StudyEntry, ...] = (
+    StudyEntry(
+        name="smoothing",
+        module="randomized_smoothing",
+        config=SmoothingStudyConfig,
+        short="A majority vote under noise and the ball that it proves (Cohen 2019).",
+        help="Smooth classifiers by a vote under Gaussian noise and certify l_2 balls: regions, "
+        "votes, noise against accuracy.",
+        example="--data mnist/",
+        data_sets=(("data", "mnist"),),
+    ),
     StudyEntry(
         "samples",
         "robust_samples",

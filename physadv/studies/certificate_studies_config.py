@@ -1,0 +1,49 @@
+"""Configurations of the studies of certificates: polytope, intervals, smoothing, norms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from physadv.core import shared_fields as shared
+from physadv.core.config import ConfigField
+from physadv.studies.config import StudyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothingStudyConfig(StudyConfig):
+    """Configuration of the study of randomized smoothing.
+
+    Example:
+        >>> SmoothingStudyConfig(data="mnist/", quick=True).votes
+        200
+    """
+
+    command: ClassVar[str] = "study-smoothing"
+
+    data: shared.DataPath
+    published_rows: Annotated[
+        str | None,
+        ConfigField(
+            "Folder of published certification logs (idx, label, predict, radius, correct).",
+            "Data",
+            metavar="FOLDER",
+            path=True,
+            default="none: published rows are not recomputed",
+        ),
+    ] = None
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Standard deviations of the noise on images."""
+        return self.scaled((0.5,), (0.25, 0.5, 1.0), (0.12, 0.25, 0.5, 1.0))
+
+    @property
+    def votes(self) -> int:
+        """Votes that bound the probability of an image's class."""
+        return self.scaled(200, 1000, 100_000)
+
+    @property
+    def test_images(self) -> int:
+        """Number of images that are certified."""
+        return self.scaled(6, 120, 500)
