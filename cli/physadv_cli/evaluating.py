@@ -70,6 +70,7 @@ def _prepare(config: SampleConfig, settings: dict[str, Any]) -> EvaluationTask:
         config.data,
         config.threat,
         weights=config.weights,
+        model_settings=config.model_settings,
         split=config.split,
         labels=config.labels,
         limit=config.limit,

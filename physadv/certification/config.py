@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from physadv.core import shared_fields as shared
-from physadv.core.config import Config, ConfigField
+from physadv.core.config import ConfigField
 from physadv.core.errors import OptionError
+from physadv.core.model_settings import ModelSettings
 from physadv.threat.parsing import Norm, parse_eps, parse_norm
 
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
@@ -15,7 +16,7 @@ METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertifyConfig(Config):
+class CertifyConfig(ModelSettings):
     """Configuration of a certification.
 
     ``threat`` is a norm and a radius. Bounds need both. Smoothing certifies the radius alone, in

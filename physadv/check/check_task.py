@@ -155,7 +155,12 @@ class CheckTask:
             config = replace(config, model=model.card.name)
         goal = CheckGoal.from_config(config)
         width_mm = _width_rule(config, goal)
-        model = model or load_model(goal.model, weights=config.weights, device=config.device)
+        model = model or load_model(
+            goal.model,
+            weights=config.weights,
+            device=config.device,
+            settings=config.model_settings,
+        )
 
         if config.select:
             with open_frame_source(config.source, **_source_settings(config)) as source:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from physadv.core import shared_fields as shared
-from physadv.core.config import Config, ConfigField
+from physadv.core.config import ConfigField
+from physadv.core.model_settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(Config):
+class CheckConfig(ModelSettings):
     """Configuration of a check of printed or simulated signs.
 
     Example:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +18,7 @@ def load_model(
     *,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model by name, file or ``module:factory``, each optionally followed by ``+defense``.
 
@@ -24,6 +27,8 @@ def load_model(
             ``+defense`` puts a defense in front of it, as in ``"signs+jpeg"``.
         weights: A state dict for models that do not carry their own weights.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+        settings: How a model of your own is read, under the names that
+            :func:`~physadv.models.load.as_model` gives them; they overrule ``<file>.toml``.
 
     Returns:
         The model in eval mode with frozen parameters on ``device``; ``.card`` describes it.
@@ -43,9 +48,9 @@ def load_model(
     text = str(name_or_path)
     base, plus, defense = text.rpartition("+")
     if names_a_model(text) or not (plus and base):
-        return load_undefended_model(text, weights=weights, device=device)
+        return load_undefended_model(text, weights=weights, device=device, settings=settings)
 
-    model = load_model(base, weights=weights, device=device)
+    model = load_model(base, weights=weights, device=device, settings=settings)
     return defend_model(model, defense).eval().requires_grad_(False).to(_model_device(model))
 
 

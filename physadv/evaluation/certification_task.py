@@ -86,7 +86,12 @@ class CertificationTask:
             DataError: the data cannot be read or have classes that the model does not have.
             OptionError: a setting outside what is allowed.
         """
-        model = load_model(config.model, weights=config.weights, device=config.device)
+        model = load_model(
+            config.model,
+            weights=config.weights,
+            device=config.device,
+            settings=config.model_settings,
+        )
         samples = choose_samples(
             read_dataset(config.data, split=config.split),
             model.card,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from physadv.core import shared_fields as shared
-from physadv.core.config import Config, ConfigField
+from physadv.core.config import ConfigField
+from physadv.core.model_settings import ModelSettings
 from physadv.threat.parsing import parse_threat
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(Config):
+class SampleConfig(ModelSettings):
     """Fields shared by all evaluations under an epsilon ball."""
 
     model: shared.ModelName

@@ -72,6 +72,7 @@ class EvaluationSettings(TypedDict, total=False):
     eight_bit: bool
     speed: str
     weights: str | Path | None
+    model_settings: Mapping[str, Any] | None
     device: str | torch.device | None
     seed: int
 
@@ -246,7 +247,7 @@ def evaluate(
         **settings: further settings of :func:`prepare_evaluation`: ``limit``, ``split``,
             ``labels``, ``batch_size``, ``steps``, ``restarts``, ``loss``, ``targeted``, ``target``,
             ``surrogates``, ``eot_draws``, ``curve``, ``eight_bit``, ``speed``, ``weights``,
-            ``device``, ``seed``.
+            ``model_settings``, ``device``, ``seed``.
 
     Returns:
         Rates with intervals, what broke each sample, a curve over radii, and findings: reasons not
@@ -303,6 +304,7 @@ def prepare_evaluation(
     eight_bit: bool = False,
     speed: str = "fold",
     weights: str | Path | None = None,
+    model_settings: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
 ) -> EvaluationTask:
@@ -331,6 +333,8 @@ def prepare_evaluation(
         eight_bit: judge images rounded to 8 bit, inside the radius.
         speed: plain, fold (the same function, faster) or bf16.
         weights: a state dict for a named model.
+        model_settings: how a model of your own is read, as :func:`physadv.as_model` takes it; for
+            a name or a file, not for a module.
         device: where to compute; None is the module's own, the CPU for a name.
         seed: decides the choice of images and every random start.
 
@@ -354,7 +358,7 @@ def prepare_evaluation(
     ball = _ball_of(threat, eight_bit=eight_bit)
     if speed not in _SPEEDS:
         raise OptionError(f"speed {speed!r}", ", ".join(_SPEEDS), "choose one of these")
-    loaded = _load_classifier(model, weights, device)
+    loaded = _load_classifier(model, weights, device, model_settings or {})
 
     settings = AttackSettings(
         steps, restarts, loss, tuple(_load_surrogate(s, device, loaded) for s in surrogates)
@@ -396,6 +400,8 @@ def prepare_evaluation(
         "eot_draws": eot_draws,
         "physadv": version("physadv"),
     }
+    if model_settings:
+        facts["model_settings"] = ", ".join(f"{k} {v}" for k, v in model_settings.items())
     if labels is not None:
         facts["labels"] = labels if isinstance(labels, str) else "a label map"
     identity = {
@@ -480,11 +486,20 @@ def _ball_of(threat: str | tuple[NormLike, str | float] | LpBall, *, eight_bit: 
 
 
 def _load_classifier(
-    model: nn.Module | str | Path, weights: str | Path | None, device: str | torch.device | None
+    model: nn.Module | str | Path,
+    weights: str | Path | None,
+    device: str | torch.device | None,
+    settings: Mapping[str, Any],
 ) -> LoadedModel:
     """The model with its card, on its device; a module is copied."""
     if isinstance(model, str | Path):
-        loaded = load_model(model, weights=weights, device=device or "cpu")
+        loaded = load_model(model, weights=weights, device=device or "cpu", settings=settings)
+    elif settings:
+        raise OptionError(
+            f"model_settings {', '.join(settings)}",
+            "A module is wrapped with its settings by as_model",
+            "Pass as_model(module, ...)",
+        )
     elif weights is not None:
         raise OptionError(
             f"weights {weights}", "a module carries its own", "load them into the module"

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
 from physadv.core.types import Detections, Prediction
-from physadv.models.outputs import log_probabilities, read_logits
+from physadv.models.outputs import log_probabilities, read_logits, two_logits
 from physadv.models.resizing import InputResizing
 
-Outputs = Literal["logits", "probabilities"]
+Outputs = Literal["logits", "probabilities", "logit", "probability"]
+"""What a classifier returns: one value a class, or one value for the second of two classes."""
+Layout = Literal["nchw", "nhwc"]
 
 
 def resize_images(images: Tensor, height: int, width: int) -> Tensor:
@@ -41,8 +43,12 @@ class Preprocessed(nn.Module):
         mean: Subtracted mean in units of [0, 1]: one number or one a channel.
         std: Divisor in units of [0, 1]: one number or one a channel, positive.
         resizing: How images are brought to the network's input; None takes them as they come.
-        outputs: Whether a classifier returns logits or probabilities; the logarithm of these then
-            stands for the logits.
+        outputs: What a classifier returns: "logits" or "probabilities" (b, classes), or for two
+            classes one "logit" or "probability" an image, that of the second. The logarithm of
+            probabilities stands for the logits.
+        bgr: Whether the network takes blue, green, red.
+        scale: Factor on images in [0, 1] before mean and std, such as 255; positive.
+        layout: "nchw", or "nhwc" for a network that takes channels last.
     """
 
     mean: Tensor
@@ -57,9 +63,13 @@ class Preprocessed(nn.Module):
         std: float | Sequence[float] | None = None,
         resizing: InputResizing | None = None,
         outputs: Outputs = "logits",
+        bgr: bool = False,
+        scale: float = 1.0,
+        layout: Layout = "nchw",
     ) -> None:
         super().__init__()
         self.net, self.task, self.outputs = net, task, outputs
+        self.bgr, self.scale, self.layout = bgr, scale, layout
         self.resizing = resizing
         self.register_buffer("mean", _channels(mean, 0.0, "mean"), persistent=False)
         self.register_buffer("std", _channels(std, 1.0, "std"), persistent=False)
@@ -70,16 +80,27 @@ class Preprocessed(nn.Module):
         height, width = images.shape[-2:]
         resized = images if self.resizing is None else self.resizing(images)
 
-        normalized = (resized - self.mean) / self.std
+        normalized = self._normalized(resized)
         if self.task != "detect" and self.outputs == "probabilities":
             return log_probabilities(self.net, normalized)
         output = self.net(normalized)
+        if self.task != "detect" and self.outputs in ("logit", "probability"):
+            return two_logits(output, len(images), is_probability=self.outputs == "probability")
         if self.task == "detect":
             found = _detections(output)
             if self.resizing is None:
                 return found
             return replace(found, boxes=self.resizing.boxes_on_image(found.boxes, height, width))
         return read_logits(output, len(images))
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Images as the network takes them."""
+        if self.bgr:
+            images = images.flip(1)
+        if self.scale != 1:
+            images = images * self.scale
+        normalized = (images - self.mean) / self.std
+        return normalized if self.layout == "nchw" else normalized.permute(0, 2, 3, 1)
 
 
 def _channels(value: float | Sequence[float] | None, default: float, name: str) -> Tensor:

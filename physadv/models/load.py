@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from torch import Tensor, nn
 from physadv.core.addresses import public_address
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
+from physadv.core.model_settings import LAYOUTS, OUTPUTS
 from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign
 from physadv.models.architectures.cnn import build_from_card
 from physadv.models.black_box import names_a_black_box, open_black_box
 from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
-from physadv.models.classifiers import Outputs, Preprocessed
+from physadv.models.classifiers import Layout, Outputs, Preprocessed
 from physadv.models.loading import (
     is_import_path,
     kind_of,
@@ -67,7 +68,7 @@ __all__ = [
     "weights_of",
 ]
 
-_PREPARED_KEYS = ("mean", "std", "outputs")
+_PREPARED_KEYS = ("mean", "std", "outputs", "bgr", "scale", "layout")
 
 
 def list_models() -> list[ModelCard]:
@@ -115,14 +116,16 @@ def load_undefended_model(
     *,
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a model by name, by file, or by ``module:factory``: eval mode, frozen parameters, on
     ``device``.
 
     ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
     A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task,
-    outputs, score_threshold, and resize, short_side, interpolation and antialias as
-    :func:`as_model` takes them.
+    outputs, bgr, scale, layout, score_threshold, and resize, short_side, interpolation and
+    antialias as :func:`as_model` takes them.
+    ``settings`` are the same keys, and overrule the sidecar.
     Raises ModelError for a name that is unknown, a file that is absent, damaged or a
     pickle of more than weights, and weights that do not fit.
     """
@@ -130,7 +133,7 @@ def load_undefended_model(
     with torch.random.fork_rng(
         devices=[]
     ):  # building a net draws its first weights from the caller's generator
-        model = _load(str(name_or_path), file)
+        model = _load(str(name_or_path), file, dict(settings or {}))
     return model.eval().requires_grad_(False).to(pick_device(device))
 
 
@@ -180,18 +183,20 @@ def resolve_classifier(
     return model
 
 
-def _load(text: str, weights: Path | None) -> LoadedModel:
+def _load(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:
     if text in KNOWN:
+        _refuse_settings(settings, text, "A model known by name has its own")
         return LoadedModel(*KNOWN[text].load(weights))
     if names_a_black_box(text):
-        return _load_black_box(text, weights)
+        return _load_black_box(text, weights, settings)
     if text.partition(":")[0] in FOREIGN and ":" in text:
         net, table = load_foreign(text, weights)
-        return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")
+        sha256 = sha256_of(weights) if weights else ""
+        return _wrap(net, {**table, **settings}, text, source=text, sha256=sha256)
     if Path(text).is_file():
-        return _load_file(Path(text), weights)
+        return _load_file(Path(text), weights, settings)
     if is_import_path(text):
-        return _load_import(text, weights)
+        return _load_import(text, weights, settings)
     if Path(text).suffix or len(Path(text).parts) > 1:
         raise ModelError(
             f"{text}", "no such file", "check the path; `physadv models list` shows the names"
@@ -215,6 +220,9 @@ def as_model(
     interpolation: Interpolation = "bilinear",
     antialias: bool = True,
     score_threshold: float | None = None,
+    bgr: bool = False,
+    scale: float | None = None,
+    layout: Layout = "nchw",
 ) -> LoadedModel:
     """Wrap a module of your own as a model. It is copied: your modes, flags and gradients stay.
 
@@ -233,7 +241,8 @@ def as_model(
         input_size: Side, or height and width, in px of the module's input; None for any size.
         channels: Channels of the images that it takes: 3, or 1 for gray images; None stands for 3.
         task: "classify" or "detect".
-        outputs: "logits" or "probabilities" of a classifier.
+        outputs: "logits" or "probabilities" of a classifier, one value a class; "logit" or
+            "probability" where it returns one value, that of the second of two classes.
         resize: "crop" of the center, "letterbox", "letterbox-corner" with the image in the upper
             left, or "stretch"; None for a crop before classifiers and a letterbox before detectors.
         short_side: Length in px of an image's short side before a crop to a square; None for
@@ -241,6 +250,9 @@ def as_model(
         interpolation: "bilinear", "bicubic" or "nearest".
         antialias: Whether images are smoothed where they shrink.
         score_threshold: Score in (0, 1) from which a detector's box counts; None for 0.25.
+        bgr: Whether the module takes blue, green, red.
+        scale: Factor on images in [0, 1] before mean and std, such as 255; None for 1.
+        layout: "nchw", or "nhwc" for a module that takes channels last.
 
     Returns:
         The model with its card.
@@ -270,6 +282,9 @@ def as_model(
         "interpolation": None if interpolation == "bilinear" else interpolation,
         "antialias": None if antialias is True else antialias,
         "score_threshold": score_threshold,
+        "bgr": bgr or None,
+        "scale": scale,
+        "layout": None if layout == "nchw" else layout,
     }
     return _wrap(
         _copied(module),
@@ -298,14 +313,22 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
         net, table = adapted[0], {**adapted[1], **table, "task": adapted[1]["task"]}
     card = card_from(table, name=name, **defaults)
     settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
-    if settings.get("outputs", "logits") not in ("logits", "probabilities"):
-        raise ModelError(
-            f"outputs {settings['outputs']!r}", "is neither logits nor probabilities", "correct it"
-        )
+    _check_prepared(settings)
     net = Preprocessed(net, task=card.task, resizing=card.resizing, **settings)
     for parameter in net.parameters():
         parameter.grad = None
     return LoadedModel(net, card).eval().requires_grad_(False)
+
+
+def _check_prepared(settings: Mapping[str, Any]) -> None:
+    """Raise ModelError for a setting of preprocessing that is none of those that are known."""
+    for key, known in (("outputs", OUTPUTS), ("layout", LAYOUTS), ("bgr", (True, False))):
+        if key in settings and settings[key] not in known:
+            allowed = ", ".join(map(str, known))
+            raise ModelError(f"{key} {settings[key]!r}", f"One of {allowed}", "Correct it")
+    scale = settings.get("scale", 1)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1e9:
+        raise ModelError(f"scale {scale!r}", "A positive number is needed", "Use 255, or leave it")
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -320,18 +343,25 @@ def _copied(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _load_black_box(text: str, weights: Path | None) -> LoadedModel:
+def _refuse_settings(settings: Mapping[str, Any], name: str, why: str) -> None:
+    """Raise ModelError where there are ``settings`` for a model that takes none."""
+    if settings:
+        given = ", ".join(settings)
+        raise ModelError(f"settings of {name}: {given}", why, "Leave them out")
+
+
+def _load_black_box(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:
     """The model behind an address or a command, or behind a file with its settings."""
     name = public_address(text)
     if weights is not None:
         raise ModelError(f"weights {weights}", f"{name} is only asked", "leave --weights out")
     box, table = open_black_box(text)
-    return _wrap(box, table, name, source=name)
+    return _wrap(box, {**table, **settings}, name, source=name)
 
 
-def _load_file(path: Path, weights: Path | None) -> LoadedModel:
+def _load_file(path: Path, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:
     if path.suffix == ".toml":
-        return _load_black_box(str(path), weights)
+        return _load_black_box(str(path), weights, settings)
     if weights is not None:
         raise ModelError(
             f"weights {weights}", f"{path.name} carries its own", "leave --weights out"
@@ -363,7 +393,7 @@ def _load_file(path: Path, weights: Path | None) -> LoadedModel:
             "is no model file",
             "TorchScript, torch.export, YOLOX as ONNX or module:factory are read",
         )
-    return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
+    return _wrap(net, {**table, **settings}, path.stem, sha256=sha256_of(path), source=str(path))
 
 
 def _yolox_table(classes: int, size: tuple[int, int]) -> dict[str, Any]:
@@ -378,9 +408,10 @@ def _yolox_table(classes: int, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _load_import(text: str, weights: Path | None) -> LoadedModel:
+def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:
     found, fresh = load_import_path(text)
     if isinstance(found, LoadedModel):
+        _refuse_settings(settings, text, "It is made by as_model, with settings of its own")
         model = found if fresh else copy.deepcopy(found)
         if weights is not None:
             net = model.net.net if isinstance(model.net, Preprocessed) else model.net
@@ -392,4 +423,4 @@ def _load_import(text: str, weights: Path | None) -> LoadedModel:
     net = found if fresh else _copied(found)
     if weights is not None:
         load_state(net, read_state(weights), name=text)
-    return _wrap(net, {}, text, source=text, sha256=sha256_of(weights) if weights else "")
+    return _wrap(net, settings, text, source=text, sha256=sha256_of(weights) if weights else "")

@@ -42,7 +42,7 @@ def read_logits(output: Any, count: int) -> Tensor:
         raise ModelError(
             f"output of shape {tuple(logits.shape)}",
             "at least 2 classes are needed, and the model returns one number an image",
-            "Let a binary model return two logits: [-z, z]",
+            'Let a binary model return two logits: [-z, z], or state outputs = "logit"',
         )
     if logits.ndim != 2 or len(logits) != count:
         raise ModelError(
@@ -53,6 +53,48 @@ def read_logits(output: Any, count: int) -> Tensor:
     if logits.is_complex() or logits.dtype == torch.bool:
         raise ModelError(f"output of {logits.dtype}", "real numbers are needed", "Return logits")
     return logits
+
+
+def two_logits(output: Any, count: int, *, is_probability: bool) -> Tensor:
+    """Return the logits of two classes for a model that returns one value an image.
+
+    Args:
+        output: What the model returned: one value for each of ``count`` images, for the second
+            class, in any of the forms that :func:`read_logits` opens.
+        count: Number of images the model was given.
+        is_probability: Whether the value is a probability; else it is a logit.
+
+    Returns:
+        Logits (count, 2), whose softmax is (1 - p, p).
+
+    Raises:
+        ModelError: There is not one value an image, or a probability lies outside of [0, 1].
+
+    Example:
+        >>> two_logits(torch.tensor([[2.0]]), 1, is_probability=False).tolist()
+        [[-1.0, 1.0]]
+    """
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    values = getattr(output, "logits", output)
+    if isinstance(values, Sequence) and len(values) == 1:
+        values = values[0]
+    if not isinstance(values, Tensor) or values.numel() != count:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ModelError(
+            f"output of shape {shape} for {count} images",
+            "One value an image is needed",
+            'State outputs = "logits" or "probabilities" for a value a class',
+        )
+    values = values.reshape(count)
+    if not is_probability:
+        return torch.stack([-values / 2, values / 2], 1)
+    if bool(((values < 0) | (values > 1)).any()):
+        raise ModelError(
+            "output outside of [0, 1]", "A probability is needed", 'State outputs = "logit"'
+        )
+    inside = values.clamp(_TINY, 1 - torch.finfo(values.dtype).eps / 2)
+    return torch.stack([torch.log1p(-inside), inside.log()], 1)
 
 
 def _opened(output: Any, count: int) -> Tensor:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
 from physadv.core import shared_fields as shared
-from physadv.core.config import Config, ConfigField
+from physadv.core.config import ConfigField
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of
+from physadv.core.model_settings import ModelSettings
 from physadv.core.stop_signs import PLAIN, VARIED, check_face_kind
 
 ANYWHERE = "anywhere"
@@ -23,7 +24,7 @@ PROFILES = ("profile", "camera_profile")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchConfig(Config):
+class PatchConfig(ModelSettings):
     """Configuration of one patch optimization; its card records it, so that it can be verified.
 
     Example:

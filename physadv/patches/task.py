@@ -348,7 +348,12 @@ def _read_eot(
 
 def _load_ensemble(config: PatchConfig, given: LoadedModel | None) -> list[LoadedModel]:
     """The model under attack, ``given`` or by name, and the further ones."""
-    first = given or load_model(config.model, weights=config.weights, device=config.device)
+    first = given or load_model(
+        config.model,
+        weights=config.weights,
+        device=config.device,
+        settings=config.model_settings,
+    )
     models = [first]
     for text in config.ensemble:
         name, _, weights = text.partition("=")

@@ -327,7 +327,7 @@ def test_a_detector_of_another_kind_is_refused_with_a_remedy() -> None:
         ('classes = "abc"', "list of names"),
         ("input_size = 22.4", "a side or"),
         ('task = "segment"', "neither classify nor detect"),
-        ('outputs = "labels"', "neither logits nor probabilities"),
+        ('outputs = "labels"', "One of logits, probabilities"),
         ("classes = [", "no valid TOML"),
     ],
 )
