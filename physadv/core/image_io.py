@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,14 @@ from physadv.core.files import write_bytes
 from physadv.core.litter import is_litter
 from physadv.core.picture_files import (
     HEIF_SUFFIXES,
+    SIDEWAYS,
+    as_stored,
     load_picture,
     open_picture,
     orientation_of,
     read_picture_file,
-    upright,
+    reduce_jpeg,
+    shown_size_of,
 )
 from physadv.core.reading import MAX_DRAWING_BYTES, foreign_errors
 from physadv.core.svg import decode_svg, rasterize_svg
@@ -34,6 +38,8 @@ IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
     | {".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
 """Suffixes of the files in a folder that are read as images; a file named alone may have any."""
+_AMPLE_PX = 4096
+"""Shorter side that a JPEG keeps where its full resolution is not needed."""
 _TO_PNG = "Convert it to PNG first"
 _BAND_PIXELS = 4_000_000
 """Pixels that are converted at once: temporary copies stay small beside the picture."""
@@ -99,6 +105,32 @@ def read_rgba(path: str | Path, *, svg_px: int = 512) -> Array:
     return decode_rgba(read_picture_file(file), str(file))
 
 
+def read_reduced(path: str | Path, *, svg_px: int = 512) -> tuple[Array, tuple[int, int]]:
+    """Read an image file as :func:`read_rgba` does, the largest JPEGs at 1/2, 1/4 or 1/8 of their
+    size: as long as the shorter side keeps 4096 px.
+
+    Args:
+        path: File of a supported format, SVG among them.
+        svg_px: Width in px that an SVG is rasterized to.
+
+    Returns:
+        Pixels (h, w, 4) uint8, and width and height of the picture before it was reduced.
+
+    Raises:
+        ImageError: The file is missing, truncated, empty or no image.
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix.lower() == ".svg":
+        pixels = read_rgba(file, svg_px=svg_px)
+        return pixels, (pixels.shape[1], pixels.shape[0])
+    data = read_picture_file(file)
+    with open_picture(data, str(file)) as opened:
+        size = shown_size_of(opened)
+        reduce_jpeg(opened, _AMPLE_PX)
+        load_picture(opened, data, str(file))
+        return srgb_pixels(opened, str(file)), size
+
+
 def decode_rgba(data: bytes, name: str) -> Array:
     """Decode the bytes of an image file as :func:`read_rgba` does.
 
@@ -150,7 +182,8 @@ def lay_on_white(rgba: Array) -> Array:
 
 
 def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) -> Tensor:
-    """Read an image file as a tensor.
+    """Read an image file as a tensor; the largest JPEGs, which would take gigabytes as floats, are
+    reduced as by :func:`read_reduced`.
 
     Args:
         path: File of a supported format, SVG among them.
@@ -163,7 +196,7 @@ def read_image(path: str | Path, *, background: float = 1.0, svg_px: int = 512) 
     Raises:
         ImageError: The file is missing, truncated, empty or no image.
     """
-    pixels = read_rgba(path, svg_px=svg_px)
+    pixels, _ = read_reduced(path, svg_px=svg_px)
     image = torch.empty(3, *pixels.shape[:2])
     for rows in _bands(*pixels.shape[:2]):
         rgba = to_tensor(pixels[rows])
@@ -212,6 +245,26 @@ def stack(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))
 
 
+def upright_pixels(image: Image.Image, mode: Literal["RGB", "RGBA"]) -> Array:
+    """Return the pixels of a decoded image upright, in its own color space.
+
+    Args:
+        image: Image as Pillow opened it.
+        mode: Channels of the result.
+
+    Returns:
+        Pixels (h, w, 3 or 4) uint8.
+
+    Example:
+        >>> upright_pixels(Image.new("L", (1, 1), 7), "RGB").tolist()
+        [[[7, 7, 7]]]
+    """
+    result, stored = _upright_canvas(image, len(mode))
+    for rows, band in _banded(image):
+        stored[rows] = np.asarray(band.convert(mode))
+    return result
+
+
 def srgb_pixels(image: Image.Image, name: str = "image") -> Array:
     """Return the pixels of a decoded image of any mode in sRGB, upright.
 
@@ -231,17 +284,31 @@ def srgb_pixels(image: Image.Image, name: str = "image") -> Array:
         >>> srgb_pixels(Image.new("L", (1, 1), 7)).tolist()
         [[[7, 7, 7, 255]]]
     """
-    pixels = np.empty((image.height, image.width, 4), np.uint8)
+    result, pixels = _upright_canvas(image, 4)
     with foreign_errors(name, ImageError, "not a readable image"):
         to_srgb = _profile_transform(image, name)
-        for rows in _bands(image.height, image.width):
-            band = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+        for rows, band in _banded(image):
             alpha, plain = _alpha_of(band), _without_alpha(band, name)
             if to_srgb is not None:
                 plain = to_srgb.apply(plain)
             pixels[rows, :, :3] = np.asarray(plain.convert("RGB"))
             pixels[rows, :, 3] = 255 if alpha is None else np.asarray(alpha)
-    return np.ascontiguousarray(upright(pixels, orientation_of(image)))
+    return result
+
+
+def _upright_canvas(image: Image.Image, channels: int) -> tuple[Array, Array]:
+    """Return room for the upright pixels of an image (h, w, channels), and the view of it that has
+    the image's own orientation."""
+    turn = orientation_of(image)
+    sides = (image.width, image.height) if turn in SIDEWAYS else (image.height, image.width)
+    result = np.empty((*sides, channels), np.uint8)
+    return result, as_stored(result, turn)
+
+
+def _banded(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Yield the rows of a decoded image in bands, each with its part of the picture."""
+    for rows in _bands(image.height, image.width):
+        yield rows, image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
 
 
 def _bands(height: int, width: int) -> Iterator[slice]:

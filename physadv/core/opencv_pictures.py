@@ -11,19 +11,20 @@ from PIL import Image
 
 from physadv.core.errors import ImageError
 from physadv.core.picture_files import open_picture
-from physadv.core.reading import MAX_PIXELS, assert_pixels, foreign_errors
+from physadv.core.reading import assert_pixels, foreign_errors
 
 _QUICK: frozenset[str | None] = frozenset({"JPEG", "MPO", "WEBP"})
 _DEEP: frozenset[str | None] = frozenset({"PNG", "TIFF"})
 
 
-def decode_bgr(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def decode_bgr(data: bytes, name: str, *, most_pixels: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode the bytes of a picture as OpenCV does, at 8 bits.
 
     Args:
         data: Content of the file.
         name: Name of the file in errors.
-        most_pixels: Most pixels that it may announce.
+        most_pixels: Most pixels that it may announce; None as
+            :func:`~physadv.core.picture_files.open_picture` has it.
 
     Returns:
         Pixels (h, w, 3) BGR.

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, JpegImagePlugin
 
 from physadv.core.errors import ImageError
 from physadv.core.reading import (
+    MAX_JPEG_PIXELS,
     MAX_PICTURE_BYTES,
     MAX_PICTURES,
     MAX_PIXELS,
@@ -32,7 +33,8 @@ _FORMATS = (
 )
 """Formats that are read. Pillow knows more, of which some start programs (EPS) or decode so slowly
 that a small file takes minutes."""
-_SIDEWAYS = (5, 6, 7, 8)
+_JPEG = ("JPEG", "MPO")
+SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _MOST_SCAN_PIXELS = 2_000_000_000
 """Most pixels times scans of a progressive JPEG; cameras' and editors' have up to a dozen scans."""
@@ -41,6 +43,8 @@ _MOST_RUN_LENGTH_PIXELS = 16_000_000
 _MOST_PAGES = 5000
 """Most pages of a TIFF, each of which Pillow compares with all before it."""
 _UNREADABLE = "not a readable image"
+_TOO_LARGE = "Scale it down"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 
 
@@ -53,13 +57,14 @@ def read_picture_file(path: str | Path) -> bytes:
     return read_file(path, most_bytes=MAX_PICTURE_BYTES, error=ImageError)
 
 
-def open_picture(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(data: bytes, name: str, *, most_pixels: int | None = None) -> Image.Image:
     """Open the bytes of an image file; its pixels are not decoded yet.
 
     Args:
         data: Content of the file.
         name: Name of the file in errors.
-        most_pixels: Most pixels that it may announce.
+        most_pixels: Most pixels that it may announce; None for 205 million of a JPEG, except of a
+            progressive one, and 120 million of any other format.
 
     Returns:
         The image as stored, to be closed by the caller.
@@ -79,9 +84,13 @@ def open_picture(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> Im
         try:
             opened = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError as error:
-            raise ImageError(name, f"over {most_pixels} px", "Scale it down") from error
+            if not data.startswith(_JPEG_SIGNATURE):
+                most = most_pixels or MAX_PIXELS
+                raise ImageError(name, f"over {most} px", _TOO_LARGE) from error
+            # Pillow's own limit lies below what phones make, and is one for the whole process.
+            opened = JpegImagePlugin.jpeg_factory(io.BytesIO(data))
         try:
-            _assert_sizes(opened, data, name, most_pixels)
+            _assert_sizes(opened, data, name, most_pixels or _most_pixels(opened))
         except BaseException:
             opened.close()
             raise
@@ -90,8 +99,21 @@ def open_picture(data: bytes, name: str, *, most_pixels: int = MAX_PIXELS) -> Im
     return opened
 
 
+def reduce_jpeg(opened: Image.Image, shorter_px: int) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, as long as its shorter side keeps
+    ``shorter_px`` px; every other picture stays as it is.
+
+    Args:
+        opened: The image, not decoded yet.
+        shorter_px: Least length of the shorter side.
+    """
+    if opened.format in _JPEG:
+        factor = max(min(opened.size) // shorter_px, 1)
+        opened.draft(None, (opened.width // factor, opened.height // factor))
+
+
 def load_picture(
-    opened: Image.Image, data: bytes, name: str, *, most_pixels: int = MAX_PIXELS
+    opened: Image.Image, data: bytes, name: str, *, most_pixels: int | None = None
 ) -> None:
     """Decode the pixels of an image that :func:`open_picture` opened.
 
@@ -99,17 +121,19 @@ def load_picture(
         opened: The image.
         data: Content of its file.
         name: Name of the file in errors.
-        most_pixels: Most pixels of the decoded picture, which in an icon is not the announced one.
+        most_pixels: Most pixels of the decoded picture, which in an icon is not the announced one;
+            None as :func:`open_picture` has it.
 
     Raises:
         ImageError: It is truncated or damaged.
     """
+    most = most_pixels or _most_pixels(opened)
     with foreign_errors(name, ImageError, _UNREADABLE), _without_warnings():
         try:
             opened.load()
         except Image.DecompressionBombError as error:
-            raise ImageError(name, f"over {most_pixels} px", "Scale it down") from error
-    assert_pixels(opened.width, opened.height, name, most=most_pixels)
+            raise ImageError(name, f"over {most} px", _TOO_LARGE) from error
+    assert_pixels(opened.width, opened.height, name, most=most)
     with foreign_errors(name, ImageError, _UNREADABLE):
         is_whole = opened.format != "PNG" or _has_all_rows(opened, data)
     if not is_whole:
@@ -149,9 +173,19 @@ def shown_size(data: bytes, name: str) -> tuple[int, int]:
         ImageError: The data are no image.
     """
     with open_picture(data, name) as opened:
-        width, height = opened.size
-        sideways = orientation_of(opened) in _SIDEWAYS
-    return (height, width) if sideways else (width, height)
+        return shown_size_of(opened)
+
+
+def shown_size_of(opened: Image.Image) -> tuple[int, int]:
+    """Return width and height in px of an open image as it is shown: turned by its EXIF
+    orientation.
+
+    Example:
+        >>> shown_size_of(Image.new("RGB", (2, 1)))
+        (2, 1)
+    """
+    width, height = opened.size
+    return (height, width) if orientation_of(opened) in SIDEWAYS else (width, height)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -186,6 +220,19 @@ def upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
         8: lambda a: np.rot90(a, 1),
     }.get(orientation)
     return pixels if turned is None else turned(pixels)
+
+
+def as_stored(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Return upright ``pixels`` (h, w, c) as a file of EXIF ``orientation``, 1 to 8, stores them: a
+    view, so that what is written to it stands upright.
+
+    Example:
+        >>> picture = np.zeros((1, 2, 3))
+        >>> as_stored(picture, 6)[0] = 1
+        >>> picture[0, :, 0].tolist()
+        [0.0, 1.0]
+    """
+    return upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def picture_count(path: str | Path) -> int:
@@ -242,6 +289,12 @@ def _without_warnings() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="ignore")
 
 
+def _most_pixels(opened: Image.Image) -> int:
+    """Most pixels of a picture of this format: a plain JPEG is decoded line by line."""
+    is_plain = opened.format in _JPEG and "progressive" not in opened.info
+    return MAX_JPEG_PIXELS if is_plain else MAX_PIXELS
+
+
 def _assert_sizes(opened: Image.Image, data: bytes, name: str, most_pixels: int) -> None:
     """Refuse a picture that would take too much memory or time, by what its header announces."""
     width, height = opened.size
@@ -254,7 +307,7 @@ def _assert_sizes(opened: Image.Image, data: bytes, name: str, most_pixels: int)
         tags = opened.tag_v2  # type: ignore[attr-defined]
         tile = (int(tags.get(_TILE_WIDTH, 1)), int(tags.get(_TILE_HEIGHT, 1)))
         assert_pixels(*tile, name, packed=len(data), most=most_pixels)
-    elif opened.format in {"JPEG", "MPO"} and "progressive" in opened.info:
+    elif opened.format in _JPEG and "progressive" in opened.info:
         scans = data.count(b"\xff\xda")
         if width * height * scans > _MOST_SCAN_PIXELS:
             limit = f"{scans} scans of {width}x{height} px would take minutes"

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from physadv.core.errors import ImageError, PhysadvError
 
 MAX_PIXELS = 120_000_000
-"""Most pixels of a picture: phones reach 108 megapixels."""
+"""Most pixels of a picture: what is held as floats then takes 1.5 GB."""
+MAX_JPEG_PIXELS = 205_000_000
+"""Most pixels of a JPEG, whose decoder takes little beside them: phones reach 200 megapixels."""
 MAX_FRAME_PIXELS = 40_000_000
 """Most pixels of a video's frame, of which a decoder keeps up to 17: 8K has 33 megapixels."""
 MAX_PICTURE_BYTES = 1 << 29

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -291,6 +291,8 @@ def _one(
     if not work.faces:
         return {**row, "status": "no face"}, None
 
+    if photo.full is None:  # 16 bits are made from the change; else the original's memory goes
+        photo = replace(photo, rgb=work.rgb)
     data = encode_photo(photo, work.rgb, keep_metadata=keep_metadata)
     row |= {
         "status": "cloaked",

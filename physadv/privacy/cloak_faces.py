@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.core.errors import OptionError
+from physadv.core.errors import ImageError, OptionError
 from physadv.core.image_io import Array, to_tensor, to_uint8
 from physadv.core.random_streams import numpy_generator
+from physadv.core.reading import format_bytes
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import Box, DetectedFace
 from physadv.privacy.embedding_loss import CloakGoal, CloakMemory, own_embeddings, similarity_margin
@@ -37,6 +38,10 @@ from physadv.privacy.transforms import (
 from physadv.privacy.visibility import ImageChange, dssim, gaussian_blur, measure_change
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
+_PHOTO_BYTES, _FACE_BYTES = 6, 55
+"""Bytes of memory that a pixel of the photo and one of the face box take (measured)."""
+_MOST_BYTES = 2_000_000_000
+"""Most bytes of memory for the cloaking of one photo."""
 WORKING_SIDE = 192
 """Faces larger than this are optimized at this size, in px; the change is then enlarged to the
 photo's."""
@@ -143,6 +148,7 @@ def cloak_faces(
 
     Raises:
         OptionError: There is no embedder.
+        ImageError: A face is so large, in so large a photo, that it would take over 2 GB.
 
     Example:
         >>> from physadv.models.faces.embedders import load_embedder
@@ -154,12 +160,27 @@ def cloak_faces(
     if not embedders:
         raise OptionError("no embedder", "at least one is needed", "See `physadv models list`")
 
+    for face in faces:
+        _assert_memory(photo, face, name)
     done, notes = photo.copy(), []
     for number, face in enumerate(faces):
         rng = numpy_generator(seed, "cloak", name, number)
-        done, note = cloak_face(done, face, embedders, mode, memory=memory, decoys=decoys, rng=rng)
-        notes.append(note)
+        notes.append(_cloak_into(done, face, embedders, mode, memory, decoys, rng))
     return done, notes
+
+
+def _assert_memory(photo: Array, face: DetectedFace, name: str) -> None:
+    """Refuse a face that is so large, in so large a photo, that memory would run out."""
+    height, width = photo.shape[:2]
+    x0, y0, x1, y1 = face.box(height, width)
+    needed = _PHOTO_BYTES * height * width + _FACE_BYTES * (x1 - x0) * (y1 - y0)
+    if needed > _MOST_BYTES:
+        part = 0.95 * (_MOST_BYTES / needed) ** 0.5
+        raise ImageError(
+            f"{name}: a face of {x1 - x0}x{y1 - y0} px in a photo of {width}x{height} px",
+            f"takes {format_bytes(needed)} of memory, over {format_bytes(_MOST_BYTES)}",
+            f"Scale the photo down to {int(width * part)}x{int(height * part)} px",
+        )
 
 
 def cloak_face(
@@ -186,6 +207,20 @@ def cloak_face(
     Returns:
         The photo with this face cloaked, and the result.
     """
+    done = photo.copy()
+    return done, _cloak_into(done, face, embedders, mode, memory, decoys, rng)
+
+
+def _cloak_into(
+    photo: Array,
+    face: DetectedFace,
+    embedders: Sequence[FaceEmbedder],
+    mode: CloakMode,
+    memory: CloakMemory | None,
+    decoys: dict[str, Tensor] | None,
+    rng: np.random.Generator,
+) -> CloakedFace:
+    """Cloak one face in the pixels of ``photo`` themselves."""
     started = time.perf_counter()
     device = embedders[0].mean.device
     window = FaceWindow.around(photo, face, device)
@@ -193,15 +228,15 @@ def cloak_face(
     search = CloakSearch(window, embedders, mode, goal, rng)
     steps = search.run()
 
-    cloaked = window.paste(photo, search.best)
+    window.paste(photo, search.best)
     if memory is not None:
-        after = FaceWindow.around(cloaked, face, device)
+        after = FaceWindow.around(photo, face, device)
         memory.add(
             goal.clean,
             {e.card.name: own_embeddings(after.scene, after.face, e)[:1] for e in embedders},
         )
 
-    note = CloakedFace(
+    return CloakedFace(
         box=window.box,
         change=replace(
             measure_change(window.original, search.best), dssim=window.visible(search.best)
@@ -210,7 +245,6 @@ def cloak_face(
         steps=steps,
         seconds=time.perf_counter() - started,
     )
-    return cloaked, note
 
 
 @dataclass(frozen=True)
@@ -247,14 +281,11 @@ class FaceWindow:
         outer = face.box(height, width, margin=0.3)
 
         factor = min(1.0, WORKING_SIDE / side)
-        region = to_tensor(photo[outer[1] : outer[3], outer[0] : outer[2]]).to(device)
-        scene = region[None]
+        region = photo[outer[1] : outer[3], outer[0] : outer[2]]
+        size = None
         if factor < 1:
-            size = (
-                max(16, round(scene.shape[2] * factor)),
-                max(16, round(scene.shape[3] * factor)),
-            )
-            scene = F.interpolate(scene, size, mode="bilinear", antialias=True, align_corners=False)
+            size = tuple(max(16, round(length * factor)) for length in region.shape[:2])
+        scene = torch.cat([_channel(region, k, size, device) for k in range(3)], 1)
 
         inner = tuple(round((box[k] - outer[k % 2]) * factor) for k in range(4))
         x0, y0, x1, y1 = inner
@@ -264,10 +295,8 @@ class FaceWindow:
             box=box,
             inner=(x0, y0, min(x1, scene.shape[3]), min(y1, scene.shape[2])),
             mask=_fade(min(y1, scene.shape[2]) - y0, min(x1, scene.shape[3]) - x0).to(scene),
-            original=region[
-                :, box[1] - outer[1] : box[3] - outer[1], box[0] - outer[0] : box[2] - outer[0]
-            ].clone(),
-            gray=bool((region == region[:1]).all()),
+            original=to_tensor(photo[box[1] : box[3], box[0] : box[2]]).to(device),
+            gray=all(bool((row == row[:, :1]).all()) for row in region),
         )
 
     def add(self, delta: Tensor) -> Tensor:
@@ -296,20 +325,20 @@ class FaceWindow:
         grown = delta * self.mask * scale
         if tuple(grown.shape[-2:]) != tuple(size):
             grown = F.interpolate(grown, size, mode="bicubic", align_corners=False)
-        steps = (grown[0] * 255).round().clamp(-linf, linf)
-        return (self.original * 255).round().add(steps).clamp(0, 255) / 255
+        # In place, as a face of a large photo has tens of megapixels.
+        steps = grown[0].mul_(255).round_().clamp_(-linf, linf)
+        return (self.original * 255).round_().add_(steps).clamp_(0, 255).div_(255)
 
     def visible(self, box: Tensor) -> float:
         """Return the DSSIM of a rendered face ``box`` (3, bh, bw), measured at the working size
         at most."""
         return float(dssim(self.seen(self.original), self.seen(box)))
 
-    def paste(self, photo: Array, box: Tensor) -> Array:
-        """Return ``photo`` with this face ``box``; everything else is preserved bit for bit."""
+    def paste(self, photo: Array, box: Tensor) -> None:
+        """Put this face ``box`` (3, bh, bw) into ``photo`` (h, w, 3) uint8 itself; everything else
+        is preserved bit for bit."""
         x0, y0, x1, y1 = self.box
-        out = photo.copy()
-        out[y0:y1, x0:x1] = to_uint8(box)
-        return out
+        photo[y0:y1, x0:x1] = to_uint8(box)
 
     def seen(self, box: Tensor) -> Tensor:
         """Resize a face ``box`` (3, bh, bw) of the photo to the working size, (1, 3, gh, gw)."""
@@ -317,6 +346,17 @@ class FaceWindow:
         if tuple(box.shape[-2:]) == tuple(size):
             return box[None]
         return F.interpolate(box[None], size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _channel(
+    region: Array, channel: int, size: tuple[int, ...] | None, device: torch.device | None
+) -> Tensor:
+    """One channel (1, 1, h, w) of a region (h, w, 3) uint8, reduced to ``size``: all three at once
+    as floats would take several times the memory of the photo."""
+    plane = to_tensor(region[..., channel : channel + 1]).to(device)[None]
+    if size is None:
+        return plane
+    return F.interpolate(plane, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 class CloakSearch:

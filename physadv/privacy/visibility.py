@@ -11,6 +11,8 @@ from kornia.metrics import ssim
 from torch import Tensor
 
 _SIGMA, _RADIUS = 1.5, 5
+_BAND_PIXELS = 250_000
+"""Pixels that are compared at once."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,23 @@ def dssim_map(first: Tensor, second: Tensor) -> Tensor:
 
 def measure_change(before: Tensor, after: Tensor) -> ImageChange:
     """Measure the change from ``before`` to ``after``, both (3, h, w) in [0, 1]."""
-    difference = (after - before).double()
-    error = float((difference**2).mean())
+    height, width = before.shape[-2:]
+    first, second = _padded(before[None]), _padded(after[None])
+    squares = largest = unlike = 0.0
+    step = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        difference = (after[:, rows] - before[:, rows]).double()
+        largest = max(largest, float(difference.abs().max()))
+        squares += float((difference**2).sum())
+    for top in range(0, first.shape[2] - 2 * _RADIUS, step):
+        rows = slice(top, top + step + 2 * _RADIUS)
+        unlike += float(dssim_map(first[:, :, rows], second[:, :, rows]).double().sum())
+
+    error = squares / before.numel()
+    windows = before.shape[0] * (first.shape[2] - 2 * _RADIUS) * (first.shape[3] - 2 * _RADIUS)
     psnr = -10 * log10(error) if error > 0 else float("inf")
-    return ImageChange(
-        round(float(difference.abs().max()) * 255), float(dssim(before[None], after[None])), psnr
-    )
+    return ImageChange(round(largest * 255), unlike / windows, psnr)
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from commandline import environment
 from PIL import Image
 
 from physadv.core.errors import ImageError
-from physadv.core.image_io import decode_rgba, read_rgba
+from physadv.core.image_io import decode_rgba, read_reduced, read_rgba
 from physadv.core.opencv_pictures import decode_bgr, decode_deep
 from physadv.core.picture_files import pictures_in, read_picture_file, shown_size
 
@@ -107,6 +107,16 @@ BOMBS = {
     "a profile of 20 MB": (png(9, 9, extra=chunk(b"iCCP", b"a\0\0" + TEXT)), "Decompressed data"),
     "a JPEG of 65535 x 65535": (
         with_size(saved("JPEG"), b"\xff\xc0", 5, b"\xff\xff\xff\xff"),
+        "over 205000000 px",
+    ),
+    "a JPEG of 200 megapixels in a few bytes": (
+        with_size(saved("JPEG"), b"\xff\xc0", 5, struct.pack(">HH", 12240, 16320)),
+        "would unpack to 799 MB: a bomb",
+    ),
+    "a progressive JPEG of 200 megapixels": (
+        with_size(
+            saved("JPEG", progressive=True), b"\xff\xc2", 5, struct.pack(">HH", 12240, 16320)
+        ),
         "over 120000000 px",
     ),
     "a JPEG of 3000 scans": (
@@ -244,6 +254,65 @@ def test_the_largest_small_file_takes_less_than_two_gigabytes(tmp_path: Path, da
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=True)
     assert int(done.stdout) * 1024 < 2e9
+
+
+@pytest.fixture(scope="module")
+def phone_photo() -> bytes:
+    """A JPEG of 200 megapixels, sideways, as a phone makes it: half red, half blue."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (16320, 12240), (200, 10, 10))
+    picture.paste((10, 10, 200), (8160, 0, 16320, 12240))
+    picture.save(buffer, "JPEG", quality=95, exif=exif)
+    return buffer.getvalue() + bytes(8_000_000)  # a picture of two colors packs like a bomb
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "read",
+    [
+        "from physadv.core.image_io import read_rgb; a = read_rgb('a.jpg'); side = 16320",
+        "from physadv.core.image_io import read_image; side = 8160;"
+        "a = read_image('a.jpg').permute(1, 2, 0).mul(255)",
+        "from physadv.privacy.photo_io.photo import read_photo; a = read_photo('a.jpg').rgb;"
+        "side = 16320",
+        "from physadv.eot.scenes.photos import read_photos; from pathlib import Path; side = 960;"
+        "a = read_photos(Path('a.jpg'), 720)[0][0].image",
+    ],
+    ids=["read_rgb", "read_image", "read_photo", "read_photos"],
+)
+def test_a_photo_of_200_megapixels_takes_less_than_two_gigabytes(
+    tmp_path: Path, phone_photo: bytes, read: str
+) -> None:
+    """Phones make them. It stands upright, at full size or reduced, within the budget."""
+    (tmp_path / "a.jpg").write_bytes(phone_photo)
+    program = (
+        "import resource, physadv.eot.scenes.photos, physadv.privacy.photo_io.photo\n"
+        "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"before = most(); {read}\n"
+        "assert a.shape[0] == side and a.shape[1] == side * 3 // 4, a.shape\n"
+        "assert abs(int(a[5, 5, 0]) - 200) < 4 and abs(int(a[-5, 5, 2]) - 200) < 4\n"
+        "print(most() - before)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=True)
+    assert int(done.stdout) * 1024 < 2e9
+
+
+def test_a_reduced_jpeg_keeps_its_shorter_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factor is the largest of 2, 4 and 8 that does; the size of the file is told beside it."""
+    monkeypatch.setattr("physadv.core.image_io._AMPLE_PX", 100)
+    for width, height, expected in ((199, 900, 199), (200, 900, 100), (850, 1700, 107)):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (width, height), (9, 90, 200)).save(tmp_path / "a.jpg", exif=exif)
+        pixels, size = read_reduced(tmp_path / "a.jpg")
+        assert size == (height, width)  # shown sideways
+        assert pixels.shape[0] == expected
+    Image.new("RGB", (900, 900)).save(tmp_path / "a.png")
+    assert read_reduced(tmp_path / "a.png")[0].shape == (900, 900, 4)
 
 
 def test_bands_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ and siblings."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
-from physadv.core.errors import OptionError
+from physadv.core.errors import ImageError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.torch_threads import calm_threads
@@ -23,6 +24,7 @@ from physadv.privacy.cloak_faces import (
     WORKING_SIDE,
     CloakMode,
     FaceWindow,
+    _assert_memory,
     cloak_faces,
     mode_named,
 )
@@ -312,6 +314,19 @@ def test_unknown_mode_and_no_embedder_are_refused() -> None:
         mode_named("max")
     with pytest.raises(OptionError, match="at least one"):
         cloak_faces(np.zeros((50, 50, 3), np.uint8), [], [], QUICK)
+
+
+def test_a_face_too_large_for_memory_is_refused(embedder: FaceEmbedder) -> None:
+    """Before any work, naming a size that is small enough: with it the same face passes."""
+    face = face_at(500, 500, 4600)
+    photo = np.broadcast_to(np.uint8(9), (16320, 12240, 3))  # takes no memory
+    with pytest.raises(ImageError, match=r"takes 2\.\d+ GB of memory, over 2 GB") as caught:
+        cloak_faces(photo, [face], [embedder], MODES["low"], name="a.jpg")
+    size = re.search(r"down to (\d+)x(\d+) px", str(caught.value))
+    assert size is not None
+    width, height = int(size[1]), int(size[2])
+    assert width > 10_000
+    _assert_memory(photo[:height, :width], face.moved(width / 12240, 0, 0), "a.jpg")
 
 
 def test_modes_get_stronger() -> None:

@@ -15,7 +15,7 @@ from physadv.core.image_io import (
     Array,
     lay_on_white,
     list_images,
-    read_rgba,
+    read_reduced,
 )
 from physadv.core.picture_files import picture_count
 from physadv.core.random_streams import numpy_generator
@@ -424,10 +424,10 @@ def _read_sign_files(
     notes += box_notes
 
     pictures = []
-    for file, rgba in files:
+    for file, rgba, size in files:
         name = file.relative_to(folder).as_posix()
-        size = (rgba.shape[1], rgba.shape[0])
-        corners = [box.corners(size) for box in boxes_of.get(name, [])]
+        scale = rgba.shape[1] / size[0]
+        corners = [box.corners(size) * scale for box in boxes_of.get(name, [])]
         is_drawing = not corners and _is_drawing(file, rgba)
         pictures.append(_SignPicture(name, rgba, corners, is_drawing))
         if (count := picture_count(file)) > 1:
@@ -441,8 +441,9 @@ def _read_pictures(
     suffixes: frozenset[str] = IMAGE_SUFFIXES,
     most: int | None = None,
     skipped: list[str] | None = None,
-) -> list[tuple[Path, Array]]:
-    """The image files under ``path``, at most ``most``, and their pixels (h, w, 4).
+) -> list[tuple[Path, Array, tuple[int, int]]]:
+    """The image files under ``path``, at most ``most``, their pixels (h, w, 4), and their width and
+    height before the largest were reduced.
 
     Files that cannot be read are noted in ``skipped``, where it is given and others can be.
     """
@@ -450,7 +451,7 @@ def _read_pictures(
     pictures = []
     for file in files:
         try:
-            pictures.append((file, read_rgba(file)))
+            pictures.append((file, *read_reduced(file)))
         except ImageError as error:
             if skipped is None or len(files) == 1:
                 raise
@@ -511,8 +512,8 @@ def _background_pools(
         return pools, "backgrounds made by code"
 
     pictures = _read_pictures(folder, most=_MOST_BACKGROUNDS)
-    scenes = [lay_on_white(rgba) for _, rgba in pictures]
-    split = split_parts(scenes, [file.name for file, _ in pictures], seed)
+    scenes = [lay_on_white(rgba) for _, rgba, _ in pictures]
+    split = split_parts(scenes, [file.name for file, _, _ in pictures], seed)
     if not all(split):
         return [scenes] * 3, f"{len(scenes)} backgrounds: too few to hold any out"
     return list(split), f"{len(scenes)} backgrounds split by photo"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import Array, list_images, read_rgb
+from physadv.core.image_io import Array, lay_on_white, list_images, read_reduced
 from physadv.core.picture_files import picture_count
 from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.scene_batch import SceneBatch
@@ -278,12 +278,12 @@ def read_photos(folder: Path, shorter_px: int) -> tuple[list[ScenePhoto], list[s
     root = folder if folder.is_dir() else folder.parent
     for file in list_images(folder):
         try:
-            image = read_rgb(file)
+            rgba, size = read_reduced(file)
+            image = lay_on_white(rgba)
         except ImageError as error:
             notes.append(f"skipped: {error}")
             continue
         reduced = np.ascontiguousarray(shrink_photo(image, shorter_px))
-        size = (image.shape[1], image.shape[0])
         name = file.relative_to(root).as_posix()
         photos.append(ScenePhoto(reduced, name, file_size=size))
         if (pictures := picture_count(file)) > 1:

@@ -134,22 +134,23 @@ def find_portraits(
 
 def _portrait(pair: PhotoPair, finders: Sequence[FaceFinder]) -> PortraitPair:
     before = read_photo(pair.original).rgb
-    after = None if pair.cloaked is None else read_photo(pair.cloaked).rgb
-    if after is not None and after.shape != before.shape:
-        raise ImageError(
-            f"{pair.cloaked}",
-            f"{after.shape[:2]} is not the original's {before.shape[:2]}",
-            "Leave the size as it is",
-        )
-
+    shape = before.shape
     face = main_face(before, finders)
     if face is None:
         raise ImageError(f"{pair.original}", "no face found", "Leave it out")
+    x0, y0, x1, y1 = face.box(*shape[:2], margin=CONTEXT)
+    before = before[y0:y1, x0:x1].copy()  # the whole photo's memory goes before the next is read
 
-    x0, y0, x1, y1 = face.box(*before.shape[:2], margin=CONTEXT)
+    after = None if pair.cloaked is None else read_photo(pair.cloaked).rgb
+    if after is not None and after.shape != shape:
+        raise ImageError(
+            f"{pair.cloaked}",
+            f"{after.shape[:2]} is not the original's {shape[:2]}",
+            "Leave the size as it is",
+        )
     return PortraitPair(
         pair,
-        before[y0:y1, x0:x1].copy(),
+        before,
         None if after is None else after[y0:y1, x0:x1].copy(),
         face.moved(1.0, -x0, -y0),
     )
