@@ -93,6 +93,30 @@ class BookletConfig(StudyConfig):
         return value
 
 
+def linf_radius(threat: str, *, below: float = 1.0) -> float:
+    """Return the radius of a threat in l_inf, in units of [0, 1] images.
+
+    Args:
+        threat: Norm and radius, such as "linf:0.2".
+        below: Limit that the radius must stay below.
+
+    Raises:
+        OptionError: The norm is another, or the radius not between 0 and ``below``.
+
+    Example:
+        >>> linf_radius("linf:8/255") == 8 / 255
+        True
+    """
+    norm, eps = parse_threat(threat)
+    if norm != "linf" or not 0 < eps < below:
+        raise OptionError(
+            f"threat {threat!r}",
+            f"the study is of l_inf, with a radius between 0 and {below:.3g}",
+            "Use e.g. linf:0.2",
+        )
+    return eps
+
+
 PARTS = ("report", "choose")
 """Halves of the test images: figures are reported of the first, settings chosen on the second."""
 
@@ -153,20 +177,14 @@ class MaskingConfig(Config):
     def __post_init__(self) -> None:
         """Check threat and part beside types and limits."""
         super().__post_init__()
-        norm, eps = parse_threat(self.threat)
-        if norm != "linf" or not 0 < eps < 1:
-            raise OptionError(
-                f"threat {self.threat!r}",
-                "the study is of l_inf, with a radius between 0 and 1",
-                "Use e.g. linf:0.2",
-            )
+        linf_radius(self.threat)
         if self.part not in PARTS:
             raise OptionError(f"part {self.part!r}", f"one of {', '.join(PARTS)}", "Use report")
 
     @property
     def eps(self) -> float:
         """Radius of the threat in l_inf, in units of [0, 1] images."""
-        return parse_threat(self.threat)[1]
+        return linf_radius(self.threat)
 
     @property
     def effective(self) -> MaskingConfig:

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
+from physadv.studies.attack_configs import ThreatsConfig
 from physadv.studies.certificate_studies_config import SmoothingStudyConfig
 from physadv.studies.config import BookletConfig, StudyConfig
 from physadv.studies.learning_studies_config import SamplesConfig
@@ -66,6 +67,15 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "How many samples robust learning needs (Schmidt 2018).",
         "Count the samples that standard and robust learning need in two models where both are "
         "known in closed form (Schmidt et al. 2018).",
+    ),
+    StudyEntry(
+        "threats",
+        "attacker_access",
+        ThreatsConfig,
+        "Gradients, scores, labels or nothing: success against queries (Papernot 2016).",
+        "Compare attackers who see gradients, scores, labels or nothing of the same net.",
+        "--data mnist/",
+        (("data", "mnist"),),
     ),
 )
 """All studies, in the order of the lecture."""
