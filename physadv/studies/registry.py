@@ -14,7 +14,7 @@ from physadv.core.errors import OptionError
 from physadv.studies.attack_configs import ThreatsConfig
 from physadv.studies.certificate_studies_config import SmoothingStudyConfig
 from physadv.studies.config import BookletConfig, StudyConfig
-from physadv.studies.learning_studies_config import SamplesConfig
+from physadv.studies.learning_studies_config import CostConfig, SamplesConfig
 
 if TYPE_CHECKING:
     from physadv.studies.study import Study
@@ -59,6 +59,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "votes, noise against accuracy.",
         example="--data mnist/",
         data_sets=(("data", "mnist"),),
+    ),
+    StudyEntry(
+        name="cost",
+        module="accuracy_cost",
+        config=CostConfig,
+        short="What robustness costs in accuracy, and when (Tsipras 2019).",
+        help="Measure clean accuracy by size of the training set for several adversaries in "
+        "training, and both accuracies in a model where their conflict is proved.",
+        example="--data mnist/ --gtsrb-data gtsrb.zip",
+        data_sets=(("data", "mnist"), ("gtsrb_data", "gtsrb")),
     ),
     StudyEntry(
         "samples",
