@@ -47,3 +47,32 @@ class SmoothingStudyConfig(StudyConfig):
     def test_images(self) -> int:
         """Number of images that are certified."""
         return self.scaled(6, 120, 500)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolytopeConfig(StudyConfig):
+    """Configuration of the study of the convex outer polytope.
+
+    Example:
+        >>> PolytopeConfig(data="mnist/", quick=True).depths
+        (1, 2)
+    """
+
+    command: ClassVar[str] = "study-polytope"
+
+    data: shared.DataPath
+    published_weights: Annotated[
+        str | None,
+        ConfigField(
+            "Weights of the published network, as of the model wongkolter-mnist.",
+            "Data",
+            metavar="FILE",
+            path=True,
+            default="none: the published network is not measured",
+        ),
+    ] = None
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of hidden layers of the random networks."""
+        return self.scaled((1, 2), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6, 8, 10))

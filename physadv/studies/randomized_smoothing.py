@@ -336,7 +336,7 @@ def _data(config: SmoothingStudyConfig, workspace: Workspace) -> StudyData:
 
 def _image_rows(config: SmoothingStudyConfig, sigma: float, workspace: Workspace) -> Iterator[Row]:
     """Certify test images with a network trained under noise; for ``sigma`` 0 with one trained
-    without, under the first noise."""
+    without, under the middle noise."""
     data = _data(config, workspace)
     method = GaussianAugmentation(sigma) if sigma else StandardTraining()
     net = workspace.net(
@@ -358,7 +358,7 @@ def _image_rows(config: SmoothingStudyConfig, sigma: float, workspace: Workspace
 
     images, labels = data.test.floats(slice(None))
     clean = predict(net, images)
-    noise = GaussianNoise(sigma or config.sigmas[0])
+    noise = GaussianNoise(sigma or config.sigmas[len(config.sigmas) // 2])
     sampler = NoiseSampler(net, noise, seed=workspace.seed_of("certify", f"{sigma:g}"), batch=512)
     for index, label in enumerate(labels.tolist()):
         workspace.tell(f"image {index + 1} of {len(labels)}")

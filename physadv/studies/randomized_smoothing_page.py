@@ -32,7 +32,7 @@ ALPHA, PLANE_SIGMA, CLASSES = 0.001, 0.12, 3
 """Error of each certificate; noise and classes in the plane."""
 PIXEL = 1 / 400
 """Width of a pixel of the plane's pictures, up to which distances in the plane are exact."""
-RADIUS = 0.5
+RADIUS = 1.0
 """Radius of the answer."""
 PUBLISHED = {
     ("0.25", 0.25): "60 %",
@@ -128,14 +128,15 @@ def certified_within(rows: Sequence[Row], radius: float) -> RateInterval:
 def _answer(
     nets: dict[float, Sequence[Row]], points: Sequence[Row], config: SmoothingStudyConfig
 ) -> str:
-    sigma = max((s for s in nets if s), key=lambda s: certified_within(nets[s], RADIUS).rate)
-    best, plain = certified_within(nets[sigma], RADIUS), certified_within(nets[0.0], RADIUS)
+    plain_rows = nets[0.0]
+    sigma = float(plain_rows[0]["sigma"])
+    best, plain = certified_within(nets[sigma], RADIUS), certified_within(plain_rows, RADIUS)
     crossing = _crossing(points)
     circles = "none" if crossing == 0 else str(crossing)
     return (
         f"A vote over {config.votes:,} noisy copies proves {best} of the test images right within "
-        f"l_2 radius {RADIUS:g} (noise {sigma:g}, in training too; a network trained without "
-        f"noise: {plain}), and in the plane {circles} of {len(points)} certified circles reaches "
+        f"l_2 radius {RADIUS:g} (noise {sigma:g}, in training too; without it in training: "
+        f"{plain}), and in the plane {circles} of {len(points)} certified circles reaches "
         "another class of the vote."
     )
 
@@ -371,17 +372,19 @@ def _noise_in_words(nets: dict[float, Sequence[Row]]) -> str:
     """Return what noise in training, and more of it, changes in this run."""
     least, most = min(s for s in nets if s), max(nets)
     near = [certified_within(nets[s], 0.0).rate for s in (least, most)]
-    far = [certified_within(nets[s], 1.0).rate for s in (least, most)]
+    far = [certified_within(nets[s], RADIUS).rate for s in (least, most)]
+    same = float(nets[0.0][0]["sigma"])
     words = (
         "The vote is only as good as f is on noisy images, so the noise is added in training too. "
-        f"At noise {least:g}, {certified_within(nets[least], 0.5).rate:.0%} are certified within "
-        f"radius 0.5 with it and {certified_within(nets[0.0], 0.5).rate:.0%} without."
+        f"At noise {same:g}, {certified_within(nets[same], RADIUS).rate:.0%} are certified within "
+        f"radius {RADIUS:g} with it and {certified_within(nets[0.0], RADIUS).rate:.0%} without."
     )
     if least == most:
         return words
     return (
         f"{words} From noise {least:g} to {most:g} the vote's accuracy goes from {near[0]:.0%} to "
-        f"{near[1]:.0%}, and what is certified within radius 1 from {far[0]:.0%} to {far[1]:.0%}."
+        f"{near[1]:.0%}, and what is certified within radius {RADIUS:g} from {far[0]:.0%} to "
+        f"{far[1]:.0%}."
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
 from physadv.studies.attack_configs import ThreatsConfig
-from physadv.studies.certificate_studies_config import SmoothingStudyConfig
+from physadv.studies.certificate_studies_config import PolytopeConfig, SmoothingStudyConfig
 from physadv.studies.config import BookletConfig, StudyConfig
 from physadv.studies.learning_studies_config import CostConfig, SamplesConfig
 
@@ -50,6 +50,16 @@ class StudyEntry:
 
 
 ENTRIES: tuple[StudyEntry, ...] = (
+    StudyEntry(
+        name="polytope",
+        module="outer_polytope",
+        config=PolytopeConfig,
+        short="All that a network can reach, inside a convex polytope (Wong and Kolter 2017).",
+        help="Draw what networks reach from a box inside the convex outer polytope and the "
+        "interval box, and measure tightness by depth, training and cost.",
+        example="--data mnist/",
+        data_sets=(("data", "mnist"),),
+    ),
     StudyEntry(
         name="smoothing",
         module="randomized_smoothing",
