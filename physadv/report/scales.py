@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
@@ -130,7 +131,8 @@ def format_tick(value: float, *, percent: bool = False) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit and abs(value) >= 1e4:
             return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    words = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return re.sub(r"e([+-])0+", r"e\1", words).replace("e+", "e")
 
 
 def _round_step(step: float) -> float:
