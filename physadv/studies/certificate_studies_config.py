@@ -76,3 +76,27 @@ class PolytopeConfig(StudyConfig):
     def depths(self) -> tuple[int, ...]:
         """Numbers of hidden layers of the random networks."""
         return self.scaled((1, 2), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6, 8, 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalsConfig(StudyConfig):
+    """Configuration of the study of bounds by intervals and by lines.
+
+    Example:
+        >>> IntervalsConfig(data="mnist/", quick=True).bounded_images
+        4
+    """
+
+    command: ClassVar[str] = "study-intervals"
+
+    data: shared.DataPath
+
+    @property
+    def bounded_images(self) -> int:
+        """Number of test images that every bound is computed for."""
+        return self.scaled(4, 60, 500)
+
+    @property
+    def test_images(self) -> int:
+        """Number of test images of the errors at the radius of the training."""
+        return self.scaled(12, 1000, 10_000)

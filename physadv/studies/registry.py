@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
 from physadv.studies.attack_configs import ThreatsConfig
-from physadv.studies.certificate_studies_config import PolytopeConfig, SmoothingStudyConfig
+from physadv.studies.certificate_studies_config import (
+    IntervalsConfig,
+    PolytopeConfig,
+    SmoothingStudyConfig,
+)
 from physadv.studies.config import BookletConfig, StudyConfig
 from physadv.studies.learning_studies_config import CostConfig, SamplesConfig
 
@@ -57,6 +61,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         short="All that a network can reach, inside a convex polytope (Wong and Kolter 2017).",
         help="Draw what networks reach from a box inside the convex outer polytope and the "
         "interval box, and measure tightness by depth, training and cost.",
+        example="--data mnist/",
+        data_sets=(("data", "mnist"),),
+    ),
+    StudyEntry(
+        name="intervals",
+        module="interval_bounds",
+        config=IntervalsConfig,
+        short="What intervals prove, and lines in their place (Gowal 2018, Zhang 2019).",
+        help="Measure the certified error of IBP, CROWN-IBP, CROWN and alpha-CROWN against the "
+        "radius, for networks trained without and with bounds.",
         example="--data mnist/",
         data_sets=(("data", "mnist"),),
     ),
