@@ -22,7 +22,7 @@ from physadv.studies.accuracy_cost_page import (
     ImageSet,
     cost_page,
 )
-from physadv.studies.learning_studies_config import CostConfig
+from physadv.studies.learning_studies_config import LEAST_SIGNS, CostConfig
 from physadv.studies.odds_model import OddsModel, train_linear
 from physadv.studies.page import Paper
 from physadv.studies.small_classifiers import (
@@ -126,6 +126,8 @@ def _measure_images(
 def _read(images: ImageSet, config: CostConfig, workspace: Workspace) -> StudyData:
     # Some of the images that are read are held out for validation, which is not needed here.
     most = round(1.03 * config.sizes(1 << 40)[-1]) + 10
+    if images.field == "gtsrb_data":
+        most = max(most, LEAST_SIGNS)
     path = config.data if images.field == "data" else config.gtsrb_data
     assert path is not None
     return load_study_data(

@@ -20,6 +20,8 @@ GtsrbData = Annotated[
     ),
 ]
 """Second data set of a study, of traffic signs."""
+LEAST_SIGNS = 3000
+"""Signs to read at least, so that every class has several tracks, of which one is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,3 +115,63 @@ class CostConfig(StudyConfig):
     def repeats(self) -> int:
         """Training sets of each size, of the theorem's model."""
         return self.scaled(2, 8, 30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig(StudyConfig):
+    """Configuration of the study of robust and non-robust features.
+
+    Example:
+        >>> FeaturesConfig(data="cifar10.zip", full=True).mislabel_eps
+        0.5
+    """
+
+    command: ClassVar[str] = "study-features"
+
+    data: shared.DataPath
+    gtsrb_data: GtsrbData = None
+
+    @property
+    def images(self) -> int:
+        """Training images of each data set."""
+        return self.scaled(256, 8000, 50_000)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of each training."""
+        return self.scaled(1, 10, 100)
+
+    @property
+    def width(self) -> int:
+        """Channels of the residual network's first layer."""
+        return self.scaled(4, 16, 64)
+
+    @property
+    def mislabel_eps(self) -> float:
+        """Change in l_2 that makes an image look like another class to the network."""
+        return self.scaled(1.0, 1.0, 0.5)
+
+    @property
+    def mislabel_steps(self) -> int:
+        """Steps of the attack that changes the images."""
+        return self.scaled(2, 8, 100)
+
+    @property
+    def inversion_steps(self) -> int:
+        """Steps of the search for images with given features."""
+        return self.scaled(2, 12, 1000)
+
+    @property
+    def training_steps(self) -> int:
+        """Steps of the adversary in adversarial training."""
+        return self.scaled(1, 2, 7)
+
+    @property
+    def tested(self) -> int:
+        """Test images."""
+        return self.scaled(60, 2000, 10_000)
+
+    @property
+    def attacked(self) -> int:
+        """Test images that are attacked."""
+        return self.scaled(20, 300, 1000)

@@ -18,7 +18,7 @@ from physadv.studies.certificate_studies_config import (
     SmoothingStudyConfig,
 )
 from physadv.studies.config import BookletConfig, StudyConfig
-from physadv.studies.learning_studies_config import CostConfig, SamplesConfig
+from physadv.studies.learning_studies_config import CostConfig, FeaturesConfig, SamplesConfig
 
 if TYPE_CHECKING:
     from physadv.studies.study import Study
@@ -101,6 +101,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "How many samples robust learning needs (Schmidt 2018).",
         "Count the samples that standard and robust learning need in two models where both are "
         "known in closed form (Schmidt et al. 2018).",
+    ),
+    StudyEntry(
+        name="features",
+        module="brittle_features",
+        config=FeaturesConfig,
+        short="Adversarial examples are features, not bugs (Ilyas 2019).",
+        help="Train networks on images that look mislabeled, on robust features alone and on "
+        "non-robust ones, and test them on true images.",
+        example="--data cifar10.zip --gtsrb-data gtsrb.zip",
+        data_sets=(("data", "cifar10"), ("gtsrb_data", "gtsrb")),
     ),
     StudyEntry(
         "threats",
