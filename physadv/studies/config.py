@@ -12,6 +12,8 @@ from physadv.threat.parsing import parse_threat
 
 QUICK_HELP = "A few images, steps and queries, to see that it runs."
 """Help of ``--quick`` wherever it stands."""
+PICTURES_HELP = "Folder of photos to attack."
+"""Help of ``--pictures`` wherever it stands."""
 
 Scale = TypeVar("Scale")
 
@@ -240,7 +242,7 @@ class PhotographedConfig(Config):
     pictures: Annotated[
         str,
         ConfigField(
-            "Folder of photos to attack, print and photograph.",
+            PICTURES_HELP,
             "Data",
             metavar="FOLDER",
             path=True,

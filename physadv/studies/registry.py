@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
 from physadv.studies.attack_configs import ThreatsConfig
+from physadv.studies.attack_studies_config import GradientConfig
 from physadv.studies.certificate_studies_config import (
     IntervalsConfig,
     PolytopeConfig,
@@ -37,6 +38,7 @@ class StudyEntry:
         example: Options of the help's example, such as "--data mnist/".
         data_sets: Fields of the configuration that name data, with the option of ``study all``
             that gives it, without its ``_data``: mnist, cifar10, gtsrb, photos or faces.
+        optional_sets: The same for data that the study can do without.
     """
 
     name: str
@@ -46,6 +48,7 @@ class StudyEntry:
     help: str
     example: str = ""
     data_sets: tuple[tuple[str, str], ...] = ()
+    optional_sets: tuple[tuple[str, str], ...] = ()
 
     def load(self) -> Study[Any]:
         """Import the study's module and return the study."""
@@ -54,6 +57,17 @@ class StudyEntry:
 
 
 ENTRIES: tuple[StudyEntry, ...] = (
+    StudyEntry(
+        "gradient",
+        "input_gradient",
+        GradientConfig,
+        "One gradient, used for the weights and for the input (Szegedy 2013).",
+        "Follow one gradient both ways, to train a network and to attack it, and measure how far "
+        "the nearest error is (Szegedy et al. 2013).",
+        "--data mnist/ --pictures photos/",
+        (("data", "mnist"),),
+        (("pictures", "photos"),),
+    ),
     StudyEntry(
         name="polytope",
         module="outer_polytope",
@@ -161,6 +175,7 @@ def plan_booklet(config: BookletConfig) -> BookletPlan:
             left_out[entry.name] = f"needs {' and '.join(f'--{kind}-data' for kind in missing)}"
             continue
         values: dict[str, Any] = {field: path for field, (_, path) in paths.items()}
+        values |= {field: config.data_set(kind) for field, kind in entry.optional_sets}
         values |= {"quick": config.quick, "full": config.full, "seed": config.seed}
         chosen.append((entry, entry.config(**values)))
 
