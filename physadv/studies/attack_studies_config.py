@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import ConfigField
+from physadv.core.errors import OptionError
 from physadv.studies.config import PICTURES_HELP, StudyConfig
+from physadv.threat.parsing import parse_threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +36,54 @@ class GradientConfig(StudyConfig):
     ] = None
     model: shared.ModelName = "efficientnet-lite0"
     weights: shared.ModelWeights = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(StudyConfig):
+    """Configuration of the study of transfer between networks.
+
+    Example:
+        >>> TransferConfig(data="mnist/").eps
+        0.2
+    """
+
+    command: ClassVar[str] = "study-transfer"
+
+    data: shared.DataPath
+    threat: shared.ThreatText = "linf:0.2"
+    sign_data: Annotated[
+        str | None,
+        ConfigField(
+            "Traffic signs: networks trained on them and the model signs are attacked in turn.",
+            "Data",
+            metavar="PATH",
+            path=True,
+            default="none: networks of --data alone",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check the threat beside types and limits."""
+        super().__post_init__()
+        linf_radius(self.threat)
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat in l_inf, in units of [0, 1] images."""
+        return linf_radius(self.threat)
+
+
+def linf_radius(threat: str) -> float:
+    """Return the radius of a threat in l_inf, in units of [0, 1] images.
+
+    Raises:
+        OptionError: The threat is of another norm, or its radius is not between 0 and 1.
+    """
+    norm, eps = parse_threat(threat)
+    if norm != "linf" or not 0 < eps < 1:
+        raise OptionError(
+            f"threat {threat!r}",
+            "the study is of l_inf, with a radius between 0 and 1",
+            "Use e.g. linf:0.2",
+        )
+    return eps

@@ -70,8 +70,10 @@ PAPERS = (
 )
 LEVELS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3)
 """Distortions that are tried: root mean square change of a value in [0, 1]."""
-RELATIVE = (0.0, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
+RELATIVE = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
 """Steps along the gradient, in lengths of the weights or of the image."""
+FLOOR = 1e-6
+"""Smallest loss that is drawn; smaller ones are lost in the rounding of probabilities near 1."""
 GAIN = 10
 """Factor by which differences are enlarged in pictures."""
 PHOTO_EPS255 = 2
@@ -278,7 +280,10 @@ def smallest_distortions(
 
 
 def _noise_rows(config: GradientConfig, work: Workspace) -> list[Row]:
-    """The share of images that Gaussian noise makes misclassified, by its distortion."""
+    """The share of images that Gaussian noise makes misclassified, by its distortion.
+
+    The noise is not clipped, as in the paper: clipping would brighten the black background.
+    """
     chosen = _correct(config, work, config.scaled(4, 100, 1000))
     net = _net(config, work)
     draws = config.scaled(1, 10, 20)
@@ -287,8 +292,7 @@ def _noise_rows(config: GradientConfig, work: Workspace) -> list[Row]:
         source = work.generator("noise", str(level))
         for _ in range(draws):
             noise = level * torch.randn(chosen.images.shape, generator=source)
-            noisy = (chosen.images + noise).clamp(0, 1)
-            wrong = int((predict(net, noisy) != chosen.labels).sum())
+            wrong = int((predict(net, chosen.images + noise) != chosen.labels).sum())
             rows.append({"level": level, "wrong": wrong, "n": len(chosen.labels)})
     return rows
 
@@ -376,14 +380,35 @@ def _photo_rows(config: GradientConfig, work: Workspace) -> list[Row]:
                 searches=config.scaled(1, 4, 8),
                 steps=config.scaled(3, 15, 30),
             )
-            moved = photo if near is None else (near * 255).round() / 255
-            with torch.no_grad():
-                success = int(model(moved[None]).argmax()) == int(target)
+            moved, success = rounded_beyond(model, photo, near, int(target))
             rows.append(
                 {"photo": name, "attack": "lbfgs", "goal": "targeted", "success": success}
                 | _photo_pictures(work, model, photo, moved, "photo-lbfgs")
             )
     return rows
+
+
+@torch.no_grad()
+def rounded_beyond(
+    model: nn.Module, clean: Tensor, near: Tensor | None, target: int
+) -> tuple[Tensor, bool]:
+    """Return an adversarial image rounded to 8 bits, its change enlarged by up to twice where the
+    rounding would undo it, and whether it is of the target class.
+
+    Args:
+        model: Classifier.
+        clean: Clean image (c, h, w) in [0, 1].
+        near: Adversarial image; None where none was found, for the clean one.
+        target: Class to reach.
+    """
+    moved = clean
+    if near is None:
+        return moved, False
+    for percent in range(100, 210, 10):
+        moved = (clean + percent / 100 * (near - clean)).clamp(0, 1).mul(255).round() / 255
+        if int(model(moved[None]).argmax()) == target:
+            return moved, True
+    return moved, False
 
 
 def _photos(config: GradientConfig, model: LoadedModel, count: int) -> list[tuple[str, Tensor]]:
@@ -506,7 +531,8 @@ def _seen_blocks(rows: PartRows) -> list[Block | str]:
     ]
     photos = rows.get("photos", [])
     shown = [r for r in photos if r["attack"] == "lbfgs"]
-    shown += [r for r in photos if r["attack"] == "pgd"][:4]
+    others = [r for r in photos if r["attack"] == "pgd"][2:]
+    shown += [r for k, r in enumerate(others) if k % 4 in (0, 3)][:3] if others else []
     if shown:
         blocks.append(
             Pictures(
@@ -556,8 +582,8 @@ def _two_use_blocks(rows: Sequence[Row]) -> list[Block | str]:
         for step in RELATIVE:
             losses = [r["loss"] for r in rows if r["use"] == use and r["step"] == step]
             mean = mean_interval(losses)
-            low, high = max(mean.low, mean.mean / 100), mean.high
-            points.append(Point(step, max(mean.mean, 1e-12), max(low, 1e-12), high))
+            middle, low, high = (max(end, FLOOR) for end in (mean.mean, mean.low, mean.high))
+            points.append(Point(step, middle, low, high))
         series.append(Series(label, tuple(points)))
     count = len({r["image"] for r in rows})
     return [
@@ -573,9 +599,10 @@ def _two_use_blocks(rows: Sequence[Row]) -> list[Block | str]:
         Chart(
             "two-uses",
             f"Mean loss of {count} correctly classified images after a step along each image's own "
-            "gradient, with 95 % intervals: down in the weights, up in the image.",
+            "gradient, with 95 % intervals: down in the weights, up in the image. Losses below "
+            f"{FLOOR:g} are drawn there.",
             Axis("length of the step, relative to the weights or to the image"),
-            Axis("loss of the image", scale="log"),
+            Axis("loss of the image", scale="log", low=FLOOR),
             tuple(series),
         ),
     ]
@@ -653,8 +680,11 @@ def _spectrum_blocks(rows: Sequence[Row]) -> list[Block | str]:
     edge = max(r["frequency"] for r in rows)
     white = Series("white noise", (Point(0.0, 1.0), Point(edge, 1.0)), "curve", "theory")
     return [
-        "A picture is a sum of waves. Images are made of slow waves; noise has all of them alike. "
-        "What the attack adds lies between: it is neither a visible shape nor plain noise.",
+        "A picture is a sum of waves. White noise holds all of them alike; shapes that we see are "
+        "made of slow ones. At the slowest waves drawn, the change has "
+        f"{_power(rows, 'change', 0):.2g} times the power of white noise (the images "
+        f"{_power(rows, 'images', 0):.2g} times); at the fastest, "
+        f"{_power(rows, 'change', -1):.2g} times (the images {_power(rows, 'images', -1):.2g}).",
         Chart(
             "spectrum",
             "Mean power of a wave by its frequency, relative to white noise of the same total "
@@ -664,6 +694,11 @@ def _spectrum_blocks(rows: Sequence[Row]) -> list[Block | str]:
             (*series, white),
         ),
     ]
+
+
+def _power(rows: Sequence[Row], of: str, number: int) -> float:
+    """Relative power of the ``number``-th frequency."""
+    return [float(r["power"]) for r in rows if r["of"] == of][number]
 
 
 def _comparisons(rows: PartRows) -> tuple[Comparison, ...]:
@@ -691,7 +726,7 @@ def _comparisons(rows: PartRows) -> tuple[Comparison, ...]:
             f"{cited}, table 2",
             "0 % (FC100-100-10)",
             f"{_noise_rate(rows['noise'], 0.1)}",
-            "Here pixels stay between black and white, which makes the noise somewhat smaller.",
+            "Not clipped to [0, 1] in either; images that the network classifies correctly.",
         ),
         Comparison(
             "Errors under Gaussian noise of standard deviation 0.3",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
 from physadv.studies.attack_configs import ThreatsConfig
-from physadv.studies.attack_studies_config import GradientConfig
+from physadv.studies.attack_studies_config import GradientConfig, TransferConfig
 from physadv.studies.certificate_studies_config import (
     IntervalsConfig,
     PolytopeConfig,
@@ -67,6 +67,17 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "--data mnist/ --pictures photos/",
         (("data", "mnist"),),
         (("pictures", "photos"),),
+    ),
+    StudyEntry(
+        "transfer",
+        "transfer_matrix",
+        TransferConfig,
+        "Examples made for one network, given to others (Szegedy 2013, Dong 2018).",
+        "Attack networks of several architectures and halves of the training images, and measure "
+        "how often the examples fool the others, with and without momentum and diverse inputs.",
+        "--data mnist/",
+        (("data", "mnist"),),
+        (("sign_data", "gtsrb"),),
     ),
     StudyEntry(
         name="polytope",

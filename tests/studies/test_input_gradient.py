@@ -21,6 +21,7 @@ from physadv.studies.input_gradient import (
     STUDY,
     losses_along_gradient,
     rms,
+    rounded_beyond,
     smallest_distortions,
     target_class,
 )
@@ -103,6 +104,19 @@ def test_the_smallest_distortion_is_that_of_the_boundary() -> None:
     attack = partial(pgd, norm="l2", steps=10, speed="plain")
     found = smallest_distortions(attack, net, images, torch.zeros(2, dtype=torch.long), None)
     assert found == [pytest.approx(0.03, abs=1e-4), pytest.approx(0.06, abs=1e-4)]
+
+
+def test_rounding_does_not_undo_an_attack() -> None:
+    """A change too small to survive 8 bits is enlarged until it does, or reported as failed."""
+    weights = torch.ones(16)
+    net = linear(weights)
+    net[1].bias.data = torch.tensor([0.0, -16 * (128.9 / 255)])
+    clean = torch.full((1, 4, 4), 128 / 255)
+    moved, success = rounded_beyond(net, clean, torch.full((1, 4, 4), 129.1 / 255), 1)
+    assert success
+    assert torch.equal(moved * 255, (moved * 255).round())
+    assert rounded_beyond(net, clean, None, 1) == (clean, False)
+    assert not rounded_beyond(net, clean, clean + 0.1 / 255, 1)[1]
 
 
 def test_photos_become_ostriches_where_the_model_knows_them() -> None:
