@@ -28,6 +28,7 @@ from physadv.studies.page import Paper
 from physadv.studies.small_classifiers import (
     StudyData,
     accuracy,
+    broken_images,
     fit_classifier,
     load_study_data,
     subset,
@@ -110,9 +111,9 @@ def _measure_images(
         )
         clean = accuracy(net, test, labels)
         attacked = slice(0, config.attacked)
-        broken = pgd(
-            net, test[attacked], labels[attacked], eps=images.radii[-1], steps=10, norm="linf"
-        ).success
+        broken = broken_images(
+            pgd, net, test[attacked], labels[attacked], eps=images.radii[-1], steps=10
+        )
         yield {
             "n": n,
             "eps": eps,

@@ -26,6 +26,7 @@ from physadv.studies.page import Paper
 from physadv.studies.small_architectures import SmallResNet
 from physadv.studies.small_classifiers import (
     StudyData,
+    broken_images,
     fit_classifier,
     load_study_data,
     predict,
@@ -174,7 +175,8 @@ def _verdicts(net: nn.Module, data: StudyData, config: FeaturesConfig) -> Row:
     found = predict(net, test)
     images, own = test[: config.attacked], labels[: config.attacked]
     withstood = [
-        int((~pgd(net, images, own, eps=eps, norm="l2", steps=10).success).sum()) for eps in RADII
+        int((~broken_images(pgd, net, images, own, eps=eps, norm="l2", steps=10)).sum())
+        for eps in RADII
     ]
     return {
         "right": int((found == labels).sum()),

@@ -20,6 +20,17 @@ GtsrbData = Annotated[
     ),
 ]
 """Second data set of a study, of traffic signs."""
+Cifar10Data = Annotated[
+    str | None,
+    ConfigField(
+        "CIFAR-10: class folders, or a zip of them.",
+        "Data",
+        metavar="PATH",
+        path=True,
+        default="none: --data alone",
+    ),
+]
+"""Second data set of a study, of small photos."""
 LEAST_SIGNS = 3000
 """Signs to read at least, so that every class has several tracks, of which one is held out."""
 
@@ -175,3 +186,78 @@ class FeaturesConfig(StudyConfig):
     def attacked(self) -> int:
         """Test images that are attacked."""
         return self.scaled(20, 300, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStudyConfig(StudyConfig):
+    """Configuration of the study of adversarial training: cost, overfitting, capacity.
+
+    Example:
+        >>> TrainingStudyConfig(data="mnist/", quick=True).epochs
+        1
+    """
+
+    command: ClassVar[str] = "study-training"
+
+    data: shared.DataPath
+    cifar10_data: Cifar10Data = None
+
+    @property
+    def images(self) -> int:
+        """Training images for the comparison of methods."""
+        return self.scaled(256, 10_000, 60_000)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of each training; Free-m passes the data once in m of them."""
+        return self.scaled(1, 4, 24)
+
+    @property
+    def eps(self) -> float:
+        """Radius in l_inf for the comparison of methods and of widths."""
+        return self.scaled(0.2, 0.2, 0.3)
+
+    @property
+    def test_steps(self) -> int:
+        """Steps of the attack that judges."""
+        return self.scaled(3, 20, 100)
+
+    @property
+    def tested(self) -> int:
+        """Test images."""
+        return self.scaled(60, 2000, 10_000)
+
+    @property
+    def attacked(self) -> int:
+        """Test images that are attacked."""
+        return self.scaled(20, 400, 10_000)
+
+    @property
+    def few_images(self) -> int:
+        """Training images for overfitting."""
+        return self.scaled(128, 1000, 50_000)
+
+    @property
+    def long_epochs(self) -> int:
+        """Epochs for overfitting."""
+        return self.scaled(3, 60, 200)
+
+    @property
+    def width_images(self) -> int:
+        """Training images for the comparison of widths."""
+        return self.scaled(256, 8000, 60_000)
+
+    @property
+    def width_epochs(self) -> int:
+        """Epochs for the comparison of widths."""
+        return self.scaled(1, 3, 24)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Factors of the smallest network's width."""
+        return self.scaled((1, 2), (1, 2, 4, 8), (1, 2, 4, 8, 16))
+
+    @property
+    def pgd_steps(self) -> int:
+        """Steps of PGD in the trainings of overfitting and widths."""
+        return self.scaled(1, 5, 10)

@@ -19,7 +19,12 @@ from physadv.studies.certificate_studies_config import (
     SmoothingStudyConfig,
 )
 from physadv.studies.config import BookletConfig, StudyConfig
-from physadv.studies.learning_studies_config import CostConfig, FeaturesConfig, SamplesConfig
+from physadv.studies.learning_studies_config import (
+    CostConfig,
+    FeaturesConfig,
+    SamplesConfig,
+    TrainingStudyConfig,
+)
 
 if TYPE_CHECKING:
     from physadv.studies.study import Study
@@ -108,6 +113,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "votes, noise against accuracy.",
         example="--data mnist/",
         data_sets=(("data", "mnist"),),
+    ),
+    StudyEntry(
+        name="training",
+        module="robust_training",
+        config=TrainingStudyConfig,
+        short="Adversarial training: cost, overfitting, capacity (Madry 2017).",
+        help="Train networks by PGD, Free, fast, TRADES and a gradient penalty; compare robust "
+        "accuracy with cost, over epochs, and by width.",
+        example="--data mnist/ --cifar10-data cifar10.zip",
+        data_sets=(("data", "mnist"), ("cifar10_data", "cifar10")),
     ),
     StudyEntry(
         name="cost",

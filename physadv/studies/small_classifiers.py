@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from physadv.attacks.attack_result import AttackResult
+from physadv.core.findings import FindingWarning
 from physadv.core.random_streams import numpy_generator
 from physadv.datasets import read_dataset
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
@@ -175,3 +180,26 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> RateInterval:
         labels: True classes (n,).
     """
     return wilson_interval(int((predict(net, images) == labels).sum()), len(labels))
+
+
+def broken_images(
+    attack: Callable[..., AttackResult],
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    **settings: Any,
+) -> Tensor:
+    """Return which images (n,) an attack breaks, without its warnings.
+
+    A network that a hard training left without any gradient is one of a study's results.
+
+    Args:
+        attack: Attack, such as :func:`physadv.attacks.pgd`.
+        net: Network in eval mode.
+        images: Images (n, c, h, w) in [0, 1].
+        labels: True classes (n,).
+        settings: Settings of the attack.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FindingWarning)
+        return attack(net, images, labels, **settings).success
