@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from physadv.attacks.auto_pgd import apgd as apgd
     from physadv.attacks.decision_based import hopskipjump as hopskipjump
     from physadv.attacks.decision_based import rays as rays
+    from physadv.attacks.detection import DetectorAttackResult as DetectorAttackResult
+    from physadv.attacks.detection import detector_attack as detector_attack
     from physadv.attacks.gradient import fgsm as fgsm
     from physadv.attacks.gradient import gradient_ascent as gradient_ascent
     from physadv.attacks.gradient import pgd as pgd
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AttackResult": "attack_result",
+    "DetectorAttackResult": "detection",
     "DiverseInputs": "transfer_based",
     "EstimatedGradient": "score_based",
     "SurrogateEnsemble": "surrogates",
@@ -54,6 +57,7 @@ _HOMES = {
     "bpda": "obfuscated",
     "cw_l2": "minimum_norm",
     "deepfool": "minimum_norm",
+    "detector_attack": "detection",
     "expectation_model": "obfuscated",
     "fab": "minimum_norm",
     "fgsm": "gradient",

@@ -104,7 +104,7 @@ def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> E
         >>> import torch
         >>> from physadv.attacks import pgd
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
-        >>> noisy = expectation_model(lambda x: net(x + 0.1 * torch.randn_like(x)), draws=4)
+        >>> noisy = expectation_model(lambda x: net(x + 0.01 * torch.randn_like(x)), draws=8)
         >>> images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
         >>> pgd(noisy, images, labels, eps=8 / 255, steps=3).images.shape
         torch.Size([2, 3, 4, 4])
