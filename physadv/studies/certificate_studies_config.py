@@ -100,3 +100,27 @@ class IntervalsConfig(StudyConfig):
     def test_images(self) -> int:
         """Number of test images of the errors at the radius of the training."""
         return self.scaled(12, 1000, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormsConfig(StudyConfig):
+    """Configuration of the study of what noise pays for l_inf.
+
+    Example:
+        >>> NormsConfig(data="mnist/", quick=True).sides
+        (8, 16)
+    """
+
+    command: ClassVar[str] = "study-norms"
+
+    data: shared.DataPath
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Heights and widths in px that the images are brought to."""
+        return self.scaled((8, 16), (8, 16, 32, 64), (8, 16, 32, 64, 96))
+
+    @property
+    def votes(self) -> int:
+        """Votes that bound the probability of an image's class."""
+        return self.scaled(100, 1000, 100_000)

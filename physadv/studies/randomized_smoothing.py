@@ -184,7 +184,7 @@ def _plane_rows(config: SmoothingStudyConfig, workspace: Workspace) -> Iterator[
     workspace.save_picture("base-regions", painted_regions(scene.base))
     workspace.save_picture("vote-regions", painted_regions(scene.vote))
 
-    noise = PLANE_SIGMA * torch.randn((250, 2), generator=workspace.generator("dots"))
+    noise = PLANE_SIGMA * torch.randn((120, 2), generator=workspace.generator("dots"))
     dots = torch.tensor(scene.center) + noise
     with torch.no_grad():
         classes = scene.net(dots).argmax(1)

@@ -319,7 +319,7 @@ def _add_formulas(sections: PageSections, rows: Sequence[Row]) -> None:
 
 def _add_images(sections: PageSections, nets: dict[float, Sequence[Row]]) -> None:
     first = next(iter(nets.values()))
-    radii = [k / 4 for k in range(13)]
+    radii = [k / 8 for k in range(25)]
     series = [
         Series(
             f"noise {rows[0]['sigma']:g}" + ("" if trained else ", trained without"),
@@ -395,7 +395,7 @@ def _curve_point(rows: Sequence[Row], radius: float) -> Point:
 
 def _reaches(rows: Sequence[Row], radius: float) -> bool:
     """Return whether a curve is drawn at a radius: up to the first where it is 0."""
-    return certified_within(rows, radius - 0.25).rate > 0
+    return certified_within(rows, radius - 1 / 8).rate > 0
 
 
 def published_shares(rows: Sequence[Row]) -> dict[tuple[str, float], RateInterval]:
@@ -412,7 +412,7 @@ def published_shares(rows: Sequence[Row]) -> dict[tuple[str, float], RateInterva
             sum(bool(r["correct"]) and r["radius"] >= radius for r in own), len(own)
         )
         for sigma, own in by_sigma.items()
-        for radius in (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+        for radius in (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     }
 
 

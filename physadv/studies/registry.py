@@ -15,6 +15,7 @@ from physadv.studies.attack_configs import ThreatsConfig
 from physadv.studies.attack_studies_config import GradientConfig, TransferConfig
 from physadv.studies.certificate_studies_config import (
     IntervalsConfig,
+    NormsConfig,
     PolytopeConfig,
     SmoothingStudyConfig,
 )
@@ -133,6 +134,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "training, and both accuracies in a model where their conflict is proved.",
         example="--data mnist/ --gtsrb-data gtsrb.zip",
         data_sets=(("data", "mnist"), ("gtsrb_data", "gtsrb")),
+    ),
+    StudyEntry(
+        name="norms",
+        module="noise_and_norms",
+        config=NormsConfig,
+        short="What noise pays for l_inf: the root of the dimension (Blum, Yang 2020).",
+        help="Measure the certified l_inf radius of smoothing against the number of dimensions, by "
+        "formula, by simulation and on images of several sizes.",
+        example="--data mnist/",
+        data_sets=(("data", "mnist"),),
     ),
     StudyEntry(
         "samples",
