@@ -41,7 +41,13 @@ PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES, "backgrounds": "backgr
 def _sticker(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
     """A sticker on drawn stop signs of many faces, whose place and proportions are searched; it
     needs no data."""
-    chosen = {"goal": "untargeted", "steps": 400, "draws": 32, "search": "shape", "restarts": 24}
+    chosen = {
+        "goal": "untargeted",
+        "steps": 400,
+        "draws": 32,
+        "search": "proportions",
+        "restarts": 24,
+    }
     return PatchConfig(size_mm=size_mm, **{**chosen, **settings})
 
 

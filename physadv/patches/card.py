@@ -9,7 +9,7 @@ from typing import Any
 
 from physadv.core.findings import Finding
 from physadv.core.lights import worst_light
-from physadv.eot.mask_shapes import area_share
+from physadv.eot.mask_shapes import area_share, bar_layout
 from physadv.eot.scenes.load import SceneSources
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.cards import LoadedModel
@@ -61,7 +61,7 @@ def make_card(
     true = ANYWHERE if config.object == ANYWHERE else model.card.class_name(task.goal.true_class)
     target = task.goal.target_class
     info = PatchInfo(
-        name=config.name or f"{model.card.name}-{config.goal}-{config.mask}",
+        name=config.name or f"{model.card.name}-{config.goal}-{_shape_name(config.mask)}",
         goal=config.goal,
         true_class=true,
         target_class=None if target is None else model.card.class_name(target),
@@ -98,6 +98,11 @@ def make_card(
         visibility=visibility_table(curves),
         versions={name: version(name) for name in _RECORDED_PACKAGES},
     )
+
+
+def _shape_name(mask: str) -> str:
+    """Shape of a sticker in its name, which does not count bars."""
+    return mask if bar_layout(mask) is None else "bars"
 
 
 def patch_findings(measured: PatchMeasurement) -> list[Finding]:

@@ -15,10 +15,11 @@ from physadv.core.stop_signs import PLAIN, VARIED, check_face_kind
 
 ANYWHERE = "anywhere"
 """Value of ``object`` for a patch that may lie anywhere in a photo."""
-SEARCHES = ("none", "place", "shape")
+SEARCHES = ("none", "place", "proportions", "shape")
 """Values of ``search``."""
-_SEARCHED_STARTS = 20
-"""Starts of a race where the place is searched and no number is given."""
+_SEARCHED_STARTS, _STARTS_WITH_BARS = 20, 32
+"""Starts of a race where the place is searched and no number is given: of one piece, and where bars
+race too."""
 PROFILES = ("profile", "camera_profile")
 """Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
 
@@ -55,7 +56,9 @@ class PatchConfig(ModelSettings):
     mask: Annotated[
         str,
         ConfigField(
-            "Shape: rectangle, circle, octagon, bars, or a PNG (alpha) or SVG file.", "Sticker"
+            "Shape: rectangle, circle, octagon, bars (two), bars:COUNT:SHARE (so many, which cover "
+            "that share of the height), or a PNG (alpha) or SVG file.",
+            "Sticker",
         ),
     ] = "rectangle"
     size_mm: Annotated[
@@ -157,8 +160,9 @@ class PatchConfig(ModelSettings):
     search: Annotated[
         str,
         ConfigField(
-            "What is searched before the optimization: place (any on the sign), shape (the "
-            "proportions too, of the same area) or none (--center and --size as given).",
+            "What is searched before the optimization, at the same area: place (any on the sign), "
+            "proportions (and place), shape (bars in place of one rectangle too) or none (--center "
+            "and --size as given).",
             "Optimization",
             completions=SEARCHES,
         ),
@@ -169,7 +173,7 @@ class PatchConfig(ModelSettings):
             shared.RESTARTS_HELP,
             "Optimization",
             least=0,
-            default="20 with --search, else 1",
+            default="20 with --search, 32 where bars race too, else 1",
         ),
     ] = 0
     resolution: Annotated[
@@ -218,7 +222,14 @@ class PatchConfig(ModelSettings):
     @property
     def number_of_starts(self) -> int:
         """Number of the starts that race; 1 for none but the one configured."""
-        return self.restarts or (_SEARCHED_STARTS if self.search != "none" else 1)
+        if self.restarts or self.search == "none":
+            return self.restarts or 1
+        return _STARTS_WITH_BARS if self.searches_bars else _SEARCHED_STARTS
+
+    @property
+    def searches_bars(self) -> bool:
+        """Whether bars race beside the rectangle."""
+        return self.search == "shape" and self.mask == "rectangle"
 
     @property
     def printability_weight(self) -> float:

@@ -111,8 +111,8 @@ class PatchRun:
     def race(self) -> Iterator[RaceProgress]:
         """Race the starts and yield the state after each step of theirs; nothing for one start.
 
-        The winner is on disk before the last state is yielded. Its place and size are those of the
-        configuration from then on.
+        The winner is on disk before the last state is yielded. Its place, size and shape are those
+        of the configuration from then on.
         """
         if self._won is not None or self.config.number_of_starts < 2:
             return
@@ -125,7 +125,12 @@ class PatchRun:
         assert won is not None  # a race has at least one step
         self._won = won
         self.task = task_at(self.task, self.config, won.best)
-        self.config = replace(self.config, center_mm=won.best.center_mm, size_mm=won.best.size_mm)
+        self.config = replace(
+            self.config,
+            center_mm=won.best.center_mm,
+            size_mm=won.best.size_mm,
+            mask=won.best.mask or self.config.mask,
+        )
 
     def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
         """Run the remaining steps and yield the state after each.
@@ -296,5 +301,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race"}
     if config.search != "none":
         ignored |= {"center_mm", "width_mm", "height_mm"}  # those on the card were found
+    if config.searches_bars:
+        ignored.add("mask")
     names = [key for key in (*current, *recorded) if key not in ignored]
     return [key for key in dict.fromkeys(names) if current.get(key) != recorded.get(key)]

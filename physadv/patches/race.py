@@ -1,4 +1,4 @@
-"""Race of starts: places, proportions and textures tried at low cost, of which the best goes on.
+"""Race of starts: places, shapes and textures tried at low cost, of which the best goes on.
 
 An untargeted loss aims at the class that is nearest, which may be one that no sticker reaches. So
 every start races twice, once with its aim at any class but the nearest one of the clean sign.
@@ -7,6 +7,9 @@ Successive halving (Karnin et al. 2013): all starts make a few steps on the same
 the lowest loss on the validation draws make more. Where the place is searched, those left also send
 out neighbors with their texture, in two rounds of smaller and smaller shifts. Places where a blank
 sticker would do come last, for there nothing can be claimed of the sticker.
+
+Bars race beside rectangles of the same area: level ones, evenly spaced in a box in the middle of
+the sign, and so over more of it.
 """
 
 from __future__ import annotations
@@ -17,16 +20,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.attacks._optimizers import CosineAdam
 from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
-from physadv.core.errors import DataError, ModelError
+from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.parsing import parse_number
 from physadv.core.random_streams import generator
 from physadv.core.reading import foreign_errors
 from physadv.core.tensor_files import read_tensors, write_tensors
-from physadv.eot.mask_shapes import make_mask
+from physadv.eot.mask_shapes import bar_layout, make_mask
 from physadv.eot.pipeline import Draw
 from physadv.eot.placement import Placement
 from physadv.eot.scenes.scene_batch import SceneBatch
@@ -58,6 +62,15 @@ _SHIFTS_MM = (24.0, 12.0)
 """Way to the neighbors of the last two rounds, on a sign of 457 mm."""
 _PROPORTIONS = (1.0, 2.25, 0.5, 1.5, 3.2, 0.7)
 """Height over width of the stickers that are tried."""
+_BARS = (5, 3, 6, 2, 4)
+"""Numbers of bars that are tried, and below the share of their box that they cover and its height
+over width."""
+_BAR_SHARES, _BAR_TALLNESS = (0.25, 0.65), (0.7, 1.9)
+_LEAST_BAR_SHARE, _LARGEST_BAR_SHARE, _MOST_BARS = 0.2, 0.8, 8
+"""How far neighbors may go."""
+_BAR_NEIGHBORS = 6
+_SPREAD = torch.tensor([0.7548776662, 0.5698402910])
+"""Step of Roberts' R2 sequence, which spreads points evenly over a square."""
 _MOST_BLANK_SUCCESS = (1 - CONTROL_FLOOR) / 4
 """Success of a blank sticker up to which a place is good: a quarter of what a check lets pass, for
 faces that are held out may be easier to cover."""
@@ -75,12 +88,14 @@ class Start:
         texture: Number of the random texture it begins with.
         avoided: Class of each model that its loss does not aim at, None where there is none; empty:
             none of any model.
+        mask: Its shape, where that is not the configured one: bars.
     """
 
     center_mm: tuple[float, float]
     size_mm: tuple[float, float]
     texture: int = 0
     avoided: tuple[int | None, ...] = ()
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,7 +183,8 @@ class Race:
         if any(number is not None for number in nearest):
             starts += [replace(start, avoided=nearest) for start in starts]
         runners = [self._runner(start) for start in starts]
-        bound = len(runners) + keeps[0] + (keeps[1] + keeps[2]) * (5 if searches else 1)
+        neighbors = (4 if searches else 0) + (_BAR_NEIGHBORS if self.config.searches_bars else 0)
+        bound = len(runners) + keeps[0] + (keeps[1] + keeps[2]) * (1 + neighbors)
         total = bound * _ROUND_STEPS
 
         for number, keep in enumerate(keeps):
@@ -196,7 +212,7 @@ class Race:
             return [replace(first, texture=number) for number in range(count)]
 
         blank: dict[Start, float] = {}
-        others = itertools.chain(_central_starts(self.config), _random_starts(self.config))
+        others = itertools.chain(_central_starts(self.config), _other_starts(self.config))
         for start in itertools.chain([first], others):
             blank[start] = self._blank_success(start)
             good = [start for start in blank if blank[start] <= self._most_blank]
@@ -208,13 +224,17 @@ class Race:
         return chosen
 
     def _neighbors(self, runners: Sequence[_Runner], shift_mm: float, number: int) -> list[_Runner]:
-        """The runners' stickers, shifted up, down, left and right by ``shift_mm``."""
+        """The runners' stickers, shifted up, down, left and right by ``shift_mm``, and bars besides
+        in boxes larger or smaller in proportion, and one more or less of them."""
         shift = shift_mm * self.config.sign_width_mm / 457
         places: dict[Start, _Runner] = {}
         for runner in runners:
             x, y = runner.start.center_mm
-            for dx, dy in ((-shift, 0), (shift, 0), (0, -shift), (0, shift)):
-                start = replace(runner.start, center_mm=(round(x + dx, 1), round(y + dy, 1)))
+            shifted = [
+                replace(runner.start, center_mm=(round(x + dx, 1), round(y + dy, 1)))
+                for dx, dy in ((-shift, 0), (shift, 0), (0, -shift), (0, shift))
+            ]
+            for start in (*shifted, *_other_bars(runner.start, 1 + shift_mm / 120)):
                 if not _is_on_sign(start, self.config.sign_width_mm):
                     continue
                 if self._blank_success(start) <= self._most_blank:
@@ -227,6 +247,8 @@ class Race:
         task = task_at(self.task, self.config, start)
         if patch is None:
             patch = initial_patch(task, start.texture)
+        elif patch.shape[-2:] != task.mask.shape[-2:]:
+            patch = F.interpolate(patch, size=task.mask.shape[-2:], mode="bilinear", antialias=True)
 
         victims = self._victims_of(start)
 
@@ -352,10 +374,11 @@ def task_at(task: PatchTask, config: PatchConfig, start: Start) -> PatchTask:
     Args:
         task: The task of ``config``.
         config: Its shape, resolution and look.
-        start: Place, size and aim.
+        start: Place, size, shape and aim.
     """
     width, height = start.size_mm
-    mask = make_mask(config.mask, width, height, longest_px=config.resolution)
+    shape = start.mask or config.mask
+    mask = make_mask(shape, width, height, longest_px=config.resolution)
     appearance = PatchAppearance.from_files(
         config.palette, config.content, config.content_weight, (mask.shape[-2], mask.shape[-1])
     )
@@ -373,14 +396,57 @@ def _central_starts(config: PatchConfig) -> Iterator[Start]:
             yield start
 
 
+def _other_starts(config: PatchConfig) -> Iterator[Start]:
+    """Places spread over the sign; where bars race, two stickers of bars before each."""
+    bars = _bar_starts(config) if config.searches_bars else iter(())
+    for place in _random_starts(config):
+        yield from itertools.islice(bars, 2)
+        yield place
+
+
+def _bar_starts(config: PatchConfig) -> Iterator[Start]:
+    """Bars in the middle of the sign, as large in all as the rectangle, in boxes of many sizes."""
+    stream = generator(config.seed, "race", "bars")
+    offset = torch.rand(2, generator=stream)
+    area = config.width_mm * config.height_mm
+    (least, most), (flat, tall) = _BAR_SHARES, _BAR_TALLNESS
+    for number in range(10_000):
+        first, second = ((offset + _SPREAD * number) % 1).tolist()
+        share = round(least + (most - least) * first, 2)
+        tallness = flat * (tall / flat) ** second
+        width = (area / share / tallness) ** 0.5
+        size = (round(width, 1), round(width * tallness, 1))
+        count = _BARS[number % len(_BARS)]
+        start = Start((0.0, 0.0), size, mask=f"bars:{count}:{share}")
+        if _is_on_sign(start, config.sign_width_mm):
+            yield start
+
+
+def _other_bars(start: Start, factor: float) -> Iterator[Start]:
+    """Bars like those of ``start``: their box ``factor`` wider, narrower, taller or lower at the
+    same area of bars, or one bar more or less. None for another shape."""
+    layout = bar_layout(start.mask)
+    if layout is None:
+        return
+    (count, share), (width, height) = layout, start.size_mm
+    for x, y in ((factor, 1.0), (1 / factor, 1.0), (1.0, factor), (1.0, 1 / factor)):
+        other = round(share / (x * y), 3)
+        if _LEAST_BAR_SHARE <= other <= _LARGEST_BAR_SHARE:
+            area = share * width * height
+            size = (round(width * x, 1), round(area / other / (width * x), 1))
+            yield replace(start, size_mm=size, mask=f"bars:{count}:{other}")
+    for other_count in (count - 1, count + 1):
+        if 2 <= other_count <= _MOST_BARS:
+            yield replace(start, mask=f"bars:{other_count}:{share}")
+
+
 def _random_starts(config: PatchConfig) -> Iterator[Start]:
     """Places spread evenly over the sign, in turn with each of the proportions tried."""
     stream = generator(config.seed, "race", "places")
     offset = torch.rand(2, generator=stream)
-    spread = torch.tensor([0.7548776662, 0.5698402910])  # Roberts' R2 sequence
     sizes = _sizes(config)
     for number in range(10_000):
-        unit = ((offset + spread * number) % 1).tolist()
+        unit = ((offset + _SPREAD * number) % 1).tolist()
         size = sizes[number % len(sizes)]
         room = [config.sign_width_mm - side for side in size]
         center = [round(side * (place - 0.5), 1) for side, place in zip(room, unit, strict=True)]
@@ -392,7 +458,7 @@ def _random_starts(config: PatchConfig) -> Iterator[Start]:
 def _sizes(config: PatchConfig) -> list[tuple[float, float]]:
     """Widths and heights that are tried: the configured one, or its area in several proportions."""
     width, height = config.size_mm
-    if config.search != "shape":
+    if config.search not in ("proportions", "shape"):
         return [(round(width, 1), round(height, 1))]
     area = width * height
     return [
@@ -427,6 +493,7 @@ def save_start(folder: Path, progress: RaceProgress, key: int) -> Path:
         "size_mm": " ".join(map(repr, best.size_mm)),
         "texture": str(best.texture),
         "avoided": " ".join(map(str, best.avoided)),
+        "mask": best.mask,
         "draws": str(progress.draws),
     }
     return write_tensors(folder / _FILE, {"patch": progress.patch}, facts)
@@ -456,7 +523,10 @@ def load_start(folder: Path, key: int) -> RaceProgress | None:
             texture, draws = int(facts["texture"]), int(facts["draws"])
             words = facts.get("avoided", "").split()  # none in runs of earlier versions
             avoided = tuple(None if word == "None" else abs(int(word)) for word in words)
-    except (ModelError, DataError):
+            mask = facts.get("mask", "")
+            if mask and bar_layout(mask) is None:
+                return None
+    except (ModelError, DataError, OptionError):
         return None
-    best = Start((x, y), (width, height), texture, avoided)
+    best = Start((x, y), (width, height), texture, avoided, mask)
     return RaceProgress(0, 0, draws, best, patch, is_over=True)

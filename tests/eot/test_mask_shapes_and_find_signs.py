@@ -23,7 +23,15 @@ from physadv.eot.scenes.signs import DrawnScenes, PhotoScenes, PhotoSign, SceneS
 
 @pytest.mark.parametrize(
     ("shape", "share"),
-    [("rectangle", 1.0), ("circle", pi / 4), ("octagon", 0.8284), ("bars", 0.55)],
+    [
+        ("rectangle", 1.0),
+        ("circle", pi / 4),
+        ("octagon", 0.8284),
+        ("bars", 0.55),
+        ("bars:2:0.3", 0.3),
+        ("bars:5:0.4", 0.4),
+        ("bars:12:.5", 0.5),
+    ],
 )
 def test_shapes_cover_their_share(shape: str, share: float) -> None:
     """Each shape covers the share of its box that geometry gives."""
@@ -60,6 +68,9 @@ def test_masks_without_pixels_and_unknown_shapes_are_refused(tmp_path: Path) -> 
         make_mask("circle", 0, 10)
     with pytest.raises(OptionError, match="heart"):
         make_mask("heart", 10, 10)
+    for bars in ("bars:1:0.5", "bars:13:0.5", "bars:5:0.99", "bars:5:0.01", "bars:5:5", "bars:5"):
+        with pytest.raises(OptionError, match="bars"):
+            make_mask(bars, 10, 10)
     with pytest.raises(ImageError, match="no such file"):
         make_mask("missing.png", 10, 10)
 

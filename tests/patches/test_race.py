@@ -9,6 +9,7 @@ import pytest
 from own_model import work_beside
 
 from physadv.core.errors import OptionError
+from physadv.eot.mask_shapes import bar_layout, make_mask
 from physadv.patches import patch_run, race
 from physadv.patches.config import PatchConfig
 from physadv.patches.patch_run import PatchRun, checkpoint_key
@@ -38,6 +39,18 @@ class Trap(UpperLeft):
         stop, green = super().forward(x).unbind(1)
         pale = x[:, :, 4:14, 4:14].mean((1, 2, 3))
         return torch.stack([stop, green - 4, 1.2 + 0.5 * torch.tanh(pale)], 1)
+
+class FarApart(UpperLeft):
+    # Green is needed above and below the middle, farther apart than a square sticker is tall.
+    def forward(self, x):
+        green = x[:, 1] - x[:, ::2].mean(1)
+        least = torch.minimum(
+            green[:, 8:11, 11:21].mean((1, 2)), green[:, 21:24, 11:21].mean((1, 2))
+        )
+        return torch.stack([2 + 0 * least, 60 * least], 1)
+
+def far_apart():
+    return as_model(FarApart(), classes=["stop", "other"], input_size=32)
 
 def trap():
     return as_model(Trap(), classes=["stop", "green", "near"], input_size=32)
@@ -114,7 +127,7 @@ def test_a_race_is_run_once(settings: PatchConfig, tmp_path: Path) -> None:
 
 def test_proportions_keep_the_area(settings: PatchConfig) -> None:
     """Every start lies on the sign, and its sticker is as large as the one given."""
-    searched = replace(settings, search="shape", size_mm=(190, 100))
+    searched = replace(settings, search="proportions", size_mm=(190, 100))
     starts = [start for start, _ in zip(race._random_starts(searched), range(40), strict=False)]
     assert len({start.size_mm for start in starts}) > 3
     for start in starts:
@@ -127,13 +140,55 @@ def test_proportions_keep_the_area(settings: PatchConfig) -> None:
 
 def test_the_middle_of_the_sign_races_in_every_proportion(settings: PatchConfig) -> None:
     """Places spread evenly may leave it out, and against detectors it is often the best one."""
-    searched = replace(settings, search="shape", size_mm=(190, 100))
+    searched = replace(settings, search="proportions", size_mm=(190, 100))
     starts = list(race._central_starts(searched))
     assert {start.center_mm for start in starts} == {(0.0, 0.0)}
     assert len({start.size_mm for start in starts}) == len(race._PROPORTIONS)
     assert [s.size_mm for s in race._central_starts(replace(searched, search="place"))] == [
         (190.0, 100.0)
     ]
+
+
+def test_bars_keep_the_area(settings: PatchConfig) -> None:
+    """Bars that race, and their neighbors, cover as much as the rectangle given, on the sign. They
+    race with `shape` and a rectangle only."""
+    searched = replace(settings, search="shape", size_mm=(137, 105))
+    starts = [start for start, _ in zip(race._bar_starts(searched), range(20), strict=False)]
+    others = [other for start in starts for other in race._other_bars(start, 1.2)]
+    counts = {layout[0] for start in starts if (layout := bar_layout(start.mask)) is not None}
+    assert counts == {2, 3, 4, 5, 6}
+    assert len({(start.mask, start.size_mm) for start in others}) > 60
+    for start in (*starts, *others):
+        layout = bar_layout(start.mask)
+        assert layout is not None
+        assert layout[1] * start.size_mm[0] * start.size_mm[1] == pytest.approx(137 * 105, rel=0.01)
+        mask = make_mask(start.mask, *start.size_mm, longest_px=64)
+        assert float(mask.mean()) == pytest.approx(layout[1], abs=1e-4)
+    assert all(race._is_on_sign(start, 457) for start in starts)
+    assert searched.searches_bars
+    assert not replace(searched, search="proportions").searches_bars
+    assert not replace(searched, mask="circle").searches_bars
+
+
+def test_bars_win_where_one_piece_cannot(settings: PatchConfig, tmp_path: Path) -> None:
+    """The victim looks at two places far apart. The card records the bars, the bundle verifies, and
+    the same command goes on from the race and finds its own bundle again."""
+    far = replace(
+        settings, model="corner_models:far_apart", search="shape", restarts=8, resolution=24
+    )
+    run = PatchRun(far, tmp_path / "out", force=True)
+    *_, last = run.steps()
+    assert last.best_success > 0.6
+    bundle, _ = run.finish()
+    layout = bar_layout(bundle.card.optimisation["mask"])
+    assert layout is not None
+    assert float(bundle.mask.mean()) == pytest.approx(layout[1], abs=0.06)
+    assert bundle.card.patch.name.endswith("-bars")
+    assert verify_bundle(bundle, given={"model": far.model}).agrees
+    again = PatchRun(far, tmp_path / "out")
+    assert list(again.race()) == []
+    assert again.task.mask.equal(run.task.mask)
+    assert again.config == run.config
 
 
 def test_no_place_that_a_blank_sticker_wins(settings: PatchConfig, tmp_path: Path) -> None:
