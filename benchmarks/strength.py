@@ -1,15 +1,18 @@
 """Stickers of 8.3 % of the sign against `signs`: ours beside ART's patch, at equal passes and area.
 
     python benchmarks/strength.py ours --scratch runs/strength
+    python benchmarks/strength.py piece --scratch runs/strength
     python benchmarks/strength.py art --scratch runs/strength --art /path/to/art/bin/python
     python benchmarks/strength.py table
 
-A pass is one picture, forward and backward. `ours` is `physadv patch --size 137x105 --search shape`,
-its race included. ART's AdversarialPatchPyTorch gets as many passes on clean pictures of the same
+A pass is one picture, forward and backward. `ours` is `physadv patch --size 136.6x105.1 --search
+shape --steps 100`, its race included; `piece` is one rectangle, `--search proportions`, whose race is
+shorter and which gets 400 steps for that. ART's AdversarialPatchPyTorch gets as many passes on clean pictures of the same
 training scenes, photographed under the same draws and turned upright, with a square patch of the
-same area: once where ours lies, once anywhere on the sign, and for each the learning rate that does
+same area: once where our rectangle lies, once anywhere on the sign, and for each the learning rate that does
 better on the validation draws. Both are judged on the same held-out faces under the same draws; a
-patch made for anywhere is judged where ours lies. One row a seed and method in strength.jsonl.
+patch made for anywhere is judged where our rectangle lies. One row a seed and method in
+strength.jsonl. With `--share 0.16` all of them cover that share of the sign.
 """
 
 from __future__ import annotations
@@ -38,41 +41,61 @@ from physadv.patches.task import PatchTask, sample_scenes
 ROWS = Path(__file__).with_suffix(".jsonl")
 SIGN_MM = 457.0
 SIGN_AREA_MM2 = 2 * (2**0.5 - 1) * SIGN_MM**2
-SIDE_MM = (0.083 * SIGN_AREA_MM2) ** 0.5
-"""Side of ART's square; ours has the same area."""
+SHARE = 0.083
+"""Share of the sign that is covered."""
 PICTURES, SIGN_PX = 1024, 56.0
 """ART's training pictures, and the width of the sign in them."""
 RATES = (5 / 255, 0.1)
 """ART's learning rates: its default, for pictures in [0, 255], and a larger one."""
 PLACES = {"ours": "art, at our place", "any": "art, anywhere"}
 """Where ART may put its patch, and what the rows call that."""
+OURS = {"ours": ("shape", 100), "ours, one rectangle": ("proportions", 400)}
+"""What is searched, and the steps after the race, so that the passes are about the same."""
+RECTANGLE = "ours, one rectangle"
 
 
-def configured(seed: int) -> PatchConfig:
+def side_mm(share: float) -> float:
+    """Side of ART's square; ours has the same area."""
+    return float((share * SIGN_AREA_MM2) ** 0.5)
+
+
+def configured(method: str, seed: int, share: float) -> PatchConfig:
     """Our sticker: the command's, with a box of the square's area before the search."""
+    search, steps = OURS[method]
+    side = side_mm(share)
     return PatchConfig(
-        size_mm=(round(SIDE_MM * 1.14, 1), round(SIDE_MM / 1.14, 1)), search="shape", seed=seed
+        size_mm=(round(side * 1.14, 1), round(side / 1.14, 1)),
+        search=search,
+        steps=steps,
+        seed=seed,
     )
 
 
-def make_ours(seed: int, scratch: Path) -> tuple[PatchRun, dict[str, Any]]:
-    """Our sticker, finished in ``scratch`` or made there, and its row."""
-    run = PatchRun(configured(seed), scratch / f"ours-{seed}", overwrite=True, force=True)
+def folder_of(method: str, seed: int, share: float, scratch: Path) -> Path:
+    """Folder of the run of one of our stickers."""
+    return scratch / f"{OURS[method][0]}-{share:g}-{seed}"
+
+
+def make_ours(method: str, seed: int, share: float, scratch: Path) -> dict[str, Any]:
+    """Make one of our stickers, or find it finished in ``scratch``, and return its row."""
+    folder = folder_of(method, seed, share, scratch)
+    run = PatchRun(configured(method, seed, share), folder, overwrite=True, force=True)
     began = time.process_time()
     for _ in run.steps():
         pass
     bundle, measured = run.finish()
     race = bundle.card.optimisation["race"]["draws"]
-    row = {
-        "method": "ours",
+    return {
+        "method": method,
         "seed": seed,
+        "share": share,
         "passes": race + run.config.steps * run.config.draws,
+        "mask": run.config.mask,
         "center_mm": run.config.center_mm,
         "size_mm": run.config.size_mm,
         "cpu_s": round(time.process_time() - began, 1),
         **rates(measured),
     }
-    return run, row
 
 
 def rates(measured: PatchMeasurement) -> dict[str, Any]:
@@ -99,9 +122,11 @@ def upright_pictures(task: PatchTask, count: int) -> Tensor:
     return torch.cat(pictures)[:count].clamp(0, 1)
 
 
-def allowed_centers(place: str, center_mm: tuple[float, float], px: int) -> npt.NDArray[np.bool_]:
+def allowed_centers(
+    place: str, center_mm: tuple[float, float], px: int, side: float
+) -> npt.NDArray[np.bool_]:
     """Where ART may put the patch's center, (px, px): at ``center_mm``, or anywhere it fits."""
-    scale, half = SIGN_PX / SIGN_MM, SIDE_MM / 2
+    scale, half = SIGN_PX / SIGN_MM, side / 2
     y, x = (np.mgrid[0:px, 0:px] + 0.5 - px / 2) / scale
     if place == "ours":
         away = np.maximum(abs(x - center_mm[0]), abs(y - center_mm[1]))
@@ -119,19 +144,22 @@ def make_art(
     scratch: Path,
     ours: dict[str, Any],
 ) -> dict[str, Any]:
-    """ART's patch at the place and passes of ``ours``, and its row."""
-    config = configured(seed)
-    run = PatchRun(config, scratch / f"ours-{seed}", overwrite=True, force=True)
-    task = task_at(run.task, config, Start(inside(ours["center_mm"]), (SIDE_MM, SIDE_MM)))
-    scenes, began = scratch / f"scenes-{seed}-{place}.npz", time.perf_counter()
-    side = round(SIDE_MM * SIGN_PX / SIGN_MM)
-    centers = allowed_centers(place, task.placement.center_mm, task.scene_size.size)
+    """ART's patch at the place and passes of ``ours``, a rectangle, and its row."""
+    share = ours["share"]
+    config, width = configured(RECTANGLE, seed, share), side_mm(share)
+    folder = folder_of(RECTANGLE, seed, share, scratch)
+    run = PatchRun(config, folder, overwrite=True, force=True)
+    center = inside(ours["center_mm"], width)
+    task = task_at(run.task, config, Start(center, (width, width)))
+    scenes, began = scratch / f"scenes-{share:g}-{seed}-{place}.npz", time.perf_counter()
+    side = round(width * SIGN_PX / SIGN_MM)
+    centers = allowed_centers(place, task.placement.center_mm, task.scene_size.size, width)
     images = upright_pictures(task, PICTURES).numpy()
     np.savez(scenes, images=images, side=side, centers=centers)
 
     found: list[tuple[float, float, Tensor]] = []
     for rate in learning_rates:
-        target = scratch / f"art-{seed}-{place}-{rate:.3f}.npy"
+        target = scratch / f"art-{share:g}-{seed}-{place}-{rate:.3f}.npy"
         script = str(Path(__file__).with_name("art_patch.py"))
         budget = ["--rate", str(rate), "--passes", str(ours["passes"]), "--seed", str(seed)]
         subprocess.run(
@@ -149,19 +177,21 @@ def make_art(
     return {
         "method": PLACES[place],
         "seed": seed,
+        "share": share,
         "passes": round(ours["passes"] / PICTURES) * PICTURES,
+        "mask": "rectangle",
         "center_mm": task.placement.center_mm,
-        "size_mm": [round(SIDE_MM, 1)] * 2,
+        "size_mm": [round(width, 1)] * 2,
         "rate": round(rate, 4),
         "wall_s": round(time.perf_counter() - began, 1),
         **rates(measure_patch(task, patch, draws=config.test_draws)),
     }
 
 
-def inside(center_mm: tuple[float, float]) -> tuple[float, float]:
+def inside(center_mm: tuple[float, float], side: float) -> tuple[float, float]:
     """The center nearest to ``center_mm`` at which ART's square lies on the octagon."""
     x, y = center_mm
-    room, half = SIGN_MM / 2**0.5 - SIDE_MM, SIGN_MM / 2 - SIDE_MM / 2
+    room, half = SIGN_MM / 2**0.5 - side, SIGN_MM / 2 - side / 2
     x, y = float(np.clip(x, -half, half)), float(np.clip(y, -half, half))
     excess = max(0.0, abs(x) + abs(y) - room) / 2
     shrunk = [float(np.sign(side) * max(0.0, abs(side) - excess)) for side in (x, y)]
@@ -171,8 +201,8 @@ def inside(center_mm: tuple[float, float]) -> tuple[float, float]:
 def table() -> str:
     """The rows as Markdown."""
     lines = [
-        "| method | seed | passes | place, mm | size, mm | success | blank |",
-        "|" + "---|" * 7,
+        "| share | method | seed | passes | shape | place, mm | size, mm | success | blank |",
+        "|" + "---|" * 9,
     ]
     for row in read_rows(ROWS):
         if "method" not in row:
@@ -181,7 +211,8 @@ def table() -> str:
         x, y = row["center_mm"]
         width, height = row["size_mm"]
         lines.append(
-            f"| {row['method']} | {row['seed']} | {row['passes']} | {x:.0f}, {y:.0f} "
+            f"| {100 * row['share']:.1f} % | {row['method']} | {row['seed']} | {row['passes']} "
+            f"| {row['mask']} | {x:.0f}, {y:.0f} "
             f"| {width:.0f} x {height:.0f} | {cell(success)}, n {success.n} | {cell(blank)} |"
         )
     return "\n".join(lines)
@@ -197,7 +228,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("ours", "art", "table"))
+    parser.add_argument("part", choices=("ours", "piece", "art", "table"))
+    parser.add_argument("--share", type=float, default=SHARE)
     parser.add_argument("--scratch", type=Path, default=Path("runs/strength"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--art", help="python of an environment with ART")
@@ -211,15 +243,17 @@ def main() -> None:
         return
 
     rows = read_rows(ROWS) if ROWS.exists() else []
-    done = {(row["method"], row["seed"]): row for row in rows if "method" in row}
+    share = options.share
+    done = {(row["method"], row["seed"]): row for row in rows if row.get("share") == share}
     for seed in range(options.seeds):
-        if options.part == "ours":
-            if ("ours", seed) not in done:
-                append_rows(ROWS, [make_ours(seed, options.scratch)[1]])
+        if options.part != "art":
+            method = "ours" if options.part == "ours" else RECTANGLE
+            if (method, seed) not in done:
+                append_rows(ROWS, [make_ours(method, seed, share, options.scratch)])
             continue
         for place in options.places:
             if (PLACES[place], seed) not in done:
-                ours = done["ours", seed]
+                ours = done[RECTANGLE, seed]
                 row = make_art(options.art, options.rates, seed, place, options.scratch, ours)
                 append_rows(ROWS, [row])
 

@@ -170,9 +170,12 @@ def test_bars_keep_the_area(settings: PatchConfig) -> None:
     assert not replace(searched, mask="circle").searches_bars
 
 
-def test_bars_win_where_one_piece_cannot(settings: PatchConfig, tmp_path: Path) -> None:
-    """The victim looks at two places far apart. The card records the bars, the bundle verifies, and
-    the same command goes on from the race and finds its own bundle again."""
+def test_bars_win_where_one_piece_cannot(
+    settings: PatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The victim looks at two places farther apart than a square reaches. The card has the bars,
+    the bundle verifies, and the same command goes on from the race and finds its bundle again."""
+    monkeypatch.setattr(race, "_PROPORTIONS", (1.0,))
     far = replace(
         settings, model="corner_models:far_apart", search="shape", restarts=8, resolution=24
     )
