@@ -78,6 +78,7 @@ class PatchRun:
             refuse_other_result(config, out)
         self.config, self.out, self.force = config, out, force
         self._key = checkpoint_key(config)
+        self._starts = config.number_of_starts  # what is found changes the configuration
         task = PatchTask.from_config(config, model=model)
         self.curves = self._visibility(task)
         if self.curves and not keeps_distances(config):
@@ -114,7 +115,7 @@ class PatchRun:
         The winner is on disk before the last state is yielded. Its place, size and shape are those
         of the configuration from then on.
         """
-        if self._won is not None or self.config.number_of_starts < 2:
+        if self._won is not None or self._starts < 2:
             return
         won = load_start(self.out, self._key)
         if won is None:
@@ -197,7 +198,7 @@ class PatchRun:
         )
         if self._won is not None:
             card.optimisation["race"] = {
-                "starts": self.config.number_of_starts,
+                "starts": self._starts,
                 "draws": self._won.draws,
                 "avoided": self._avoided_names(),
             }

@@ -187,6 +187,7 @@ def test_bars_win_where_one_piece_cannot(
     assert layout is not None
     assert float(bundle.mask.mean()) == pytest.approx(layout[1], abs=0.06)
     assert bundle.card.patch.name.endswith("-bars")
+    assert bundle.card.optimisation["race"]["starts"] == 8
     assert verify_bundle(bundle, given={"model": far.model}).agrees
     again = PatchRun(far, tmp_path / "out")
     assert list(again.race()) == []
