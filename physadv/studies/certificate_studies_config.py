@@ -94,12 +94,17 @@ class IntervalsConfig(StudyConfig):
     @property
     def bounded_images(self) -> int:
         """Number of test images that every bound is computed for."""
-        return self.scaled(4, 60, 500)
+        return self.scaled(4, 100, 500)
+
+    @property
+    def optimized_images(self) -> int:
+        """Number of test images that the bound with optimized lines is computed for."""
+        return self.scaled(2, 15, 100)
 
     @property
     def test_images(self) -> int:
         """Number of test images of the errors at the radius of the training."""
-        return self.scaled(12, 1000, 10_000)
+        return self.scaled(12, 2000, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,23 +31,27 @@ class _Net:
 
     Args:
         words: Its training, in words.
+        short: The same, shorter.
         eps: Radius of the training, or of its largest curve where it had none.
     """
 
     words: str
+    short: str
     eps: float
 
 
 NETS = {
-    "standard": _Net("standard training", 0.03),
-    "ibp-0.1": _Net("IBP training at 0.1", 0.1),
-    "ibp-0.3": _Net("IBP training at 0.3", 0.3),
-    "crown-ibp-0.3": _Net("CROWN-IBP training at 0.3", 0.3),
+    "standard": _Net("standard training", "standard", 0.03),
+    "ibp-0.1": _Net("IBP training at 0.1", "IBP", 0.1),
+    "ibp-0.3": _Net("IBP training at 0.3", "IBP", 0.3),
+    "crown-ibp-0.3": _Net("CROWN-IBP training at 0.3", "CROWN-IBP", 0.3),
 }
 """Networks by name."""
-_LOOSER = {"ibp": "", "crown-ibp": "", "crown": "ibp", "alpha-crown": "crown"}
-BOUNDS = {bound: looser for bound, looser in _LOOSER.items() if bound in METHODS}
+BOUNDS = {"ibp": "", "crown-ibp": "", "crown": "ibp"}
 """Bounds from cheapest to tightest, each with one that it is never looser than."""
+ALPHA = "alpha-crown"
+HAS_ALPHA = ALPHA in METHODS
+"""The bound with optimized lines, for some of the images, and whether the verifier knows it."""
 WORDS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
 """Bounds in words."""
 
@@ -127,7 +131,7 @@ def certified_error(rows: Sequence[Row], key: str, eps: float) -> RateInterval:
         key: Name of a bound, or "robust" for the error under attack.
         eps: The radius.
     """
-    own = [row for row in rows if row["eps"] == eps]
+    own = [row for row in rows if row["eps"] == eps and key in row]
     return wilson_interval(sum(not row[key] for row in own), len(own))
 
 
@@ -139,29 +143,25 @@ def _answer(names: Sequence[str], parts: PartRows) -> str:
     plain, trained = "standard", names[1]
     rows = parts[f"bounds-{plain}"]
     eps = max(_radii(rows), key=lambda r: _gain(rows, r))
-    loose, tight = (certified_error(rows, bound, eps).rate for bound in ("ibp", _tightest()))
+    loose, tight = (certified_error(rows, bound, eps).rate for bound in ("ibp", "crown"))
     at = NETS[trained].eps
     own = parts[f"errors-{trained}"]
     error = wilson_interval(sum(not row["certified"] for row in own), len(own))
     bounds = parts[f"bounds-{trained}"]
     gain = 100 * (
-        certified_error(bounds, "ibp", at).rate - certified_error(bounds, _tightest(), at).rate
+        certified_error(bounds, "ibp", at).rate - certified_error(bounds, "crown", at).rate
     )
     return (
         f"On a network trained without bounds, intervals leave {loose:.0%} of the images unproven "
-        f"at eps {eps:g} where {WORDS[_tightest()]} leaves {tight:.0%}; trained with intervals at "
-        f"eps {at:g}, intervals alone prove all but {error}, and {WORDS[_tightest()]} proves "
+        f"at eps {eps:g} where CROWN leaves {tight:.0%}; trained with intervals at "
+        f"eps {at:g}, intervals alone prove all but {error}, and CROWN proves "
         f"{gain:.1f} points more."
     )
 
 
-def _tightest() -> str:
-    return list(BOUNDS)[-1]
-
-
 def _gain(rows: Sequence[Row], eps: float) -> float:
-    """What the tightest bound certifies beyond intervals at a radius."""
-    return certified_error(rows, "ibp", eps).rate - certified_error(rows, _tightest(), eps).rate
+    """What CROWN certifies beyond intervals at a radius."""
+    return certified_error(rows, "ibp", eps).rate - certified_error(rows, "crown", eps).rate
 
 
 def _add_curves(sections: PageSections, names: Sequence[str], parts: PartRows) -> None:
@@ -169,7 +169,10 @@ def _add_curves(sections: PageSections, names: Sequence[str], parts: PartRows) -
     for name in names:
         rows = parts[f"bounds-{name}"]
         radii = _radii(rows)
-        keys = {bound: WORDS[bound] for bound in BOUNDS} | {"robust": "broken by PGD"}
+        few = sum(ALPHA in row for row in rows if row["eps"] == radii[0])
+        keys = {bound: WORDS[bound] for bound in BOUNDS}
+        keys |= {ALPHA: f"{WORDS[ALPHA]} (n = {few})"} if few else {}
+        keys |= {"robust": "broken by PGD"}
         count = len(rows) // len(radii)
         charts.append(
             Chart(
@@ -178,10 +181,7 @@ def _add_curves(sections: PageSections, names: Sequence[str], parts: PartRows) -
                 "% intervals. Below the lowest line no bound can go.",
                 Axis("eps (l_inf)", low=0),
                 Axis("certified error", low=0, high=1, percent=True),
-                tuple(
-                    Series(label, tuple(_point(rows, key, eps) for eps in radii))
-                    for key, label in keys.items()
-                ),
+                tuple(Series(label, _points(rows, key)) for key, label in keys.items()),
                 () if name == "standard" else ((NETS[name].eps, "training"),),
             )
         )
@@ -192,6 +192,7 @@ def _add_curves(sections: PageSections, names: Sequence[str], parts: PartRows) -
             "An interval for every neuron costs two passes and forgets that neurons move "
             "together. Lines keep them together, at the cost of a pass backward for each neuron "
             "whose sign is not decided.",
+            _optimized_in_words(names, parts),
             Formula(
                 r"\mu_{k} = W \mu_{k-1} + b, \quad r_{k} = |W| \, r_{k-1}",
                 "Intervals: the center of a layer is the layer applied to the center before, and "
@@ -207,9 +208,23 @@ def _add_curves(sections: PageSections, names: Sequence[str], parts: PartRows) -
     )
 
 
-def _point(rows: Sequence[Row], key: str, eps: float) -> Point:
-    rate = certified_error(rows, key, eps)
-    return Point(eps, rate.rate, rate.low, rate.high)
+def _points(rows: Sequence[Row], key: str) -> tuple[Point, ...]:
+    """Certified error at each radius at which the bound was computed."""
+    rates = {eps: certified_error(rows, key, eps) for eps in _radii(rows)}
+    return tuple(Point(eps, r.rate, r.low, r.high) for eps, r in rates.items() if r.n)
+
+
+def _optimized_in_words(names: Sequence[str], parts: PartRows) -> str:
+    """What optimized lines prove of the images that CROWN leaves open."""
+    rows = [row for name in names for row in parts[f"bounds-{name}"] if ALPHA in row]
+    left = [row for row in rows if row["robust"] and not row["crown"]]
+    if not rows:
+        return "alpha-CROWN was not computed in this run."
+    return (
+        f"alpha-CROWN optimizes the lower lines. It was tried up to the radius of the training, "
+        f"where CROWN and PGD leave {len(left)} cases open, and proves "
+        f"{sum(bool(row[ALPHA]) for row in left)} of them."
+    )
 
 
 def _add_matrix(sections: PageSections, names: Sequence[str], parts: PartRows) -> None:
@@ -224,10 +239,10 @@ def _add_matrix(sections: PageSections, names: Sequence[str], parts: PartRows) -
             Matrix(
                 "bounds-by-training",
                 "Certified error, each network at its own eps; in the last column what PGD breaks.",
-                tuple(f"{NETS[name].words}, eps {NETS[name].eps:g}" for name in names),
+                tuple(f"{NETS[name].short}, {NETS[name].eps:g}" for name in names),
                 tuple(WORDS.get(key, "PGD") for key in keys),
                 tuple(tuple(rate.rate for rate in row) for row in rates),
-                "network",
+                "training, eps",
                 "bound",
                 notes=tuple(
                     tuple(f"{rate.low:.0%} to {rate.high:.0%}" for rate in row) for row in rates

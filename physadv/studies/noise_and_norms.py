@@ -77,7 +77,7 @@ def _simulated_rows(config: NormsConfig, workspace: Workspace) -> Iterator[Row]:
     for dims in config.scaled((64,), (64, 784, 3072), (64, 784, 3072, 12_288)):
         for noise in ("gaussian", "laplace", "uniform"):
             radius = linf_radius(noise, SHARE, dims)
-            runs = config.scaled(50, 400, 2000)
+            runs = config.scaled(50, 200, 2000)
             source = workspace.numpy_generator("draws", noise, dims)
             # The spread of batches holds that of the test's threshold too.
             shares = [needed_share(noise, radius, dims, runs, source) for _ in range(10)]

@@ -125,14 +125,14 @@ def _answer(config: NormsConfig, parts: PartRows) -> str:
     best = max(NOISES, key=lambda noise: rows[-1][noise])
     at = next(row for row in rows if row["dims"] == LARGE)
     fixed = _own(config, parts, FIXED)
-    first, last = fixed[0], fixed[-1]
-    dims = [own[0]["dims"] for own in (first, last)]
+    dims = [int(own[0]["dims"]) for own in (fixed[0], fixed[-1])]
+    most = [SIGMA * largest_radius(config.votes, ALPHA) / sqrt(d) for d in dims]
     return (
         f"By votes alone the l_inf radius falls at best like d to the {powers[best]:.2f} "
         f"({WORDS[best]} noise: {at[best]:.3f} sigma at d = {LARGE} and p = {SHARE:.0%}; "
-        f"cube-shaped noise {at['cube']:.4f}); on digits under noise {SIGMA:g} the median "
-        f"certified l_inf radius goes from {_median(first):.3f} at d = {dims[0]} to "
-        f"{_median(last):.3f} at d = {dims[1]}."
+        f"cube-shaped noise {at['cube']:.4f}); under noise {SIGMA:g} unanimous votes prove "
+        f"{most[0]:.3f} at d = {dims[0]} and {most[1]:.3f} at d = {dims[1]}, where the median of "
+        f"the digits reaches {_median(fixed[-1]):.3f}."
     )
 
 
@@ -281,13 +281,13 @@ def _add_images(sections: PageSections, config: NormsConfig, parts: PartRows) ->
 
 
 def _images_in_words(fixed: list[Sequence[Row]], growing: list[Sequence[Row]]) -> str:
-    first, last = fixed[0], fixed[-1]
-    lengths = [float(np.median([row["l2"] for row in rows])) for rows in (first, last)]
-    noisy = growing[-1]
+    last, noisy = fixed[-1], growing[-1]
+    lengths = ", ".join(f"{float(np.median([row['l2'] for row in rows])):.2f}" for rows in fixed)
+    sizes = ", ".join(str(rows[0]["dims"]) for rows in fixed)
     return (
-        f"Under fixed noise the median l_2 radius goes from {lengths[0]:.2f} to {lengths[1]:.2f} "
-        f"between d = {first[0]['dims']} and {last[0]['dims']}, and the root of d divides it. To "
-        f"keep the l_inf radius the noise must grow, here to {noisy[0]['sigma']:g} on pixels from "
+        f"Under noise {SIGMA:g} the median l_2 radius is {lengths} at d = {sizes}; the l_inf "
+        "radius is that over the root of d. To keep "
+        f"the l_inf radius the noise must grow, here to {noisy[0]['sigma']:g} on pixels from "
         f"0 to 1, where {_certified(noisy)} are certified within {RADIUS:g} (fixed noise: "
         f"{_certified(last)}). What the noise costs in accuracy depends on the images: these are "
         "small digits enlarged, whose neighboring pixels say the same."

@@ -100,7 +100,7 @@ def _sets(
 ) -> Row:
     """Draw what a network reaches, and return the polygons about it."""
     ball = box_about((0.5, 0.5), eps)
-    outputs = reached_outputs(net, ball, config.scaled(120, 1000, 2000))
+    outputs = reached_outputs(net, ball, config.scaled(120, 700, 2000))
     rows = directions(config.scaled(16, 48, 96))
     middle = outputs[len(outputs) // 2]
     largest = {kind: bound_support(net, ball, rows, kind) for kind in KINDS}
@@ -145,7 +145,7 @@ def _window(
 def _depth_rows(config: PolytopeConfig, depth: int, workspace: Workspace) -> Iterator[Row]:
     """Width of each bound over the true width, for random networks of one depth."""
     rows = directions(4)
-    for number in range(config.scaled(2, 10, 30)):
+    for number in range(config.scaled(2, 8, 30)):
         source = workspace.generator("depth", depth, number)
         net = plane_network((50,) * depth, 2)
         random_network(net, source)
@@ -220,12 +220,13 @@ def _point_rows(config: PolytopeConfig, name: str, workspace: Workspace) -> Iter
     method: TrainingMethod = (
         StandardTraining()
         if name == "standard"
-        else PolytopeTraining(POINT_EPS, grow=(0.1, 0.6), projections=30)
+        else PolytopeTraining(POINT_EPS, grow=(0.1, 0.6), projections=20)
     )
     steps = config.scaled(40, 600, 2000)
     schedule = TrainingSchedule(1, steps, lr=3e-3, weight_decay=0.0, average=0.9, precision="fp32")
 
-    looks = sorted({round(steps * k / 12) for k in range(1, 13)})
+    count = config.scaled(2, 12, 24)
+    looks = {round(steps * k / count) for k in range(1, count + 1)}
     mean: nn.Module = net
     for step in train_model(
         net, lambda number: (inputs, labels), schedule, defense=method, seed=workspace.seed_of(name)
@@ -295,8 +296,8 @@ def _data(config: PolytopeConfig, workspace: Workspace) -> StudyData:
         "data",
         lambda: load_study_data(
             config.data,
-            train=config.scaled(300, 10_000, 60_000),
-            test=config.scaled(4, 100, 10_000),
+            train=config.scaled(300, 6000, 60_000),
+            test=config.scaled(4, 150, 10_000),
             seed=config.seed,
         ),
     )
@@ -322,7 +323,7 @@ def _image_net(config: PolytopeConfig, name: str, workspace: Workspace) -> nn.Mo
             fresh,
             data.train,
             method=method if robust else None,
-            epochs=config.scaled(1, 3, 60),
+            epochs=config.scaled(1, 4, 60),
             seed=workspace.seed_of("train", name),
         ),
     )

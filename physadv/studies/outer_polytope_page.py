@@ -273,7 +273,7 @@ def _add_points(sections: PageSections, parts: PartRows) -> None:
                 "How much of a point's margin the bound over its box takes away, median of the "
                 "points: below 1 the point is certified.",
                 Axis("step"),
-                Axis("margin lost over margin", "log"),
+                Axis("margin lost over margin", "log", ticks=(0.3, 1.0, 3.0, 10.0)),
                 tuple(series),
             ),
             Table(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from physadv.core.rows import Row
 from physadv.studies.page import StudyPage
-from physadv.studies.study import Study, run_study, study_rows
+from physadv.studies.study import ROWS, Study, run_study, study_rows
 
 
 def small_images(file: Path, *, side: int = 8, classes: int = 3, count: int = 60) -> Path:
@@ -31,3 +32,18 @@ def quick_page(study: Study[Any], config: Any, folder: Path) -> StudyPage:
     for _ in run_study(study, config, folder):
         pass
     return study.page(config, study_rows(study, config, folder))
+
+
+def rows_after_a_stop(
+    study: Study[Any], config: Any, folder: Path, parts: int
+) -> dict[str, list[Row]]:
+    """Stop a run in ``folder`` after some parts, cut into the next one, and resume it to its
+    end."""
+    for step in run_study(study, config, folder):
+        if step.done == parts:
+            break
+    with (folder / ROWS).open("a") as file:
+        file.write('{"part": "' + study.parts(config)[parts].name + '", "cut')
+    for _ in run_study(study, config, folder):
+        pass
+    return study_rows(study, config, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from study_runs import quick_page, small_images
+from study_runs import quick_page, rows_after_a_stop, small_images
 from torch import nn
 
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
@@ -73,6 +73,7 @@ def test_a_quick_run_is_sound(tmp_path: Path) -> None:
     config = IntervalsConfig(data=str(data), quick=True)
     page = quick_page(STUDY, config, tmp_path / "run")
     rows = study_rows(STUDY, config, tmp_path / "run")
+    assert rows_after_a_stop(STUDY, config, tmp_path / "again", 1) == rows
     for name, own in rows.items():
         for row in own:
             proofs = ["certified"] if name.startswith("errors") else list(BOUNDS)

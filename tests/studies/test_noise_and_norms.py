@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_runs import quick_page, small_images
+from study_runs import quick_page, rows_after_a_stop, small_images
 
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
@@ -100,6 +100,7 @@ def test_a_quick_run_stays_below_its_ceiling(tmp_path: Path) -> None:
     config = NormsConfig(data=str(data), quick=True)
     page = quick_page(STUDY, config, tmp_path / "run")
     rows = study_rows(STUDY, config, tmp_path / "run")
+    assert rows_after_a_stop(STUDY, config, tmp_path / "again", 3) == rows
 
     powers = exponents(rows["formulas"])
     assert powers["gaussian"] == pytest.approx(-0.5, abs=0.01)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from study_runs import quick_page, small_images
+from study_runs import quick_page, rows_after_a_stop, small_images
 from torch import nn
 
 from physadv.core.errors import OptionError
@@ -119,6 +119,7 @@ def test_a_quick_run_is_sound(tmp_path: Path) -> None:
     config = PolytopeConfig(data=str(data), quick=True)
     page = quick_page(STUDY, config, tmp_path / "run")
     rows = study_rows(STUDY, config, tmp_path / "run")
+    assert rows_after_a_stop(STUDY, config, tmp_path / "again", 4) == rows
 
     assert all(row["outside"] == 0 for row in rows["sets"])
     for row in rows["sets"]:
