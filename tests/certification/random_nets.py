@@ -261,6 +261,94 @@ def _branch(net: RandomNet, i: int, values: list[Tensor]) -> Step:
     return block
 
 
+def _smooth(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """A smooth activation, the value made larger before so that its bends matter."""
+    forms: list[Callable[[Tensor], Tensor]] = [
+        torch.tanh,
+        Tensor.sigmoid,
+        F.gelu,
+        F.silu,
+        nn.Softplus(),
+        nn.Softplus(beta=2.0, threshold=12.0),
+        nn.Tanh(),
+        nn.GELU(),
+    ]
+    smooth, factor = net.draw.choice(forms), net.draw.choice([0.5, 2.0, 6.0])
+    return lambda v: smooth(v[i] * factor - 0.4 * factor)
+
+
+def _piecewise(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """Leaky ReLUs, clips and absolute values."""
+    prelu = nn.PReLU(values[i].shape[1])
+    nn.init.uniform_(prelu.weight, -0.3, 1.2)
+    layer = net._layer(prelu)
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: F.leaky_relu(t - 0.3, 0.2),
+        lambda t: F.leaky_relu(input=t - 0.3, negative_slope=-0.1),
+        lambda t: nn.LeakyReLU(0.1, inplace=True)(t - 0.3),
+        lambda t: net.layers[layer](t - 0.3),
+        lambda t: t.clamp(0.2, 0.6),
+        lambda t: torch.clamp(t, max=0.4),
+        lambda t: t.clamp_min(0.3),
+        lambda t: torch.clip(t, min=0.3),
+        lambda t: F.relu6(t * 20 - 8),
+        lambda t: F.hardtanh(t * 2 - 1, -0.5, 0.4),
+        lambda t: (t - 0.4).abs(),
+    ]
+    piecewise = net.draw.choice(forms)
+    return lambda v: piecewise(v[i])
+
+
+def _maximum(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """Max pooling in all forms, and maxima of two values or over a dimension."""
+    same = [j for j, v in enumerate(values) if v.shape == values[i].shape]
+    j = net.draw.choice(same)
+    forms: list[Callable[[list[Tensor]], Tensor]] = [
+        lambda v: F.max_pool2d(v[i], 2, ceil_mode=True),
+        lambda v: F.max_pool2d(v[i], 3, 1, 1),
+        lambda v: nn.MaxPool2d(3, 2, 1, ceil_mode=True)(v[i]),
+        lambda v: F.max_pool2d(v[i], (2, 1), 1, dilation=1) if v[i].shape[2] > 1 else v[i],
+        lambda v: F.max_pool2d(v[i], 2, 1, 1, 2) if min(v[i].shape[2:]) > 1 else v[i],
+        lambda v: F.adaptive_max_pool2d(v[i], (2, 1)),
+        lambda v: v[i].amax((2, 3), keepdim=True),
+        lambda v: v[i].amax(1)[:, None],
+        lambda v: torch.maximum(v[i], v[j]),
+        lambda v: torch.minimum(v[i], 0.9 - v[j]),
+    ]
+    return net.draw.choice(forms)
+
+
+def _joined(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """Concatenation and stacking."""
+    shape = values[i].shape
+    fits = [j for j, v in enumerate(values) if v.shape[2:] == shape[2:]]
+    same = [j for j, v in enumerate(values) if v.shape == shape]
+    j, k = net.draw.choice(fits), net.draw.choice(same)
+    forms: list[Callable[[list[Tensor]], Tensor]] = [
+        lambda v: torch.cat([v[i], v[j]], 1),
+        lambda v: torch.cat((v[j], v[i]), dim=1),
+        lambda v: torch.concat([v[i], v[k]], -1),
+        lambda v: torch.stack([v[k], v[i]], 1).flatten(1, 2),
+    ]
+    return net.draw.choice(forms)
+
+
+def _bordered(net: RandomNet, i: int, values: list[Tensor]) -> Step | None:
+    """Borders that repeat what is within, and constant ones."""
+    if min(values[i].shape[2:]) < 2:
+        return None
+    channels = values[i].shape[1]
+    layer = net._layer(nn.Conv2d(channels, 4, 3, 1, 1, padding_mode="reflect"))
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: F.pad(t, (1, 0, 1, 1), mode="reflect"),
+        lambda t: F.pad(t, (1, 2, 0, 1), mode="replicate"),
+        lambda t: F.pad(t, (1, 1, 1, 1), mode="circular"),
+        lambda t: net.layers[layer](t),
+    ]
+    border = net.draw.choice(forms)
+    return lambda v: border(v[i])
+
+
 Maker = Callable[[RandomNet, int, list[Tensor]], Step | None]
 KINDS: dict[str, Maker] = {
     "conv": _conv,
@@ -277,6 +365,11 @@ KINDS: dict[str, Maker] = {
     "functional": _functional,
     "in place": _in_place,
     "cast": _cast,
+    "smooth": _smooth,
+    "piecewise": _piecewise,
+    "maximum": _maximum,
+    "joined": _joined,
+    "bordered": _bordered,
 }
 LINEAR = (
     "conv",
@@ -289,5 +382,7 @@ LINEAR = (
     "residual",
     "view",
     "conv",
+    "joined",
+    "bordered",
 )
 """Kinds without ReLU: every bound is exact."""

@@ -274,7 +274,14 @@ REFUSED = {
     "squeeze": Refused(lambda: Net(after=lambda y: y[:, None].squeeze()), "batch of 1"),
     "mean of the batch": Refused(lambda: Net(lambda x: x - x.mean(0)), "mixes the images"),
     "statistics of the batch": Refused(Normed, "statistics of the batch"),
-    "max pooling": Refused(lambda: Net(lambda x: F.max_pool2d(x, 2)), "max pooling.*average"),
+    "GELU by tanh": Refused(lambda: Net(lambda x: F.gelu(x, approximate="tanh")), "GELU"),
+    "a constant joined": Refused(
+        lambda: Net(lambda x: torch.cat([x, torch.ones_like(x)], 1)), "concatenation.*not depend"
+    ),
+    "joined images": Refused(lambda: Net(lambda x: torch.cat([x, x])), "concatenation.*mixes"),
+    "limits by pixel": Refused(
+        lambda: Net(lambda x: x.clamp(torch.zeros(8), torch.ones(8))), "clipping.*not the same"
+    ),
     "softmax": Refused(lambda: Net(after=lambda y: y.softmax(1)), "logits before it"),
     "tuple": Refused(lambda: Net(after=lambda y: (y, y)), "returns a tuple"),
     "grey net": Refused(lambda: nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), "channels=1"),
@@ -296,8 +303,8 @@ def test_what_is_no_fixed_known_network_is_refused_in_words(name: str) -> None:
 
 def test_a_refusal_names_the_layer() -> None:
     """The path of the module in which the operation stands."""
-    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(192, 4), nn.Sigmoid()))
-    with pytest.raises(ModelError, match=r"'sigmoid' in layer '1\.1'"):
+    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(192, 4), nn.Softmax(1)))
+    with pytest.raises(ModelError, match=r"softmax.* in layer '1\.1'"):
         trace_graph(net, SHAPE)
     assert not any(module._forward_hooks for module in net.modules())
 

@@ -13,11 +13,13 @@ from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
+    ConcatLayer,
     InputLayer,
     NonnegativeMap,
-    ReluLayer,
+    RelaxedLayer,
 )
-from physadv.certification.bounds.linear_forms import Box, LinearForms, ReluLines
+from physadv.certification.bounds.linear_forms import LinearForms
+from physadv.certification.bounds.relaxations import Box, Relaxation
 from physadv.core.errors import ModelError
 
 
@@ -26,7 +28,7 @@ def backward_bounds(
     ball: InputBall,
     start: int,
     forms: LinearForms,
-    relaxed: Mapping[int, ReluLines] | None = None,
+    relaxed: Mapping[int, Relaxation] | None = None,
     *,
     stops: Mapping[int, Box] | None = None,
 ) -> Tensor:
@@ -37,9 +39,9 @@ def backward_bounds(
         ball: Inputs to bound over, b images.
         start: Number of the node that ``forms`` act on.
         forms: k linear forms an image on the value of that node.
-        relaxed: Lines of the ReLUs by node number. A form passes a ReLU by its lines.
+        relaxed: Relaxations of the nonlinear layers by node number, which forms pass them by.
         stops: Boxes by node number, in place of ``relaxed``. Each form ends at the first of these
-            ReLU or pooling nodes on its way, at that node's box.
+            nonlinear or pooling nodes on its way, at that node's box.
 
     Returns:
         Lower bounds (b, k).
@@ -60,16 +62,24 @@ def backward_bounds(
         if isinstance(layer, InputLayer):
             bound = bound + form.minimum(ball)
         elif (
-            stops is not None and number in stops and isinstance(layer, ReluLayer | NonnegativeMap)
+            stops is not None
+            and number in stops
+            and isinstance(layer, RelaxedLayer | NonnegativeMap)
         ):
             bound = bound + form.box_minimum(stops[number])
-        elif isinstance(layer, ReluLayer) and relaxed is not None:
+        elif isinstance(layer, RelaxedLayer) and relaxed is not None:
             form, constant = form.past(relaxed[number])
             bound = bound + constant
             _add(pending, node.inputs[0], form)
         elif isinstance(layer, AddLayer):
             for source in node.inputs:
                 _add(pending, source, form)
+        elif isinstance(layer, ConcatLayer):
+            begin = 0
+            for source in node.inputs:
+                shape = graph.nodes[source].shape
+                _add(pending, source, form.part(layer.dim, begin, shape))
+                begin += shape[layer.dim]
         elif isinstance(layer, AffineLayer):
             shape = graph.nodes[node.inputs[0]].shape
             bound = bound + form.dot(layer.constant(ball.center, shape))

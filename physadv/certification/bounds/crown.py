@@ -1,31 +1,29 @@
-"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): ReLUs relaxed to lines, bounds by
-one backward pass.
+"""CROWN (Zhang et al. 2018) and CROWN-IBP (Zhang et al. 2020): nonlinear layers relaxed to lines,
+bounds by one backward pass.
 
-CROWN-IBP takes the boxes of the ReLUs from intervals. Full CROWN tightens the box of every ReLU
+CROWN-IBP takes the boxes of their inputs from intervals. Full CROWN tightens every input
 that intervals leave undecided by a backward pass of its own, and propagates the tighter boxes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from physadv.certification.bounds.backward import backward_bounds
-from physadv.certification.bounds.graph import LayerGraph, relu_nodes
+from physadv.certification.bounds.graph import LayerGraph, relaxed_nodes
 from physadv.certification.bounds.ibp import interval_boxes
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.layers import ConvLayer
 from physadv.certification.bounds.linear_forms import (
-    Box,
     DenseForms,
-    ReluLines,
     WindowForms,
     keeps_windows,
-    relu_lines,
 )
+from physadv.certification.bounds.relaxations import Box, Relaxation
 
 NUMBERS_AT_ONCE = 1 << 23
 """Largest number of coefficients of one layer's forms in a backward pass (32 MiB in float32)."""
@@ -33,16 +31,17 @@ NUMBERS_AT_ONCE = 1 << 23
 
 def crown_ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     """Return CROWN-IBP lower bounds (b, k) of linear forms on the logits, with interval boxes at
-    the ReLUs.
+    the nonlinear layers.
 
     Args:
         graph: Folded graph of the network.
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
     """
-    sources = {i: graph.nodes[i].inputs[0] for i in relu_nodes(graph)}
+    layers = relaxed_nodes(graph)
+    sources = {i: graph.nodes[i].inputs[0] for i in layers}
     boxes = interval_boxes(graph, ball, set(sources.values()))
-    relaxed = {i: relu_lines(boxes[source]) for i, source in sources.items()}
+    relaxed = {i: layer.relax(boxes[sources[i]]) for i, layer in layers.items()}
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), relaxed)
 
 
@@ -54,11 +53,11 @@ def crown_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
     """
-    return tightened_margins(graph, ball, forms, relu_lines)
+    return tightened_margins(graph, ball, forms)
 
 
 def tightened_margins(
-    graph: LayerGraph, ball: InputBall, forms: Tensor, rule: Callable[[Box], ReluLines]
+    graph: LayerGraph, ball: InputBall, forms: Tensor, *, parallel: bool = False
 ) -> Tensor:
     """Return lower bounds (b, k) by backward passes at every layer; never looser than intervals
     alone.
@@ -67,33 +66,72 @@ def tightened_margins(
         graph: Folded graph of the network.
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
-        rule: Relaxation of a ReLU: box of its input to its two lines.
+        parallel: Whether both lines of a ReLU have one slope.
     """
-    relaxed: dict[int, ReluLines] = {}
-    users: dict[int, list[int]] = {}
-    for i in relu_nodes(graph):
-        users.setdefault(graph.nodes[i].inputs[0], []).append(i)
-
-    def tighten(number: int, box: Box) -> Box:
-        tighter = _tighten_unstable(graph, ball, number, box, relaxed) if relaxed else box
-        relaxed.update(dict.fromkeys(users[number], rule(tighter)))
-        return tighter
-
-    stops = interval_boxes(graph, ball, graph.last_relus(), tighten)
+    boxes, relaxed = tightened_boxes(graph, ball, parallel=parallel)
 
     # Either bound is valid; keep the larger one for each form.
     last = len(graph.nodes) - 1
     by_lines = backward_bounds(graph, ball, last, DenseForms(forms), relaxed)
     return torch.maximum(
-        by_lines, backward_bounds(graph, ball, last, DenseForms(forms), stops=stops)
+        by_lines, backward_bounds(graph, ball, last, DenseForms(forms), stops=boxes)
     )
 
 
-def _tighten_unstable(
-    graph: LayerGraph, ball: InputBall, number: int, box: Box, relaxed: dict[int, ReluLines]
+def tightened_boxes(
+    graph: LayerGraph, ball: InputBall, *, parallel: bool = False
+) -> tuple[dict[int, Box], dict[int, Relaxation]]:
+    """Return boxes of values by node number, and the relaxations over them, by backward passes at
+    every layer.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        parallel: Whether both lines of a ReLU have one slope.
+
+    Returns:
+        Boxes of the inputs of nonlinear layers and of the nodes at which interval margins end; and
+        the relaxations by node number.
+    """
+    relaxed: dict[int, Relaxation] = {}
+    layers, readers = relaxed_nodes(graph), dict[int, list[int]]()
+    for i in layers:
+        readers.setdefault(graph.nodes[i].inputs[0], []).append(i)
+    kept: dict[int, Box] = {}
+
+    def tighten(number: int, box: Box) -> Box:
+        if number in kept:  # read by another nonlinear layer before
+            return kept[number]
+        open_ = torch.stack([layers[i].undecided(box) for i in readers[number]]).any(0)
+        kept[number] = tighten_entries(graph, ball, number, box, relaxed, open_) if relaxed else box
+        relaxed.update(
+            {i: layers[i].relax(kept[number], parallel=parallel) for i in readers[number]}
+        )
+        return kept[number]
+
+    boxes = interval_boxes(graph, ball, graph.last_nonlinear(), tighten)
+    return {**boxes, **kept}, relaxed
+
+
+def tighten_entries(
+    graph: LayerGraph,
+    ball: InputBall,
+    number: int,
+    box: Box,
+    relaxed: Mapping[int, Relaxation],
+    entries: Tensor,
 ) -> Box:
-    """Return ``box`` with the entries that straddle zero tightened by backward passes."""
-    unstable = ((box[0] < 0) & (box[1] > 0)).flatten(1)
+    """Return a node's box, tightened by backward passes at some of its entries.
+
+    Args:
+        graph: Folded graph of the network.
+        ball: Inputs to bound over, b images.
+        number: The node.
+        box: Its box so far, ends (b, *shape).
+        relaxed: Relaxations of the nonlinear layers before it.
+        entries: Entries (b, *shape) to tighten, bool.
+    """
+    unstable = entries.flatten(1)
     most = int(unstable.sum(1).max())
     if most == 0:
         return box
@@ -115,7 +153,7 @@ def _tighten_feature_map(
     ball: InputBall,
     number: int,
     box: Box,
-    relaxed: dict[int, ReluLines],
+    relaxed: Mapping[int, Relaxation],
     step: int,
 ) -> Box:
     """Tighten all neurons of a feature map, ``step`` channels at a time, by window forms."""
@@ -139,7 +177,7 @@ def _tighten_selected(
     ball: InputBall,
     number: int,
     box: Box,
-    relaxed: dict[int, ReluLines],
+    relaxed: Mapping[int, Relaxation],
     unstable: Tensor,
     most: int,
     step: int,

@@ -17,6 +17,7 @@ from physadv.certification.bounds.layers import (
     BatchNormLayer,
     Layer,
     NonnegativeMap,
+    RelaxedLayer,
     ReluLayer,
     ScaleLayer,
     merge_scale,
@@ -139,17 +140,17 @@ class LayerGraph:
                 last[i] = number
         return last
 
-    def last_relus(self) -> set[int]:
-        """Return the nodes at which interval margins end: ReLUs followed by affine layers and sums
-        alone.
+    def last_nonlinear(self) -> set[int]:
+        """Return the nodes at which interval margins end: nonlinear layers followed by affine ones
+        and sums alone.
 
-        Where a global pooling follows such a ReLU the pooling is returned in its place: its box is
+        Where a global pooling follows such a layer the pooling is returned in its place: its box is
         as tight, and smaller by the size of a feature map.
         """
         stops, pending = set[int](), [len(self.nodes) - 1]
         while pending:
             number = pending.pop()
-            if isinstance(self.nodes[number].layer, ReluLayer) or self._pools(number):
+            if isinstance(self.nodes[number].layer, RelaxedLayer) or self._pools(number):
                 stops.add(number)
             else:
                 pending.extend(self.nodes[number].inputs)
@@ -157,14 +158,14 @@ class LayerGraph:
         return stops
 
     def _pools(self, number: int) -> bool:
-        """Return whether the node is the mean of each channel of a ReLU's map: no input reaches two
-        outputs."""
+        """Return whether the node is the mean of each channel of a nonlinear layer's map: no input
+        reaches two outputs."""
         node = self.nodes[number]
         if not isinstance(node.layer, NonnegativeMap):
             return False
         source = self.nodes[node.inputs[0]]
         return (
-            isinstance(source.layer, ReluLayer)
+            isinstance(source.layer, RelaxedLayer)
             and len(source.shape) == 3
             and prod(node.shape) == source.shape[0]
         )
@@ -183,13 +184,20 @@ def relu_nodes(graph: LayerGraph) -> Iterator[int]:
     return (i for i, node in enumerate(graph.nodes) if isinstance(node.layer, ReluLayer))
 
 
+def relaxed_nodes(graph: LayerGraph) -> dict[int, RelaxedLayer]:
+    """Return the nonlinear layers of ``graph`` by node number, in order."""
+    layers = ((i, node.layer) for i, node in enumerate(graph.nodes))
+    return {i: layer for i, layer in layers if isinstance(layer, RelaxedLayer)}
+
+
 def _cast(
     layer: Layer, dtype: torch.dtype | None, device: torch.device | str | None = None
 ) -> Layer:
     values: dict[str, Any] = {f.name: getattr(layer, f.name) for f in fields(layer)}
-    return type(layer)(
-        **{
-            k: v.to(device=device, dtype=dtype) if isinstance(v, Tensor) else v
-            for k, v in values.items()
-        }
-    )
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+    return type(layer)(**{name: moved(value) for name, value in values.items()})

@@ -15,13 +15,16 @@ from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
+    ConcatLayer,
+    GatherLayer,
     Layer,
     NonnegativeMap,
-    ReluLayer,
+    RelaxedLayer,
     ReshapeLayer,
     ScaleLayer,
 )
-from physadv.certification.bounds.linear_forms import Box, DenseForms
+from physadv.certification.bounds.linear_forms import DenseForms
+from physadv.certification.bounds.relaxations import Box
 from physadv.core.errors import ModelError
 
 Tighten = Callable[[int, Box], Box]
@@ -48,7 +51,7 @@ def interval_boxes(
         ball: Inputs to bound over, b images.
         keep: Numbers of the nodes whose boxes are returned; other boxes are dropped after their
             last use.
-        tighten: Improves the box of each ReLU's input before it is used, as CROWN does.
+        tighten: Improves the box of each nonlinear layer's input before it is used, as CROWN does.
 
     Returns:
         (lower, upper) by node number, each (b, *shape of the node).
@@ -74,7 +77,7 @@ def interval_boxes(
     last_readers = graph.last_readers()
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
-        if tighten is not None and isinstance(node.layer, ReluLayer):
+        if tighten is not None and isinstance(node.layer, RelaxedLayer):
             values[source] = _ValueBounds(tighten(source, values[source].box))
 
         dropped = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
@@ -88,8 +91,8 @@ def interval_boxes(
 def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     """Return interval lower bounds (b, k) of linear forms on the logits.
 
-    The forms are merged into the layers after the last ReLU, which is tighter than the box of the
-    logits.
+    The forms are merged into the layers after the last nonlinear one, which is tighter than the
+    box of the logits.
 
     Args:
         graph: Folded graph of the network.
@@ -99,7 +102,7 @@ def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     if ball.center.ndim == 4 and ball.center.shape[1] > 1 and not torch.is_grad_enabled():
         # Convolutions of more than one channel are faster in this memory format.
         ball = replace(ball, center=ball.center.contiguous(memory_format=torch.channels_last))
-    stops = interval_boxes(graph, ball, graph.last_relus())
+    stops = interval_boxes(graph, ball, graph.last_nonlinear())
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), stops=stops)
 
 
@@ -109,8 +112,12 @@ def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
     Nothing is written in place: a slice, reshape or permute of the same memory may be read later.
     """
     lower, upper = inputs[0].box
-    if isinstance(layer, ReluLayer):
-        return _ValueBounds((lower.relu(), upper.relu()))
+    if isinstance(layer, RelaxedLayer):
+        return _ValueBounds(layer.value_range(lower, upper))
+    if isinstance(layer, ConcatLayer):
+        ends = zip(*(bounds.box for bounds in inputs), strict=True)
+        below, above = (layer.value(*end) for end in ends)
+        return _ValueBounds((below, above))
     if isinstance(layer, AddLayer):
         return _ValueBounds((lower + inputs[1].box[0], upper + inputs[1].box[1]))
 
@@ -119,6 +126,8 @@ def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
             f"layer {type(layer).__name__}", "has no interval rule", "Fold the graph first"
         )
 
+    if isinstance(layer, GatherLayer):
+        return _ValueBounds(layer.box(lower, upper))  # copies are no axes of an ellipsoid
     if isinstance(layer, NonnegativeMap | ReshapeLayer):
         return _ellipsoid(layer, (layer.value(lower), layer.value(upper)), inputs[0])
     return _ellipsoid(layer, layer.box(lower, upper), inputs[0])

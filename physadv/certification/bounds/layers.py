@@ -1,4 +1,4 @@
-"""Layers that bounds can pass: affine maps, sums and ReLU.
+"""Layers that bounds can pass: affine maps, sums, concatenation, ReLU and maxima.
 
 Each has its value, its spread over a box, and its transpose. A value is (b, *shape). A form is (m,
 *shape): m linear functionals of that value, one a row.
@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from physadv.certification.bounds.relaxations import Box, Relaxation, max_planes, relu_lines
+
 Pair = tuple[int, int]
 
 
@@ -24,6 +26,24 @@ class Layer(ABC):
     @abstractmethod
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the layer's value at ``inputs``, each (b, *shape)."""
+
+
+class RelaxedLayer(Layer):
+    """A nonlinear layer, which bounds pass by a linear relaxation over the box of its input."""
+
+    @abstractmethod
+    def value_range(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return the smallest box of the layer's values over the box from ``lower`` to
+        ``upper``."""
+
+    @abstractmethod
+    def undecided(self, box: Box) -> Tensor:
+        """Return (b, *shape) bool: the inputs whose smaller box would make the relaxation
+        tighter."""
+
+    @abstractmethod
+    def relax(self, box: Box, *, parallel: bool = False) -> Relaxation:
+        """Return the relaxation over ``box``; ``parallel`` asks for two lines of one slope."""
 
 
 class AffineLayer(Layer):
@@ -251,6 +271,36 @@ class ReshapeLayer(AffineLayer):
         return form.reshape(len(form), *shape)
 
 
+@dataclass(frozen=True)
+class GatherLayer(AffineLayer):
+    """A choice of inputs, each any number of times, as in reflect padding.
+
+    Attributes:
+        index: Places (n,) in the flattened input.
+        shape: Shape of the output, without the batch, of n numbers.
+    """
+
+    index: Tensor
+    shape: tuple[int, ...]
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        """Return the chosen inputs."""
+        return inputs[0].flatten(1)[:, self.index].view(-1, *self.shape)
+
+    def spread(self, radius: Tensor) -> Tensor:
+        """Return the chosen ``radius``."""
+        return self.value(radius)
+
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the chosen ends."""
+        return self.value(lower), self.value(upper)
+
+    def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the sums of ``form`` over the copies of each input of ``shape``."""
+        flat = form.new_zeros((len(form), int(torch.Size(shape).numel())))
+        return flat.index_add(1, self.index, form.flatten(1)).view(-1, *shape)
+
+
 class AddLayer(Layer):
     """The sum of two values of one shape."""
 
@@ -259,12 +309,75 @@ class AddLayer(Layer):
         return inputs[0] + inputs[1]
 
 
-class ReluLayer(Layer):
+class ReluLayer(RelaxedLayer):
     """The rectifier max(x, 0)."""
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the positive part of the input."""
         return inputs[0].relu()
+
+    def value_range(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return the positive parts of both ends."""
+        return lower.relu(), upper.relu()
+
+    def undecided(self, box: Box) -> Tensor:
+        """Return which inputs straddle zero."""
+        return (box[0] < 0) & (box[1] > 0)
+
+    def relax(self, box: Box, *, parallel: bool = False) -> Relaxation:
+        """Return the chord and a line below."""
+        return relu_lines(box, parallel=parallel)
+
+
+@dataclass(frozen=True)
+class MaxLayer(RelaxedLayer):
+    """The maxima of groups of inputs, as in max pooling.
+
+    Attributes:
+        index: Places (n, k) of the members of each group in the flattened input; smaller groups
+            repeat a member.
+        shape: Shape of the n maxima, without the batch.
+    """
+
+    index: Tensor
+    shape: tuple[int, ...]
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        """Return the maximum of each group."""
+        return inputs[0].flatten(1)[:, self.index].amax(-1).view(-1, *self.shape)
+
+    def value_range(self, lower: Tensor, upper: Tensor) -> Box:
+        """Return the maxima of both ends."""
+        return self.value(lower), self.value(upper)
+
+    def undecided(self, box: Box) -> Tensor:
+        """Return which inputs are in a group without a sure winner, and may win."""
+        low, high = (end.flatten(1)[:, self.index] for end in box)
+        best = low.max(-1)
+        winner = self.index.expand(len(low), -1, -1).gather(2, best.indices[..., None])
+        rivals = (high > best.values[..., None]) & (self.index != winner)
+        is_open = rivals.any(-1, keepdim=True)
+        members = (rivals | (self.index == winner)) & is_open
+
+        flat = self.index.flatten().expand(len(low), -1)
+        counts = torch.zeros_like(box[0].flatten(1))
+        counts = counts.scatter_add(1, flat, members.flatten(1).to(counts))
+        return (counts > 0).view_as(box[0])
+
+    def relax(self, box: Box, *, parallel: bool = False) -> Relaxation:
+        """Return a plane above and one below; there are none of one slope."""
+        return max_planes(box, self.index)
+
+
+@dataclass(frozen=True)
+class ConcatLayer(Layer):
+    """The concatenation of two or more values along ``dim`` of their shapes, batch not counted."""
+
+    dim: int
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        """Return the inputs, one after the other."""
+        return torch.cat(inputs, self.dim + 1)
 
 
 class InputLayer(Layer):

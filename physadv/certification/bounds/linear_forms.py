@@ -18,44 +18,16 @@ from physadv.certification.bounds.input_ball import InputBall, box_minimum
 from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
+    ConcatLayer,
     ConvLayer,
-    ReluLayer,
+    MaxLayer,
+    RelaxedLayer,
     ScaleLayer,
 )
+from physadv.certification.bounds.relaxations import Box, MaxPlanes, Relaxation
 
-Box = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
 _LARGEST_MATRIX = 1 << 19
-
-
-@dataclass(frozen=True)
-class ReluLines:
-    """Two lines that enclose a ReLU over its input's box: lower x <= relu(x) <= upper (x - least),
-    each (b, *shape).
-
-    ``least`` is the lower end of the box where the ReLU is unstable and 0 elsewhere.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    least: Tensor
-
-
-def relu_lines(box: Box, *, parallel: bool = False) -> ReluLines:
-    """Return the two lines of every ReLU over ``box``.
-
-    The upper line is the chord. The lower one has slope 0 or 1, whichever leaves the smaller area
-    (CROWN, Zhang et al. 2018), or the chord's slope with ``parallel`` (Wong and Kolter 2018; Weng
-    et al. 2018).
-    """
-    low, high = box
-    unstable = (low < 0) & (high > 0)
-    chord = high / torch.where(unstable, high - low, torch.ones_like(high))
-    stable = (low >= 0).to(low)
-
-    upper = torch.where(unstable, chord, stable)
-    lower = upper if parallel else torch.where(unstable, (high > -low).to(low), stable)
-    return ReluLines(lower, upper, torch.where(unstable, low, torch.zeros_like(low)))
 
 
 class LinearForms(ABC):
@@ -67,9 +39,14 @@ class LinearForms(ABC):
         without its constant."""
 
     @abstractmethod
-    def past(self, relu: ReluLines) -> tuple[LinearForms, Tensor]:
-        """Return forms on a ReLU's input and constants (b, k) that together bound these from below,
-        by the lines ``relu``."""
+    def past(self, relaxed: Relaxation) -> tuple[LinearForms, Tensor]:
+        """Return forms on a nonlinear layer's input and constants (b, k) that together bound these
+        from below, by its relaxation."""
+
+    @abstractmethod
+    def part(self, dim: int, start: int, shape: Shape) -> LinearForms:
+        """Return the forms on the piece of the value that begins at ``start`` along dimension
+        ``dim`` of its shape, and is of ``shape``."""
 
     @abstractmethod
     def dot(self, value: Tensor) -> Tensor:
@@ -103,14 +80,39 @@ class DenseForms(LinearForms):
         back = layer.transpose(self.rows.flatten(0, 1), shape)
         return DenseForms(back.reshape(*self.rows.shape[:2], *shape))
 
-    def past(self, relu: ReluLines) -> tuple[DenseForms, Tensor]:
-        """Return forms and constants before a ReLU with lines ``relu``: positive coefficients take
-        the lower line, negative ones the upper."""
-        above = self.rows.clamp_max(0) * relu.upper[:, None]
-        constant = -_products(above.flatten(2), relu.least.flatten(1))
-        return DenseForms(
-            torch.addcmul(above, self.rows.clamp_min(0), relu.lower[:, None])
-        ), constant
+    def past(self, relaxed: Relaxation) -> tuple[DenseForms, Tensor]:
+        """Return forms and constants before a layer: positive coefficients take the lower line or
+        plane, negative ones the upper."""
+        if isinstance(relaxed, MaxPlanes):
+            return self._past_maxima(relaxed)
+        negative, positive = self.rows.clamp_max(0), self.rows.clamp_min(0)
+        constant = _products(negative.flatten(2), relaxed.upper_shift.flatten(1))
+        if relaxed.lower_shift is not None:
+            constant = constant + _products(positive.flatten(2), relaxed.lower_shift.flatten(1))
+
+        lower = relaxed.lower if relaxed.per_form else relaxed.lower[:, None]
+        rows = torch.addcmul(negative * relaxed.upper[:, None], positive, lower)
+        if relaxed.multipliers is not None:
+            rows = rows + relaxed.multipliers
+        return DenseForms(rows), constant
+
+    def _past_maxima(self, planes: MaxPlanes) -> tuple[DenseForms, Tensor]:
+        rows = self.rows.flatten(2)
+        negative, positive = rows.clamp_max(0), rows.clamp_min(0)
+        constant = _products(negative, planes.shift)
+
+        batch, forms = rows.shape[:2]
+        flat = rows.new_zeros((batch, forms, int(torch.Size(planes.shape).numel())))
+        chosen = planes.chosen[:, None].expand(-1, forms, -1)
+        flat = flat.scatter_add(2, chosen, positive)
+        above = (negative[..., None] * planes.slopes[:, None]).flatten(2)
+        places = planes.index.flatten().expand(batch, forms, -1)
+        flat = flat.scatter_add(2, places, above)
+        return DenseForms(flat.view(batch, forms, *planes.shape)), constant
+
+    def part(self, dim: int, start: int, shape: Shape) -> DenseForms:
+        """Return the forms on a piece of the value."""
+        return DenseForms(self.rows.narrow(dim + 2, start, shape[dim]))
 
     def dot(self, value: Tensor) -> Tensor:
         """Return the values (b, k) at ``value``."""
@@ -186,13 +188,27 @@ class WindowForms(LinearForms):
         # Windows as large as the node save nothing.
         return forms.dense() if wide.shape[-1] ** 2 >= shape[1] * shape[2] else forms
 
-    def past(self, relu: ReluLines) -> tuple[WindowForms, Tensor]:
-        """Return forms and constants before a ReLU with lines ``relu``; lines are zero outside the
-        node, and so clean the windows."""
-        above = self.cut.clamp_max(0) * self._windows(relu.upper)
-        constant = -_products(above.flatten(3), self._windows(relu.least).flatten(2))
-        cut = torch.addcmul(above, self.cut.clamp_min(0), self._windows(relu.lower))
+    def past(self, relaxed: Relaxation) -> tuple[LinearForms, Tensor]:
+        """Return forms and constants before a layer with lines ``relaxed``; lines are zero outside
+        the node, and so clean the windows."""
+        if isinstance(relaxed, MaxPlanes) or relaxed.per_form or relaxed.multipliers is not None:
+            return self.dense().past(relaxed)
+        negative, positive = self.cut.clamp_max(0), self.cut.clamp_min(0)
+        shift = self._windows(relaxed.upper_shift).flatten(2)
+        constant = _products(negative.flatten(3), shift)
+        if relaxed.lower_shift is not None:
+            shift = self._windows(relaxed.lower_shift).flatten(2)
+            constant = constant + _products(positive.flatten(3), shift)
+
+        above = negative * self._windows(relaxed.upper)
+        cut = torch.addcmul(above, positive, self._windows(relaxed.lower))
         return replace(self, cut=cut, clean=True), constant.flatten(1)
+
+    def part(self, dim: int, start: int, shape: Shape) -> LinearForms:
+        """Return the forms on a piece of the value: still windows where it is one of channels."""
+        if dim != 0:
+            return self.dense().part(dim, start, shape)
+        return replace(self, cut=self.cut.narrow(3, start, shape[0]), shape=shape)
 
     def dot(self, value: Tensor) -> Tensor:
         """Return the values (b, k) at ``value``."""
@@ -277,7 +293,10 @@ def keeps_windows(layer: object) -> bool:
         return (
             square and layer.dilation == (1, 1) and layer.weight.shape[2] == layer.weight.shape[3]
         )
-    return isinstance(layer, ScaleLayer | ReluLayer | AddLayer)
+    if isinstance(layer, ConcatLayer):
+        return layer.dim == 0
+    elementwise = isinstance(layer, RelaxedLayer) and not isinstance(layer, MaxLayer)
+    return elementwise or isinstance(layer, ScaleLayer | AddLayer)
 
 
 def _widened(cuts: Tensor, layer: ConvLayer) -> Tensor:

@@ -88,8 +88,6 @@ _WORDS = {
     "quantize_per_tensor": "quantization",
 }
 _INSTEAD = {
-    "max_pool2d": "Use average pooling, or --method smoothing",
-    "adaptive_max_pool2d": "Use average pooling, or --method smoothing",
     "softmax": "Return the logits before it, or use --method smoothing",
     "log_softmax": "Return the logits before it, or use --method smoothing",
 }

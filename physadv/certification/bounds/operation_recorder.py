@@ -20,14 +20,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from physadv.certification.bounds.activations import (
+    GeluLayer,
+    SigmoidLayer,
+    SiluLayer,
+    SoftplusLayer,
+    TanhLayer,
+)
 from physadv.certification.bounds.graph import LayerGraph, LayerNode
+from physadv.certification.bounds.index_maps import (
+    adaptive_groups,
+    numbered,
+    pooled_groups,
+    reduced_groups,
+)
 from physadv.certification.bounds.layers import (
     AddLayer,
     BatchNormLayer,
+    ConcatLayer,
     ConvLayer,
+    GatherLayer,
     InputLayer,
     Layer,
     LinearLayer,
+    MaxLayer,
     NonnegativeMap,
     Pair,
     ReluLayer,
@@ -55,6 +71,11 @@ _NONNEGATIVE_NAMES = (
     "narrow expand"
 )
 _NONNEGATIVE = frozenset(_NONNEGATIVE_NAMES.split())
+# Functions made of ReLUs, which every method then treats as such.
+_CLIPS = frozenset(["clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6"])
+_PIECEWISE = frozenset([*_CLIPS, "leaky_relu", "prelu", "abs"])
+_MAXIMA = frozenset(["max_pool2d", "adaptive_max_pool2d", "amax"])
+_CONCATENATIONS = frozenset(["cat", "concat", "concatenate", "stack"])
 # Functions that return a tuple of pieces of their input.
 _PIECES = frozenset(["chunk", "split", "tensor_split", "unbind"])
 
@@ -273,6 +294,9 @@ class OperationRecorder(TorchFunctionMode):
         if not call.args and "input" in call.kwargs:
             call = call.with_input_first()
         name, args = call.name, call.args
+        if name in _CONCATENATIONS:
+            self._number(result, self._concatenation(call, numbers, result))
+            return
         operands = [i for i, a in enumerate(args[:2]) if isinstance(a, Tensor) and id(a) in numbers]
         elsewhere = set(numbers) - {id(args[i]) for i in operands}
         if name in _IDENTITIES and operands[:1] == [0]:
@@ -281,8 +305,12 @@ class OperationRecorder(TorchFunctionMode):
             raise self.unknown(name, "it mixes the images in a way bounds do not follow")
 
         inputs = tuple(numbers[id(args[i])] for i in operands)
-        if len(inputs) == 2:
+        if len(inputs) == 2 and name in ("maximum", "minimum", "max", "min"):
+            number = self._larger(call, inputs, result)
+        elif len(inputs) == 2:
             number = self._sum(call, inputs, result)
+        elif name in _PIECEWISE and operands == [0]:
+            number = self._piecewise(call, inputs[0], result)
         else:
             (position,) = operands
             layer = self._layer(call, position, result)
@@ -324,6 +352,135 @@ class OperationRecorder(TorchFunctionMode):
             first = self._append(minus, (first,), result)
         return self._append(AddLayer(), (first, second), result)
 
+    def _concatenation(self, call: _Call, numbers: dict[int, int], result: Tensor) -> int:
+        """Record the concatenation or stack of traced values, and return its number."""
+        name = call.name
+        values, dim = _bound_whole(call, ("tensors", "dim"), (None, 0))
+        dim = dim % result.ndim
+        if not isinstance(values, tuple | list) or any(id(v) not in numbers for v in values):
+            raise self.unknown(name, "one of its values does not depend on the images")
+        if dim == 0 or result.shape[0] != self.batch:
+            raise self.unknown(name, "it mixes the images in a way bounds do not follow")
+
+        inputs = [numbers[id(value)] for value in values]
+        if name == "stack":
+            single = result.narrow(dim, 0, 1)
+            shape = ReshapeLayer(tuple(single.shape[1:]))
+            inputs = [self._append(shape, (i,), single) for i in inputs]
+        return self._append(ConcatLayer(dim - 1), tuple(inputs), result)
+
+    def _larger(self, call: _Call, inputs: tuple[int, ...], result: Tensor) -> int:
+        """Record the elementwise maximum or minimum of two traced values of one shape, and return
+        its number."""
+        args = call.args
+        if len(args) != 2 or call.kwargs or args[0].shape != args[1].shape:
+            raise self.unknown(call.name, "its two values differ in shape")
+
+        # The minimum is minus the maximum of minus both.
+        sign = -1.0 if call.name.startswith("min") else 1.0
+        flat = result.flatten(1)
+        pieces = []
+        for number in inputs:
+            signed = self._affine(number, sign, 0.0, result)
+            pieces.append(self._append(ReshapeLayer(tuple(flat.shape[1:])), (signed,), flat))
+        both = self._append(ConcatLayer(0), tuple(pieces), torch.cat([flat, flat], 1))
+        places = torch.arange(flat.shape[1], device=result.device)
+        index = torch.stack([places, places + flat.shape[1]], 1)
+        largest = self._append(MaxLayer(index, tuple(result.shape[1:])), (both,), result)
+        return self._affine(largest, sign, 0.0, result)
+
+    def _affine(self, number: int, factor: Any, shift: Any, result: Tensor) -> int:
+        """Record ``factor`` x + ``shift`` of node ``number`` where it changes anything, and return
+        the number of what holds it."""
+        one = torch.ones((), dtype=result.dtype, device=result.device)
+        if not isinstance(factor, Tensor) and factor == 1 and shift == 0:
+            return number
+        return self._append(ScaleLayer(factor * one, shift * one), (number,), result)
+
+    def _piecewise(self, call: _Call, source: int, result: Tensor) -> int:
+        """Record a function made of ReLUs, and return its number."""
+        name = call.name
+        if name in _CLIPS:
+            return self._clip(call, source, result)
+        if name == "abs":
+            negative = self._affine(source, -1.0, 0.0, result)
+            both = [self._append(ReluLayer(), (i,), result) for i in (source, negative)]
+            return self._append(AddLayer(), tuple(both), result)
+
+        # slope x + (1 - slope) relu(x)
+        if name == "leaky_relu":
+            (slope,) = _bound(call, ("negative_slope",), (0.01,))
+        else:
+            (weight,) = _bound(call, ("weight",), (None,))
+            shape = (1, -1, *[1] * (result.ndim - 2)) if weight.numel() > 1 else ()
+            slope = weight.to(result).reshape(shape)
+        positive = self._append(ReluLayer(), (source,), result)
+        inputs = (
+            self._affine(source, slope, 0.0, result),
+            self._affine(positive, 1 - slope, 0.0, result),
+        )
+        return self._append(AddLayer(), inputs, result)
+
+    def _clip(self, call: _Call, source: int, result: Tensor) -> int:
+        """Record a function that clips, as two ReLUs in a row: least + relu(x - least), then
+        most - relu(most - x)."""
+        name = call.name
+        least: Any
+        most: Any
+        if name == "relu6":
+            least, most = 0.0, 6.0
+        elif name == "hardtanh":
+            least, most = _bound(call, ("min_val", "max_val"), (-1.0, 1.0))
+        elif name in ("clamp_min", "clamp_max"):
+            (end,) = _bound(call, (name.partition("_")[2],), (None,))
+            least, most = (end, None) if name == "clamp_min" else (None, end)
+        else:
+            least, most = _bound(call, ("min", "max"), (None, None))
+        if any(isinstance(end, Tensor) and end.numel() > 1 for end in (least, most)):
+            raise self.unknown(name, "its limits are not the same everywhere")
+
+        number = source
+        if least is not None and least != -torch.inf:
+            number = self._affine(number, 1.0, -least, result)
+            number = self._append(ReluLayer(), (number,), result)
+            number = self._affine(number, 1.0, least, result)
+        if most is not None and most != torch.inf:
+            number = self._affine(number, -1.0, most, result)
+            number = self._append(ReluLayer(), (number,), result)
+            number = self._affine(number, -1.0, most, result)
+        return number
+
+    def _groups(self, call: _Call, x: Tensor, result: Tensor) -> Tensor:
+        """Return (n, k) the places that each of the maxima of ``x`` in ``result`` is taken of."""
+        name = call.name
+        if name == "amax":
+            (dims,) = _bound(call, ("dim",), ((),))
+            dims = [dims] if isinstance(dims, int) else list(dims)
+            if not dims or any(dim % x.ndim == 0 for dim in dims):
+                raise self.unknown(name, "it mixes the images in a way bounds do not follow")
+            return reduced_groups(x, tuple(dim % x.ndim for dim in dims))
+
+        if x.ndim != 4:
+            raise self.unknown(name, "it is not of images (b, c, h, w)")
+        out = (result.shape[2], result.shape[3])
+        if name == "adaptive_max_pool2d":
+            return adaptive_groups(x, out)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        kernel, stride, padding, dilation = _bound(call, names, (None, None, 0, 1))
+        stride = kernel if stride is None or stride == [] else stride
+        return pooled_groups(x, out, *(map(_pair, (kernel, stride, padding, dilation))))
+
+    def _smooth(self, call: _Call) -> Layer | None:
+        """Return the layer of a smooth activation; None where the call is none that is known."""
+        name = call.name
+        if name == "gelu" and _bound(call, ("approximate",), ("none",)) == ["none"]:
+            return GeluLayer()
+        if name == "softplus":
+            beta, threshold = _bound(call, ("beta", "threshold"), (1.0, 20.0))
+            usual = beta > 0 and threshold >= 10
+            return SoftplusLayer(float(beta), float(threshold)) if usual else None
+        return {"tanh": TanhLayer(), "sigmoid": SigmoidLayer(), "silu": SiluLayer()}.get(name)
+
     def _layer(self, call: _Call, position: int, result: Tensor) -> Layer | None:
         """Return the layer of a function of one traced value; None where it changes nothing."""
         name, args, kwargs = call.name, call.args, call.kwargs
@@ -337,6 +494,14 @@ class OperationRecorder(TorchFunctionMode):
 
         if name == "relu" and position == 0:
             return ReluLayer()
+        smooth = self._smooth(call) if position == 0 else None
+        if smooth is not None:
+            return smooth
+        if position == 0 and name in _MAXIMA:
+            return MaxLayer(self._groups(call, x, result), tuple(result.shape[1:]))
+        if position == 0 and name == "pad" and _option(F.pad, "mode", call) != "constant":
+            index = call.of(numbered(x)).flatten().long()
+            return GatherLayer(index.to(x.device), tuple(result.shape[1:]))
         if name in ("add", "sub", "rsub", "mul", "div", "neg"):
             if result.shape != x.shape:
                 raise self.unknown(name, "its constant is larger than the value")
@@ -419,6 +584,12 @@ def _bound(call: _Call, names: tuple[str, ...], defaults: tuple[Any, ...]) -> li
         rest[i] if i < len(rest) else call.kwargs.get(name, default)
         for i, (name, default) in enumerate(zip(names, defaults, strict=True))
     ]
+
+
+def _bound_whole(call: _Call, names: tuple[str, ...], defaults: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments of a call, its first among them, by their names."""
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    return [given.get(name, default) for name, default in zip(names, defaults, strict=True)]
 
 
 def _pair(value: Any) -> Pair:

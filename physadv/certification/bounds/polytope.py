@@ -7,14 +7,11 @@ chord's slope; the bounds inside the network are dual bounds too.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
 from physadv.certification.bounds.crown import tightened_margins
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.input_ball import InputBall
-from physadv.certification.bounds.linear_forms import relu_lines
 
 
 def polytope_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
@@ -26,4 +23,4 @@ def polytope_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tenso
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
     """
-    return tightened_margins(graph, ball, forms, partial(relu_lines, parallel=True))
+    return tightened_margins(graph, ball, forms, parallel=True)

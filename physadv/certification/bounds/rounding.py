@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from physadv.certification.bounds.activations import SmoothLayer
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.layers import (
     AddLayer,
@@ -100,6 +101,8 @@ def _error_size(layer: Layer, inputs: list[Tensor]) -> Tensor | None:
         return 2 * (sizes[0] * layer.factor.abs() + layer.shift.abs())
     if isinstance(layer, NonnegativeMap):
         return 8 * layer.spread(sizes[0])
+    if isinstance(layer, SmoothLayer):
+        return 4 * (layer.value(inputs[0]).abs() + sizes[0] * max(map(abs, layer.slopes)))
     if isinstance(layer, AddLayer):
         return sizes[0] + sizes[1]
     return None

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from physadv.certification.bounds.graph import LayerGraph, LayerNode
 from physadv.certification.bounds.layers import BatchNormLayer
-from physadv.certification.bounds.linear_forms import Box
+from physadv.certification.bounds.relaxations import Box
 
 MOMENTUM = 0.1
 

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.layers import AddLayer, AffineLayer, ReluLayer
-from physadv.certification.bounds.linear_forms import Box, ReluLines, relu_lines
+from physadv.certification.bounds.relaxations import Box, Lines, Relaxation, relu_lines
 from physadv.core.errors import ModelError
 
 LARGEST = 1e4
@@ -25,7 +25,7 @@ LARGEST = 1e4
 
 def sketched_lines(
     graph: LayerGraph, ball: InputBall, projections: int, generator: Generator
-) -> dict[int, ReluLines]:
+) -> dict[int, Relaxation]:
     """Return parallel lines of every ReLU from estimated boxes of its input; differentiable.
 
     Args:
@@ -40,13 +40,13 @@ def sketched_lines(
     low, high = ball.box()
     centers = {0: (low + high) / 2}
     runs = {0: _noise((high - low) / 2, projections, generator)}
-    lines: dict[int, ReluLines] = {}
+    lines: dict[int, Relaxation] = {}
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
         if isinstance(node.layer, ReluLayer):
-            relaxed = relu_lines(_box(centers[source], runs[source]), parallel=True)
+            relaxed: Lines = relu_lines(_box(centers[source], runs[source]), parallel=True)
             lines[number] = relaxed
-            half = -relaxed.upper * relaxed.least / 2
+            half = relaxed.upper_shift / 2
             centers[number] = relaxed.upper * centers[source] + half
             runs[number] = relaxed.upper[:, None] * runs[source] + _noise(
                 half, projections, generator

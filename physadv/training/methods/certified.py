@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from physadv.certification.bounds.backward import backward_bounds
-from physadv.certification.bounds.graph import LayerGraph, relu_nodes
+from physadv.certification.bounds.graph import LayerGraph, relaxed_nodes
 from physadv.certification.bounds.ibp import interval_boxes
 from physadv.certification.bounds.input_ball import NORMS, InputBall
 from physadv.certification.bounds.layers import ScaleLayer
-from physadv.certification.bounds.linear_forms import Box, DenseForms, relu_lines
+from physadv.certification.bounds.linear_forms import DenseForms
+from physadv.certification.bounds.relaxations import Box
 from physadv.certification.bounds.tracing import trace_graph
 from physadv.certification.bounds.verify import margin_forms
 from physadv.core.errors import OptionError
@@ -145,7 +146,8 @@ class CrownIbpTraining(IbpTraining):
 
         weight = 1 - at.ramp(*self.grow)
         if weight > 0:
-            relaxed = {i: relu_lines(boxes[graph.nodes[i].inputs[0]]) for i in relu_nodes(graph)}
+            layers = relaxed_nodes(graph)
+            relaxed = {i: layers[i].relax(boxes[graph.nodes[i].inputs[0]]) for i in layers}
             margins = (
                 weight * backward_bounds(graph, ball, _last(graph), DenseForms(forms), relaxed)
                 + (1 - weight) * margins
@@ -187,9 +189,9 @@ def robust_cross_entropy(margins: Tensor) -> Tensor:
 def _intervals(
     graph: LayerGraph, ball: InputBall, forms: Tensor
 ) -> tuple[dict[int, Box], list[int], Tensor]:
-    """Return boxes, the nodes before the ReLUs in order, and the interval margins."""
-    before = sorted({graph.nodes[i].inputs[0] for i in relu_nodes(graph)})
-    boxes = interval_boxes(graph, ball, {0, 1, *before, *graph.last_relus()})
+    """Return boxes, the nodes before the nonlinear layers in order, and the interval margins."""
+    before = sorted({graph.nodes[i].inputs[0] for i in relaxed_nodes(graph)})
+    boxes = interval_boxes(graph, ball, {0, 1, *before, *graph.last_nonlinear()})
     margins = backward_bounds(graph, ball, _last(graph), DenseForms(forms), stops=boxes)
     return boxes, before, margins
 
