@@ -79,6 +79,12 @@ def points(seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, torch.Generat
     return images, torch.randint(0, CLASSES, (3,), generator=draw), draw
 
 
+def methods_for(seed: int) -> list[str]:
+    """The methods tried on the graph of a seed: those that cost more on fewer graphs."""
+    cheap = [method for method in METHODS if method != "alpha-crown"]
+    return [*cheap, *["alpha-crown"] * (seed % 5 == 0), *["bab"] * (seed % 10 == 0)]
+
+
 def hold(seed: int) -> str:
     """Assert every method and norm on the graph of one seed; return what became of the graph.
 
@@ -94,8 +100,10 @@ def hold(seed: int) -> str:
 
     for norm in EPS:
         attacked = least_margins(net, images, labels, norm, draw)
-        for method in METHODS:
-            bound = verify_bounds(graph, images, labels, eps=EPS[norm], norm=norm, method=method)
+        for method in methods_for(seed):
+            bound = verify_bounds(
+                graph, images, labels, eps=EPS[norm], norm=norm, method=method, time_limit=0.5
+            )
             gap = bound.margins - attacked
             where = f"PHYSADV_FUZZ_SEED={seed}, {method} {norm}: {' '.join(net.words)}"
             rounding = 1e-9 if dtype == torch.float64 else 1e-5
@@ -117,7 +125,9 @@ def exact_on(seed: int) -> None:
     slopes = torch.einsum("bkc,nc->bkn", forms, matrix)
     for norm, dual in (("linf", 1), ("l2", 2)):
         wanted = (margins - EPS[norm] * slopes.norm(p=dual, dim=2)).min(1).values
-        for method in METHODS:
+        for method in methods_for(seed):
+            if method == "bab":
+                continue
             found = verify_bounds(
                 graph, images, labels, eps=EPS[norm], norm=norm, method=method, limits=None
             ).margins

@@ -247,7 +247,6 @@ REFUSED = {
         lambda: Net(lambda x: torch.fake_quantize_per_tensor_affine(x, 1e-4, 0, -20000, 20000)),
         "fake quantization",
     ),
-    "clipping": Refused(lambda: Net(lambda x: x.clamp(0, 1)), "clipping"),
     "bits": Refused(lambda: Net(lambda x: x.view(torch.int32).view(torch.float32)), "int32"),
     "random": Refused(lambda: Net(after=lambda y: y + 1e-9 * torch.rand(4)), "random"),
     "dropout": Refused(lambda: Net(lambda x: F.dropout(x, 0.1)), "random"),

@@ -90,6 +90,19 @@ class LayerGraph:
             tuple(replace(node, layer=_cast(node.layer, dtype, device)) for node in self.nodes)
         )
 
+    def detached(self, dtype: torch.dtype | None = None) -> LayerGraph:
+        """Return the graph in ``dtype`` with numbers that gradients do not reach."""
+
+        def detach(layer: Layer) -> Layer:
+            values = {f.name: getattr(layer, f.name) for f in fields(layer)}
+            if not any(isinstance(v, Tensor) and v.requires_grad for v in values.values()):
+                return layer
+            own = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()}
+            return type(layer)(**own)
+
+        cast = self.cast(dtype)
+        return LayerGraph(tuple(replace(node, layer=detach(node.layer)) for node in cast.nodes))
+
     def _without_identity_scales(self) -> LayerGraph:
         """Turn batch normalization into scales, and drop scales that change nothing.
 

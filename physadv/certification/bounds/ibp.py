@@ -4,7 +4,7 @@ two forward passes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     """
     if ball.center.ndim == 4 and ball.center.shape[1] > 1 and not torch.is_grad_enabled():
         # Convolutions of more than one channel are faster in this memory format.
-        ball = replace(ball, center=ball.center.contiguous(memory_format=torch.channels_last))
+        ball = ball.channels_last()
     stops = interval_boxes(graph, ball, graph.last_nonlinear())
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), stops=stops)
 

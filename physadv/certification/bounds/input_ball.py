@@ -1,8 +1,10 @@
-"""Sets of inputs that a bound covers: an l_inf or l_2 ball about each image, within [0, 1]."""
+"""Sets of inputs that a bound covers: an l_inf or l_2 ball about each image, within [0, 1], or a
+box."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +61,78 @@ class InputBall:
         if self.limits is None:
             return least
         return torch.maximum(least, box_minimum(rows, *self.box()))
+
+    def nearest(self, points: Tensor) -> Tensor:
+        """Return ``points`` (b, *shape), each moved into its set."""
+        step = points - self.center
+        if self.norm == "l2":
+            size = step.flatten(1).norm(dim=1).clamp_min(1e-12)
+            step = step * (self.eps / size).clamp(max=1).view(-1, *[1] * (step.ndim - 1))
+        lower, upper = self.box()
+        return torch.minimum(torch.maximum(self.center + step, lower), upper)
+
+    def select(self, place: int) -> InputBall:
+        """Return the set of the image at ``place`` alone."""
+        return replace(self, center=self.center[place : place + 1])
+
+    def repeated(self, count: int) -> InputBall:
+        """Return the sets of all images, ``count`` times in a row each."""
+        return replace(self, center=self.center.repeat_interleave(count, 0))
+
+    def cast(self, dtype: torch.dtype) -> InputBall:
+        """Return the set with its numbers in ``dtype``."""
+        return replace(self, center=self.center.to(dtype))
+
+    def channels_last(self) -> InputBall:
+        """Return the set with its images in the memory format of that name."""
+        return replace(self, center=self.center.contiguous(memory_format=torch.channels_last))
+
+
+@dataclass(frozen=True)
+class InputBox(InputBall):
+    """All inputs between two ends, number by number; ``eps`` and ``limits`` have no meaning.
+
+    Args:
+        center: Middles (b, *shape).
+        reach: Halves (b, *shape) of the widths, none negative.
+    """
+
+    eps: float = 0.0
+    limits: tuple[float, float] | None = None
+    reach: Tensor | None = None
+
+    @classmethod
+    def between(cls, lower: Tensor, upper: Tensor) -> InputBox:
+        """Return the box with ends ``lower`` and ``upper`` (b, *shape)."""
+        return cls((lower + upper) / 2, reach=(upper - lower) / 2)
+
+    @property
+    def half(self) -> Tensor:
+        """Halves (b, *shape) of the widths."""
+        return torch.zeros_like(self.center) if self.reach is None else self.reach
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Return (lower, upper)."""
+        return self.center - self.half, self.center + self.half
+
+    def select(self, place: int) -> InputBox:
+        """Return the box at ``place`` alone."""
+        return self._changed(lambda numbers: numbers[place : place + 1])
+
+    def repeated(self, count: int) -> InputBox:
+        """Return all boxes, ``count`` times in a row each."""
+        return self._changed(lambda numbers: numbers.repeat_interleave(count, 0))
+
+    def cast(self, dtype: torch.dtype) -> InputBox:
+        """Return the box with its numbers in ``dtype``."""
+        return self._changed(lambda numbers: numbers.to(dtype))
+
+    def channels_last(self) -> InputBox:
+        """Return the box with its numbers in the memory format of that name."""
+        return self._changed(lambda n: n.contiguous(memory_format=torch.channels_last))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> InputBox:
+        return InputBox(change(self.center), reach=change(self.half))
 
 
 def box_minimum(rows: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

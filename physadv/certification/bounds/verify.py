@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from physadv.certification.bounds.alpha_crown import alpha_crown_margins
+from physadv.certification.bounds.branch_and_bound import (
+    FALSIFIED,
+    VERIFIED,
+    Clause,
+    verify_clauses,
+)
 from physadv.certification.bounds.crown import crown_ibp_margins, crown_margins
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
@@ -24,7 +31,12 @@ METHODS: dict[str, Method] = {
     "crown-ibp": crown_ibp_margins,
     "crown": crown_margins,
     "polytope": polytope_margins,
+    "alpha-crown": alpha_crown_margins,
 }
+BRANCH_AND_BOUND = "bab"
+"""Name of the method that searches, and so may take a time limit and find counterexamples."""
+TIME_LIMIT = 60.0
+"""Seconds an image that a search may take."""
 _CLOSE = 100.0
 """Bounds below this multiple of the network's rounding are computed in float64."""
 
@@ -38,10 +50,16 @@ class BoundedMargins:
         margins: Lower bounds (b,) on the logit of the label minus the best other one, over the
             whole ball. Positive ones have been lowered by the network's rounding; what is still
             positive is certified.
+        verdicts: Outcome of each image's search, "verified", "falsified" or "timeout"; empty where
+            the method does not search.
+        counterexamples: Images (c, h, w) of the ball that the network itself classifies as
+            something else, by place in the batch; an image that is wrong itself is its own.
     """
 
     predicted: Tensor
     margins: Tensor
+    verdicts: tuple[str, ...] = ()
+    counterexamples: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def certified(self) -> Tensor:
@@ -114,6 +132,8 @@ def verify_bounds(
     method: str = "crown",
     norm: str = "linf",
     limits: tuple[float, float] | None = (0.0, 1.0),
+    time_limit: float = TIME_LIMIT,
+    net: nn.Module | None = None,
 ) -> BoundedMargins:
     """Bound the margins of images over balls; a positive margin is a certificate.
 
@@ -126,12 +146,16 @@ def verify_bounds(
         images: Images (b, c, h, w) in [0, 1].
         labels: True classes (b,), int64.
         eps: Radius of the balls, at least 0, in units of [0, 1].
-        method: "ibp", "crown-ibp", "crown" or "polytope", from cheapest to tightest.
+        method: "ibp", "crown-ibp", "crown", "polytope" or "alpha-crown", from cheapest to tightest;
+            or "bab", branch and bound, which searches for a proof or a counterexample.
         norm: "linf" or "l2".
         limits: Smallest and largest value of a pixel; None does not clip the balls.
+        time_limit: Seconds an image after which a search gives up.
+        net: The network itself, by which counterexamples are checked; None takes the graph as it
+            was traced.
 
     Returns:
-        The predictions and the margin bounds.
+        The predictions and the margin bounds, and what a search found.
 
     Raises:
         OptionError: The method or norm is unknown, or a label is out of range.
@@ -146,8 +170,13 @@ def verify_bounds(
         >>> bool((bounds.margins > 0).all())
         True
     """
+    if method == BRANCH_AND_BOUND:
+        with _full_precision(images.device.type):
+            ball = InputBall(images, eps, norm, limits)
+            return _searched(graph, ball, labels, time_limit, net or graph.traced or graph)
     if method not in METHODS:
-        raise OptionError(f"method {method!r}", f"is none of {', '.join(METHODS)}", "Use crown-ibp")
+        known = ", ".join([*METHODS, BRANCH_AND_BOUND])
+        raise OptionError(f"method {method!r}", f"is none of {known}", "Use crown-ibp")
 
     def margins_of(graph: LayerGraph, images: Tensor, labels: Tensor) -> Tensor:
         forms = margin_forms(labels, graph.classes, images.dtype)
@@ -167,6 +196,42 @@ def verify_bounds(
                 margins[close] = torch.minimum(margins[close], double.to(margins.dtype))
             margins[chosen] -= rounding
         return BoundedMargins(graph(images).argmax(1), margins)
+
+
+def _searched(
+    graph: LayerGraph,
+    ball: InputBall,
+    labels: Tensor,
+    time_limit: float,
+    net: Callable[[Tensor], Tensor],
+) -> BoundedMargins:
+    """Return the outcome of branch and bound, image by image."""
+    predicted = graph(ball.center).argmax(1)
+    forms = margin_forms(labels, graph.classes, torch.float64)
+    margins, verdicts = torch.empty(len(labels), dtype=ball.center.dtype), []
+    counterexamples: dict[int, Tensor] = {}
+    for i, label in enumerate(labels.tolist()):
+        one = ball.select(i)
+
+        def breaks(point: Tensor, clause: int, label: int = label) -> bool:
+            return int(net(point.to(ball.center)).argmax(1)) != label
+
+        result = verify_clauses(
+            graph,
+            one,
+            [Clause(row[None], torch.zeros(1).to(row)) for row in forms[i]],
+            check=breaks,
+            rounding=float(rounding_of_margins(graph.traced or graph, one.center)),
+            time_limit=0.0 if breaks(one.center, 0) else time_limit,
+        )
+        verdict, found = result.verdict, result.counterexample
+        if verdict != VERIFIED and breaks(one.center, 0):
+            verdict, found = FALSIFIED, one.center[0]
+        if found is not None:
+            counterexamples[i] = found
+        margins[i] = result.bound
+        verdicts.append(verdict)
+    return BoundedMargins(predicted, margins.to(ball.center), tuple(verdicts), counterexamples)
 
 
 @contextmanager

@@ -1,0 +1,200 @@
+"""Branch and bound: the truth of a mixed-integer program on small nets, counterexamples that the
+network confirms, and every form of property."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+
+from physadv.certification.bounds import branch_and_bound
+from physadv.certification.bounds.alpha_crown import optimized_boxes
+from physadv.certification.bounds.branch_and_bound import Clause, verify_clauses
+from physadv.certification.bounds.crown import tightened_boxes
+from physadv.certification.bounds.input_ball import InputBall, InputBox
+from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
+from physadv.training.loop import seed_all
+
+SHAPE = (1, 2, 3)
+EPS = 0.12
+
+
+def small_net(seed: int, widths: tuple[int, ...] = (8, 8)) -> nn.Module:
+    """A dense net with weights large enough that its bounds are loose."""
+
+    def build() -> nn.Module:
+        sizes = [6, *widths, 3]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for a, b in pairwise(sizes):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    net = seed_all(build, seed).eval().double().requires_grad_(False)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.weight.mul_(1.8)
+    return net
+
+
+def least_value(net: nn.Module, lower: Tensor, upper: Tensor, row: Tensor) -> float:
+    """The least value of ``row`` y over the box, by a mixed-integer program with big numbers from
+    intervals."""
+    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+    low, high = lower.flatten().numpy(), upper.flatten().numpy()
+    ends, count = [(low, high)], len(low)
+    for layer in layers:
+        weight, bias = layer.weight.numpy(), layer.bias.numpy()
+        middle, reach = (low + high) / 2, (high - low) / 2
+        low, high = (
+            weight @ middle + bias - np.abs(weight) @ reach,
+            weight @ middle + bias + np.abs(weight) @ reach,
+        )
+        ends.append((low, high))
+        low, high = np.maximum(low, 0), np.maximum(high, 0)
+
+    # Variables: inputs, then for each hidden layer outputs z and signs d.
+    hidden = [len(layer.bias) for layer in layers[:-1]]
+    total = count + 2 * sum(hidden)
+    rows, below, above = [], [], []
+    bounds_low, bounds_high = np.full(total, 0.0), np.full(total, np.inf)
+    bounds_low[:count], bounds_high[:count] = ends[0]
+    whole = np.zeros(total)
+    first, before = count, slice(0, count)
+    for number, size in enumerate(hidden):
+        weight, bias = layers[number].weight.numpy(), layers[number].bias.numpy()
+        low, high = ends[number + 1]
+        for i in range(size):
+            z, d = first + i, first + size + i
+            whole[d], bounds_high[d] = 1, 1
+            for factor, low_end, high_end, sign in (
+                (1.0, bias[i], np.inf, 0.0),  # z >= a
+                (1.0, -np.inf, bias[i] - min(low[i], 0), -min(low[i], 0)),  # z <= a - l (1 - d)
+            ):
+                line = np.zeros(total)
+                line[z], line[before], line[d] = factor, -weight[i], sign
+                rows.append(line)
+                below.append(low_end)
+                above.append(high_end)
+            line = np.zeros(total)  # z <= u d
+            line[z], line[d] = 1, -max(high[i], 0)
+            rows.append(line)
+            below.append(-np.inf)
+            above.append(0.0)
+        before, first = slice(first, first + size), first + 2 * size
+    cost = np.zeros(total)
+    cost[before] = row.numpy() @ layers[-1].weight.numpy()
+    found = milp(
+        cost,
+        constraints=LinearConstraint(np.array(rows), below, above),
+        bounds=Bounds(bounds_low, bounds_high),
+        integrality=whole,
+    )
+    return float(found.fun + row.numpy() @ layers[-1].bias.numpy())
+
+
+@pytest.mark.parametrize("few", [0, 16], ids=["relus", "inputs"])
+@pytest.mark.parametrize("seed", range(4))
+def test_verdicts_are_those_of_an_exact_program(
+    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split by ReLUs and by inputs, every verdict agrees with the sign of the least margin, and
+    alpha-CROWN lies between CROWN and it."""
+    monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", few)
+    net = small_net(seed)
+    images = torch.rand((3, *SHAPE), generator=torch.Generator().manual_seed(seed)).double()
+    labels = net(images).argmax(1)
+    graph = prepare_graph(net, SHAPE)
+    found = verify_bounds(
+        graph, images, labels, eps=EPS, method="bab", limits=None, time_limit=60, net=net
+    )
+    crown = verify_bounds(graph, images, labels, eps=EPS, method="crown", limits=None).margins
+    alpha = verify_bounds(graph, images, labels, eps=EPS, method="alpha-crown", limits=None)
+    forms = margin_forms(labels, 3, torch.float64)
+    for i in range(3):
+        ends = images[i] - EPS, images[i] + EPS
+        truth = min(least_value(net, *ends, row) for row in forms[i])
+        assert found.verdicts[i] == ("verified" if truth > 0 else "falsified")
+        assert float(found.margins[i]) <= truth + 1e-6
+        assert float(crown[i]) - 1e-9 <= float(alpha.margins[i]) <= truth + 1e-6
+
+
+def test_counterexamples_lie_in_the_ball_and_change_the_class() -> None:
+    """In float32 too, for both norms; a wrong image is its own counterexample."""
+    net = small_net(5).float()
+    images = torch.rand((4, *SHAPE), generator=torch.Generator().manual_seed(5))
+    labels = net(images).argmax(1)
+    labels[3] = (labels[3] + 1) % 3
+    graph = prepare_graph(net, SHAPE)
+    for norm, eps in (("linf", 0.6), ("l2", 1.5)):
+        found = verify_bounds(
+            graph, images, labels, eps=eps, norm=norm, method="bab", net=net, time_limit=20
+        )
+        assert "falsified" in found.verdicts
+        assert found.verdicts[3] == "falsified"
+        assert torch.equal(found.counterexamples[3], images[3])
+        for i, verdict in enumerate(found.verdicts):
+            assert (verdict == "falsified") == (i in found.counterexamples)
+        for i, point in found.counterexamples.items():
+            step = (point - images[i]).flatten().double()
+            size = step.abs().max() if norm == "linf" else step.norm()
+            assert float(size) <= eps + 1e-6
+            assert point.min() >= 0
+            assert point.max() <= 1
+            assert int(net(point[None]).argmax()) != int(labels[i])
+
+
+def test_no_time_is_a_timeout_and_never_a_proof() -> None:
+    """With no time left an image that bounds alone do not certify is undecided."""
+    net = small_net(1, (16, 16))
+    images = torch.rand((2, *SHAPE), generator=torch.Generator().manual_seed(1)).double()
+    labels = net(images).argmax(1)
+    graph = prepare_graph(net, SHAPE)
+    found = verify_bounds(graph, images, labels, eps=0.2, method="bab", time_limit=1e-9)
+    assert not found.certified.any()
+    assert set(found.verdicts) <= {"timeout", "falsified"}
+
+
+def test_several_rows_are_broken_together_alone() -> None:
+    """A clause of two rows holds where one of them is positive everywhere it matters."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double().requires_grad_(False)
+    net[1].weight.copy_(torch.eye(2))
+    graph = prepare_graph(net, (1, 1, 2))
+    box = InputBox.between(torch.zeros(1, 1, 1, 2).double(), torch.ones(1, 1, 1, 2).double())
+    rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double()
+
+    def breaks(clause: Clause) -> str:
+        def check(x: Tensor, _: int) -> bool:
+            return bool(((clause.rows @ net(x)[0] + clause.shift) <= 0).all())
+
+        return verify_clauses(graph, box, [clause], check=check, time_limit=20).verdict
+
+    # y0 <= 0.4 and y0 >= 0.6 is never both; y0 <= 0.6 and y0 >= 0.4 is.
+    assert breaks(Clause(rows, torch.tensor([-0.4, 0.6]).double())) == "verified"
+    assert breaks(Clause(rows, torch.tensor([-0.6, 0.4]).double())) == "falsified"
+
+
+def test_optimized_boxes_hold_and_are_never_looser() -> None:
+    """Boxes inside the net hold random points, and lie in CROWN's."""
+    net = small_net(2, (12, 12, 12))
+    image = torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(2)).double()
+    graph, ball = prepare_graph(net, SHAPE), InputBall(image, EPS)
+    crown, _ = tightened_boxes(graph, ball)
+    tight = optimized_boxes(graph, ball).boxes
+    points = image + EPS * (2 * torch.rand((500, *SHAPE)).double() - 1)
+    points = ball.repeated(500).nearest(points)
+    values = {0: points}
+    narrower = 0
+    for number, node in enumerate(graph.nodes[1:], 1):
+        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+        if number in tight and number in crown:
+            low, high = tight[number]
+            assert (values[number] >= low - 1e-9).all()
+            assert (values[number] <= high + 1e-9).all()
+            assert (low >= crown[number][0] - 1e-9).all()
+            assert (high <= crown[number][1] + 1e-9).all()
+            narrower += int(((high - low) < (crown[number][1] - crown[number][0]) - 1e-6).sum())
+    assert narrower > 0
