@@ -8,7 +8,7 @@ the bounds of the file, and neither ``onnx`` nor the ``protobuf`` that it asks f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,8 @@ from torch import Tensor
 from physadv.core.errors import ModelError
 from physadv.core.reading import MAX_MODEL_BYTES, foreign_errors
 from physadv.core.text import read_file
+from physadv.models.protobuf import message_in, messages_in, numbers_in, text_in
 
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
-"""Wire types of Protocol Buffers."""
-_LONGEST_VARINT = 10
 _ANEW = "Fetch or export it anew"
 _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 """ONNX' numbers of the floating-point types, and NumPy's names for them."""
@@ -75,29 +73,29 @@ def read_onnx(path: Path) -> OnnxGraph:
     """
     data = read_file(path, most_bytes=MAX_MODEL_BYTES, error=ModelError)
     with foreign_errors(f"{path}", ModelError, "not readable as an ONNX file", _ANEW):
-        return _read_graph(_message(memoryview(data), _MODEL_GRAPH))
+        return _read_graph(message_in(memoryview(data), _MODEL_GRAPH))
 
 
 def _read_graph(graph: memoryview) -> OnnxGraph:
-    tensors = {_text(t, _TENSOR_NAME): t for t in _messages(graph, _GRAPH_INITIALIZER)}
-    given = [v for v in _messages(graph, _GRAPH_INPUT) if _text(v, _VALUE_NAME) not in tensors]
+    tensors = {text_in(t, _TENSOR_NAME): t for t in messages_in(graph, _GRAPH_INITIALIZER)}
+    given = [v for v in messages_in(graph, _GRAPH_INPUT) if text_in(v, _VALUE_NAME) not in tensors]
 
     # Exporters write nodes in the order in which they run: each after those it depends on.
     convolutions = []
     numbers = 0
-    for node in _messages(graph, _GRAPH_NODE):
-        operation = _text(node, _NODE_OPERATION)
-        inputs = [str(name, "utf-8") for name in _messages(node, _NODE_INPUT)]
+    for node in messages_in(graph, _GRAPH_NODE):
+        operation = text_in(node, _NODE_OPERATION)
+        inputs = [str(name, "utf-8") for name in messages_in(node, _NODE_INPUT)]
         if operation == "Conv":
             convolutions.append(_read_convolution(inputs, tensors))
             numbers += convolutions[-1].weight.numel()
             if numbers > len(graph):  # a number takes two bytes or more
                 raise ValueError("its convolutions share their weights without end")
         elif operation == "Constant":
-            value = _message(_message(node, _NODE_ATTRIBUTE), _ATTRIBUTE_TENSOR)
-            tensors[_text(node, _NODE_OUTPUT)] = value
+            value = message_in(message_in(node, _NODE_ATTRIBUTE), _ATTRIBUTE_TENSOR)
+            tensors[text_in(node, _NODE_OUTPUT)] = value
         elif operation == "Identity" and inputs[:1] and inputs[0] in tensors:
-            tensors[_text(node, _NODE_OUTPUT)] = tensors[inputs[0]]
+            tensors[text_in(node, _NODE_OUTPUT)] = tensors[inputs[0]]
     return OnnxGraph(tuple(convolutions), _read_input_size(given))
 
 
@@ -120,19 +118,19 @@ def _read_convolution(inputs: Sequence[str], tensors: Mapping[str, memoryview]) 
 
 def _read_tensor(tensor: memoryview) -> Tensor:
     """A stored tensor of floating-point numbers, as float32."""
-    if _IN_ANOTHER_FILE in _numbers(tensor, _TENSOR_LOCATION):
+    if _IN_ANOTHER_FILE in numbers_in(tensor, _TENSOR_LOCATION):
         raise ValueError("its weights are in another file; save them inside")
-    kind = next(iter(_numbers(tensor, _TENSOR_TYPE)), 0)
+    kind = next(iter(numbers_in(tensor, _TENSOR_TYPE)), 0)
     if kind not in _FLOAT_TYPES:
         raise ValueError("its weights are quantized or whole numbers")
 
     # Numbers are stored as bytes, or one by one as float32.
-    content = b"".join(_messages(tensor, _TENSOR_BYTES))
+    content = b"".join(messages_in(tensor, _TENSOR_BYTES))
     dtype = np.dtype(_FLOAT_TYPES[kind])
     if not content:
-        content, dtype = b"".join(_messages(tensor, _TENSOR_FLOATS)), np.dtype("<f4")
+        content, dtype = b"".join(messages_in(tensor, _TENSOR_FLOATS)), np.dtype("<f4")
 
-    shape = tuple(_numbers(tensor, _TENSOR_DIMS))
+    shape = tuple(numbers_in(tensor, _TENSOR_DIMS))
     if math.prod(shape) * dtype.itemsize != len(content):
         raise ValueError(f"{len(content)} bytes for a tensor of shape {shape}")
     values = np.frombuffer(content, dtype).astype(np.float32).reshape(shape)
@@ -143,70 +141,6 @@ def _read_input_size(given: Sequence[memoryview]) -> tuple[int, int] | None:
     """Height and width of the first of the ``given`` values; None where a side is free."""
     if not given:
         return None
-    shape = _message(_message(_message(given[0], _VALUE_TYPE), _TYPE_TENSOR), _TENSOR_SHAPE)
-    sides = [sum(_numbers(dim, _DIM_VALUE)) for dim in _messages(shape, _SHAPE_DIM)]
+    shape = message_in(message_in(message_in(given[0], _VALUE_TYPE), _TYPE_TENSOR), _TENSOR_SHAPE)
+    sides = [sum(numbers_in(dim, _DIM_VALUE)) for dim in messages_in(shape, _SHAPE_DIM)]
     return (sides[2], sides[3]) if len(sides) == 4 and min(sides[2:]) > 0 else None
-
-
-def _message(message: memoryview, field: int) -> memoryview:
-    """The first message, text or run of bytes in ``field``; an empty one where there is none."""
-    return next(iter(_messages(message, field)), memoryview(b""))
-
-
-def _text(message: memoryview, field: int) -> str:
-    return str(_message(message, field), "utf-8")
-
-
-def _messages(message: memoryview, field: int) -> list[memoryview]:
-    """Everything with a length in ``field``."""
-    return [v for n, v in _fields(message) if n == field and isinstance(v, memoryview)]
-
-
-def _numbers(message: memoryview, field: int) -> list[int]:
-    """The whole numbers in ``field``, which may be packed into one run of bytes."""
-    numbers: list[int] = []
-    for number, value in _fields(message):
-        if number != field:
-            continue
-        if isinstance(value, int):
-            numbers.append(value)
-            continue
-        position = 0
-        while position < len(value):
-            found, position = _varint(value, position)
-            numbers.append(found)
-    return numbers
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of every field; ValueError where the bytes are no message."""
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        field, wire_type = key >> 3, key & 7
-        if wire_type == _VARINT:
-            number, position = _varint(message, position)
-            yield field, number
-            continue
-
-        if wire_type == _LENGTH:
-            length, position = _varint(message, position)
-        elif wire_type in (_EIGHT_BYTES, _FOUR_BYTES):
-            length = 8 if wire_type == _EIGHT_BYTES else 4
-        else:
-            raise ValueError(f"no field of type {wire_type} exists")
-        if length > len(message) - position:
-            raise ValueError("it ends too early")
-        yield field, message[position : position + length]
-        position += length
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """The whole number at ``position``, seven bits a byte, the lowest first, and the position after
-    it."""
-    number = 0
-    for count, byte in enumerate(message[position : position + _LONGEST_VARINT]):
-        number |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return number, position + count + 1
-    raise ValueError("it ends too early")

@@ -254,7 +254,7 @@ def test_a_smooth_activation_lies_between_its_lines(
     value = layer.value(x)
     assert (value <= lines.upper.double() * x + lines.upper_shift.double()).all()
     assert (value >= lines.lower.double() * x + lines.lower_shift.double()).all()
-    rounding = 4 * torch.finfo(dtype).eps * (1 + value.abs())
+    rounding = 4 * torch.finfo(dtype).eps * (1 + x.abs())
     assert ((value >= least - rounding) & (value <= most + rounding)).all()
 
 
@@ -382,11 +382,14 @@ def test_a_view_taken_before_a_branch_is_bounded_as_it_was(
     pixels = torch.randint(0, 256, (40, 3, 28, 28), generator=torch.Generator().manual_seed(0))
     x = pixels.float() / 255
     labels = net(x).argmax(1)
+    found = worst(net, x, labels, eps, norm, 0)
+    assert (found <= 0).sum() >= 10, "the attack is strong enough to tell"
+    if method == "alpha-crown":  # costs more an image
+        chosen = found.argsort()[:3]
+        x, labels, found = x[chosen], labels[chosen], found[chosen]
     bound = verify_bounds(
         prepare_graph(net, (3, 28, 28)), x, labels, eps=eps, method=method, norm=norm
     )
-    found = worst(net, x, labels, eps, norm, 0)
-    assert (found <= 0).sum() >= 10, "the attack is strong enough to tell"
     assert (bound.margins <= found + 1e-4 * (1 + found.abs())).all()
     assert not (bound.certified & (found <= 0)).any()
 

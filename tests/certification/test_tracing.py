@@ -275,7 +275,7 @@ REFUSED = {
     "statistics of the batch": Refused(Normed, "statistics of the batch"),
     "GELU by tanh": Refused(lambda: Net(lambda x: F.gelu(x, approximate="tanh")), "GELU"),
     "a constant joined": Refused(
-        lambda: Net(lambda x: torch.cat([x, torch.ones_like(x)], 1)), "concatenation.*not depend"
+        lambda: Net(lambda x: torch.cat([x, torch.ones(x.shape)], 1)), "concatenation.*not depend"
     ),
     "joined images": Refused(lambda: Net(lambda x: torch.cat([x, x])), "concatenation.*mixes"),
     "limits by pixel": Refused(

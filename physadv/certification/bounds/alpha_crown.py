@@ -46,7 +46,7 @@ class TightBoxes:
 
 
 def alpha_crown_margins(
-    graph: LayerGraph, ball: InputBall, forms: Tensor, *, steps: int = STEPS
+    graph: LayerGraph, ball: InputBall, forms: Tensor, *, steps: int | None = None
 ) -> Tensor:
     """Return alpha-CROWN lower bounds (b, k) of linear forms on the logits; never looser than
     CROWN's.
@@ -55,8 +55,10 @@ def alpha_crown_margins(
         graph: Folded graph of the network.
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
-        steps: Gradient steps on the slopes of each group of forms; 0 gives CROWN.
+        steps: Gradient steps on the slopes of each group of forms, None for :data:`STEPS`; 0 gives
+            CROWN.
     """
+    steps = STEPS if steps is None else steps
     bounds = []
     for i in range(len(forms)):
         one, rows = ball.select(i), forms[i : i + 1]
@@ -194,6 +196,8 @@ def optimized_slopes(
         with torch.enable_grad():
             bound = backward_bounds(single, at, start, forms, with_slopes(lines, slopes))
             loss = -bound.sum()
+        if not loss.requires_grad:  # no such ReLU is before the node
+            return {}
         keep_best(best, slopes, bound.detach() > largest)
         largest = torch.maximum(largest, bound.detach())
         grads = torch.autograd.grad(loss, list(slopes.values()), allow_unused=True)

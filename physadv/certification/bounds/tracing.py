@@ -30,7 +30,7 @@ _SINGLE, _DOUBLE = 1e-4, 1e-9
 """Largest differences of logits in float32 and in float64, as shares of the largest logit."""
 
 
-def trace_graph(net: nn.Module, shape: Shape) -> LayerGraph:
+def trace_graph(net: nn.Module, shape: Shape, *, least_outputs: int = 2) -> LayerGraph:
     """Return the graph of a network in eval mode, not folded yet.
 
     Modes, buffers, gradients and random generators of the caller stay as they are.
@@ -38,6 +38,7 @@ def trace_graph(net: nn.Module, shape: Shape) -> LayerGraph:
     Args:
         net: Module that maps images in [0, 1] to logits (b, classes).
         shape: Shape (c, h, w) of an image.
+        least_outputs: Fewest logits that are accepted.
 
     Raises:
         ModelError: Bounds cannot pass an operation (the first one is named), the output is no
@@ -53,7 +54,7 @@ def trace_graph(net: nn.Module, shape: Shape) -> LayerGraph:
             "bounds need logits (b, classes)",
             "Wrap the model so that it returns these",
         )
-    if graph.classes < 2:
+    if graph.classes < least_outputs:
         raise ModelError(
             "a single logit",
             "bounds need one a class, at least two",
@@ -69,6 +70,7 @@ def folded_graph(
     dtype: torch.dtype | None = None,
     *,
     ball: InputBall | None = None,
+    least_outputs: int = 2,
 ) -> LayerGraph:
     """Trace a network, fold the graph, and compare the result with the network itself.
 
@@ -77,6 +79,7 @@ def folded_graph(
         shape: Shape (c, h, w) of an image, values in [0, 1].
         dtype: Type of the graph's numbers; None keeps the network's own.
         ball: Inputs that will be bounded over, whose points are compared too.
+        least_outputs: Fewest logits that are accepted; classifiers have two.
 
     Returns:
         The graph that bounds are computed on. It has been compared with the network on 78 images
@@ -95,7 +98,7 @@ def folded_graph(
         >>> [type(node.layer).__name__ for node in folded_graph(net, (3, 4, 4)).nodes]
         ['InputLayer', 'ConvLayer', 'ReluLayer', 'ReshapeLayer', 'LinearLayer']
     """
-    graph = trace_graph(net, shape)
+    graph = trace_graph(net, shape, least_outputs=least_outputs)
     folded = graph.folded(dtype)
     probes = probe_images(shape, _PROBES)
     if ball is not None:
