@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from physadv.certification.bounds.graph_check import number_of
 from physadv.certification.bounds.input_ball import InputBall
-from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
+from physadv.certification.bounds.verify import (
+    BRANCH_AND_BOUND,
+    METHODS,
+    TIME_LIMIT,
+    prepare_graph,
+    verify_bounds,
+)
 from physadv.certification.smoothing.certify import ABSTAIN, certify_with_sampler
 from physadv.certification.smoothing.noise import noise_by_name
 from physadv.certification.smoothing.sampler import NoiseSampler
@@ -70,6 +76,9 @@ class BoundCertificates:
         margin: Lower bounds (b,) over the ball on the logit of the label minus the best other one.
         predicted: Classes (b,) of the images themselves.
         method: Method that computed the bounds.
+        verdicts: For "bab" each image's "verified", "falsified" or "timeout"; else empty.
+        counterexamples: For "bab" images (c, h, w) of the ball that the model classifies as
+            something else than the label, by place.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
@@ -82,6 +91,8 @@ class BoundCertificates:
     margin: Float[Tensor, " b"]
     predicted: Int[Tensor, " b"]
     method: str
+    verdicts: tuple[str, ...] = ()
+    counterexamples: dict[int, Tensor] = field(default_factory=dict)
 
 
 def certify_smoothing(
@@ -163,6 +174,7 @@ def certify_bounds(
     norm: NormLike = "linf",
     method: str = "crown",
     batch: int = 64,
+    time_limit: float = TIME_LIMIT,
 ) -> BoundCertificates:
     """Certify images by bounds on a model's margins over balls around them.
 
@@ -176,8 +188,11 @@ def certify_bounds(
         eps: Radius of the balls, at least 0: a number or text such as "8/255".
         norm: "linf" or "l2".
         method: "ibp" (Gowal et al. 2018), "crown-ibp" (Zhang et al. 2020), "crown" (Zhang et al.
-            2018) or "polytope" (Wong & Kolter 2018); later ones are tighter and cost more.
+            2018), "polytope" (Wong & Kolter 2018) or "alpha-crown" (Xu et al. 2021): later ones are
+            tighter and cost more. "bab" searches by branch and bound (Wang et al. 2021) for a proof
+            or a counterexample.
         batch: Images at once, at least 1.
+        time_limit: Seconds an image after which "bab" gives up.
 
     Returns:
         Which images are certified, and the lower bounds on their margins.
@@ -201,8 +216,9 @@ def certify_bounds(
             "Bounds need a torch.nn.Module, whose layers they pass",
             "Wrap the function in a module",
         )
-    if method not in METHODS:
-        raise OptionError(f"Method {method!r}", f"One of {', '.join(METHODS)}", "Use crown")
+    known = [*METHODS, BRANCH_AND_BOUND]
+    if method not in known:
+        raise OptionError(f"Method {method!r}", f"One of {', '.join(known)}", "Use crown")
     if batch < 1:
         raise OptionError(f"Batch {batch}", "At least 1 is needed", "Use 64")
 
@@ -228,12 +244,19 @@ def certify_bounds(
             eps=radius,
             method=method,
             norm=order,
+            time_limit=time_limit,
         )
         for i in range(0, len(pixels), batch)
     ]
     margin = torch.cat([part.margins for part in parts])
     predicted = torch.cat([part.predicted for part in parts])
-    return BoundCertificates(margin > 0, margin, predicted, method)
+    verdicts = tuple(verdict for part in parts for verdict in part.verdicts)
+    found = {
+        i * batch + place: image
+        for i, part in enumerate(parts)
+        for place, image in part.counterexamples.items()
+    }
+    return BoundCertificates(margin > 0, margin, predicted, method, verdicts, found)
 
 
 def _checked_images(images: ImagesLike, model: Callable[[Tensor], Tensor]) -> Tensor:

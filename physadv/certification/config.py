@@ -11,8 +11,9 @@ from physadv.core.errors import OptionError
 from physadv.core.model_settings import ModelSettings
 from physadv.threat.parsing import Norm, parse_eps, parse_norm
 
-METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "patch")
-"""Names of the methods: randomized smoothing, four bounds, and certified patch defenses."""
+METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "alpha-crown", "bab", "patch")
+"""Names of the methods: randomized smoothing, five bounds, branch and bound, and certified patch
+defenses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,26 @@ class CertifyConfig(ModelSettings):
 
     command: ClassVar[str] = "certify"
 
-    model: shared.ModelName
+    model: Annotated[
+        str, ConfigField(shared.MODEL_HELP, "Model", metavar="MODEL", default="required", code=True)
+    ] = ""
     weights: shared.ModelWeights = None
-    data: shared.DataPath
+    data: Annotated[
+        str | None,
+        ConfigField(
+            shared.DATA_HELP, "Data", metavar="PATH", default="required, or --vnnlib", path=True
+        ),
+    ] = None
+    vnnlib: Annotated[
+        str | None,
+        ConfigField(
+            "Property to verify instead of a data set, by branch and bound: a VNNLIB file of the "
+            "ONNX file --model, or a folder or file of instances.csv.",
+            "Data",
+            metavar="PATH",
+            path=True,
+        ),
+    ] = None
     split: shared.DataSplit = "test"
     labels: shared.ClassLabels = None
     limit: shared.SampleLimit = None
@@ -80,6 +98,14 @@ class CertifyConfig(ModelSettings):
     alpha: Annotated[
         float, ConfigField("Smoothing: allowed probability of error of each certificate.", "Method")
     ] = 0.001
+    time_limit: Annotated[
+        float,
+        ConfigField(
+            "bab: seconds an image, or a property, after which the search gives up.",
+            "Method",
+            least=0,
+        ),
+    ] = 60.0
     no_attack: Annotated[
         bool,
         ConfigField("Leave out the attack on each certificate at its own radius.", "Method"),
@@ -96,6 +122,13 @@ class CertifyConfig(ModelSettings):
                 f"method {self.method!r}",
                 f"one of {', '.join(METHODS)} is needed",
                 "Use e.g. smoothing",
+            )
+        for name in ("model", "data"):
+            if self.vnnlib is None and not getattr(self, name):
+                raise OptionError(f"--{name}", "is missing", f"Add --{name}, or --vnnlib")
+        if self.vnnlib is not None and self.data:
+            raise OptionError(
+                "--vnnlib and --data", "A property has its own inputs", "Leave one of them out"
             )
 
     @property

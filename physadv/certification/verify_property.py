@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,34 @@ def read_instances(path: str | Path, model: str | Path | None = None) -> list[In
     if not instances:
         raise OptionError(f"model '{model}'", f"no line of '{file}' is of it", "Leave it out")
     return instances
+
+
+def verify_instances(
+    instances: Sequence[Instance], *, time_limit: float = TIME_LIMIT, seed: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Verify instances one after the other, and yield a row each: its files, the verdict, seconds,
+    parts and, where falsified, the counterexample with the outputs.
+
+    Args:
+        instances: Networks and properties, from :func:`read_instances`.
+        time_limit: Most seconds an instance; one that names less has less.
+        seed: Seed of the attacks.
+
+    Raises:
+        ModelError: A network cannot be read, or bounds cannot pass one of its operations.
+        DataError: A property cannot be read or does not fit its network.
+    """
+    loaded: tuple[Path, nn.Module, tuple[int, ...], LayerGraph] | None = None
+    for instance in instances:
+        if loaded is None or loaded[0] != instance.model:
+            loaded = (instance.model, *load_instance(instance))
+        seconds = min(time_limit, instance.time_limit or time_limit)
+        _, model, shape, graph = loaded
+        result = verify_property(
+            model, instance.property, shape, graph=graph, time_limit=seconds, seed=seed
+        )
+        names = {"model": instance.model.name, "property": instance.property.name}
+        yield {**names, **result.as_row()}
 
 
 def load_instance(instance: Instance) -> tuple[nn.Module, tuple[int, ...], LayerGraph]:

@@ -74,10 +74,12 @@ ScoreThreshold = Annotated[
     ConfigField(THRESHOLD_HELP, "Goal", least=0, most=1, default="the model card's, else 0.25"),
 ]
 
+DATA_HELP = "Data set: class folders, idx, npz, GTSRB layout, or a zip of those."
+"""Help of ``--data`` wherever it stands."""
 DataPath = Annotated[
     str,
     ConfigField(
-        "Data set: class folders, idx, npz, GTSRB layout, or a zip of those.",
+        DATA_HELP,
         "Data",
         metavar="PATH",
         path=True,

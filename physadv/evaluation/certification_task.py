@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from physadv.certification.bounds.input_ball import NORMS, InputBall
-from physadv.certification.bounds.verify import prepare_graph
+from physadv.certification.bounds.verify import BRANCH_AND_BOUND, prepare_graph
 from physadv.certification.config import CertifyConfig
 from physadv.certification.smoothing.noise import noise_by_name
 from physadv.core.errors import OptionError
@@ -93,7 +94,7 @@ class CertificationTask:
             settings=config.model_settings,
         )
         samples = choose_samples(
-            read_dataset(config.data, split=config.split),
+            read_dataset(config.data or "", split=config.split),
             model.card,
             limit=config.limit,
             seed=config.seed,
@@ -186,6 +187,7 @@ class CertificationTask:
             "complete": len(rows) == len(self.samples),
             "doubts": [finding.as_dict() for finding in findings],
             "light": worst_light(finding.light for finding in findings),
+            **_verdict_counts(rows),
             "seconds": log.total("seconds"),
             "attack_seconds": log.total("attack_seconds"),
             **self.facts,
@@ -209,6 +211,12 @@ class CertificationTask:
             known = {finding.name for finding in findings}
             findings += [finding for finding in vote if finding.name not in known]
         return [*_broken_findings(rows), *findings]
+
+
+def _verdict_counts(rows: list[Row]) -> dict[str, Any]:
+    """The number of images of each verdict, where a search made them."""
+    verdicts = Counter(str(row["verdict"]) for row in rows if "verdict" in row)
+    return {"verdicts": dict(verdicts)} if verdicts else {}
 
 
 def _broken_findings(rows: list[Row]) -> list[Finding]:
@@ -331,7 +339,9 @@ def _prepare_bounds(
             f"method {config.method!r}", "it needs a radius", "for example --threat linf:8/255"
         )
 
-    radii = sorted({radius, *curve_radii(config.curve, config.norm, radius)})
+    searches = config.method == BRANCH_AND_BOUND
+    curve = "none" if searches and config.curve == "auto" else config.curve  # each costs a search
+    radii = sorted({radius, *curve_radii(curve, config.norm, radius)})
     checked = samples.images(range(min(len(samples), _CHECKED_IMAGES)))
     ball = InputBall(checked, radius, config.norm)
     graph = prepare_graph(model, (samples.channels, *samples.size), ball=ball)
@@ -341,12 +351,15 @@ def _prepare_bounds(
         norm=config.norm,
         eps=radii,
         main=radius,
-        group=min(config.batch_size, 32),
+        group=1 if searches else min(config.batch_size, 32),
+        time_limit=config.time_limit,
+        net=model,
     )
     facts = {
         "eps": radius,
         "radii": ", ".join(f"{r:.6g}" for r in radii),
         "threat": f"{config.norm}:{config.threat.partition(':')[2].strip()}",
+        **({"time_limit": config.time_limit} if searches else {}),
     }
     attack = BoundAttack(model, norm=config.norm, main=radius, seed=config.seed)
     return _PreparedMethod(certifier, radius, (0.0, *radii), facts, attack)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from physadv.certification.bounds.graph import LayerGraph
-from physadv.certification.bounds.verify import verify_bounds
+from physadv.certification.bounds.verify import TIME_LIMIT, BoundedMargins, verify_bounds
 from physadv.certification.fixed_network import check_fixed
 from physadv.certification.smoothing.certify import (
     SmoothingCertificate,
@@ -175,6 +175,8 @@ class BoundCertifier:
         eps: Sequence[float],
         main: float,
         group: int = 32,
+        time_limit: float = TIME_LIMIT,
+        net: nn.Module | None = None,
     ) -> None:
         if not eps or main not in eps or min(eps) < 0:
             raise OptionError(
@@ -182,6 +184,7 @@ class BoundCertifier:
             )
         self.graph, self.method, self.norm, self.group = graph, method, norm, group
         self.radii, self.main = sorted(eps), main
+        self.time_limit, self.net = time_limit, net
 
     def rows(self, images: Tensor, labels: Tensor, indices: Sequence[int], tick: Tick) -> list[Row]:
         """Certify images; ``margin`` in a row is the bound at the main radius.
@@ -198,9 +201,7 @@ class BoundCertifier:
         Returns:
             One table an image, with at least ``predicted`` and ``radius``.
         """
-        first = verify_bounds(
-            self.graph, images, labels, eps=self.main, method=self.method, norm=self.norm
-        )
+        first = self._bounds(images, labels, self.main)
         right = first.predicted == labels
         best = [self.main if c else -1.0 for c in first.certified.tolist()]
         place = self.radii.index(self.main)
@@ -218,10 +219,25 @@ class BoundCertifier:
                 images, labels, radius, best, [i for i, b in enumerate(best) if b < 0 and right[i]]
             )
 
-        return [
+        rows: list[Row] = [
             {"predicted": int(p), "radius": max(b, 0.0), "margin": float(m)}
             for p, b, m in zip(first.predicted, best, first.margins, strict=True)
         ]
+        for row, verdict in zip(rows, first.verdicts, strict=False):
+            row["verdict"] = verdict
+        return rows
+
+    def _bounds(self, images: Tensor, labels: Tensor, radius: float) -> BoundedMargins:
+        return verify_bounds(
+            self.graph,
+            images,
+            labels,
+            eps=radius,
+            method=self.method,
+            norm=self.norm,
+            time_limit=self.time_limit,
+            net=self.net,
+        )
 
     def _below(self, radius: float) -> float:
         return self.radii[self.radii.index(radius) - 1]
@@ -232,14 +248,7 @@ class BoundCertifier:
         if not chosen:
             return
 
-        found = verify_bounds(
-            self.graph,
-            images[chosen],
-            labels[chosen],
-            eps=radius,
-            method=self.method,
-            norm=self.norm,
-        )
+        found = self._bounds(images[chosen], labels[chosen], radius)
         for i, is_certified in zip(chosen, found.certified.tolist(), strict=True):
             if is_certified:
                 best[i] = radius

@@ -859,6 +859,66 @@ def _onnx(folder: Path, data: bytes) -> object:
     return read_onnx(_written(folder, "m.onnx", data))
 
 
+def _program_seeds() -> Sequence[bytes]:
+    def tensor(name: bytes, shape: tuple[int, ...], kind: int, content: bytes) -> bytes:
+        dims = b"".join(_field(1, side) for side in shape)
+        return dims + _field(2, kind) + _field(8, name) + _field(9, content)
+
+    def operation(kind: bytes, inputs: Sequence[bytes], output: bytes, *settings: bytes) -> bytes:
+        names = b"".join(_field(1, name) for name in inputs) + _field(2, output)
+        return _field(1, names + _field(4, kind) + b"".join(_field(5, s) for s in settings))
+
+    def whole(name: bytes, number: int) -> bytes:
+        return _field(1, name) + _field(3, number) + _field(20, 2)
+
+    def list_of(name: bytes, *numbers: int) -> bytes:
+        return _field(1, name) + b"".join(_field(8, n) for n in numbers) + _field(20, 7)
+
+    shape = b"".join(_field(1, _field(1, side)) for side in (1, 2, 4, 4))
+    ends = _field(11, _field(1, b"x") + _field(2, _field(1, _field(2, shape))))
+    ends += _field(12, _field(1, b"y"))
+    weight = np.ones((3, 2, 3, 3), "<f4").tobytes()
+    graph = operation(b"Conv", [b"x", b"w"], b"a", list_of(b"pads", 1, 1, 1, 1))
+    graph += operation(b"MaxPool", [b"a"], b"b", list_of(b"kernel_shape", 2, 2))
+    graph += operation(b"Relu", [b"b"], b"c") + operation(b"Reshape", [b"c", b"s"], b"d")
+    graph += operation(b"Gemm", [b"d", b"v"], b"y", whole(b"transB", 1))
+    graph += _field(5, tensor(b"w", (3, 2, 3, 3), 1, weight))
+    graph += _field(5, tensor(b"s", (2,), 7, struct.pack("<qq", 1, -1)))
+    graph += _field(5, tensor(b"v", (2, 27), 1, bytes(216)))
+    return [_field(1, 8) + _field(7, graph + ends) + _field(8, _field(2, 13)), *_onnx_seeds()]
+
+
+@_reader("onnx program", _program_seeds, mutations.mutate_bytes, 1)
+def _onnx_program(folder: Path, data: bytes) -> object:
+    from physadv.models.onnx_model import load_onnx_model
+
+    return load_onnx_model(_written(folder, "m.onnx", data))
+
+
+@_reader(
+    "vnnlib",
+    _texts(
+        "; x\n(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
+        "(assert (>= X_0 -0.5))\n(assert (<= X_0 1e-1))\n"
+        "(assert (or (and (>= Y_0 Y_1)) (and (<= (+ Y_0 (* 2 Y_1)) 3) (<= X_0 0))))\n",
+        "(declare-fun X_0 () Real)(declare-fun Y_0 () Real)(assert (and (<= X_0 1) (>= X_0 0)))"
+        "(assert (<= (- Y_0 2) (- 1)))(check-sat)",
+    ),
+    mutations.mutate_text,
+)
+def _vnnlib(folder: Path, data: bytes) -> object:
+    from physadv.certification.vnnlib import read_vnnlib
+
+    return read_vnnlib(_written(folder, "p.vnnlib", data))
+
+
+@_reader("instances.csv", _texts("a.onnx,p.vnnlib,30\nb/c.onnx,q.vnnlib\n"), mutations.mutate_text)
+def _instances(folder: Path, data: bytes) -> object:
+    from physadv.certification.verify_property import read_instances
+
+    return read_instances(_written(folder, "instances.csv", data))
+
+
 def _dlib_seeds() -> Sequence[bytes]:
     def integer(value: int) -> bytes:
         return bytes([1, value])

@@ -31,9 +31,10 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     Smoothing certifies the majority vote under noise, for any classifier; train the model with
     noise. With a radius (--threat l2:0.25) it certifies that radius alone, with 10 to 100 times
     fewer noisy images; with a norm (--threat l2) the largest radius of each image. Bounds certify
-    the net itself where it is made of linear, convolution, batch norm, ReLU and average pooling
-    layers. Patch certificates are those of a defense in the model's name: no patch of its size,
-    anywhere, changes the verdict.
+    the net itself where it is made of layers that bounds pass; --method bab searches on, by branch
+    and bound, for a proof or a counterexample, --time-limit seconds an image. --vnnlib verifies
+    properties of ONNX networks instead of a data set. Patch certificates are those of a defense in
+    the model's name: no patch of its size, anywhere, changes the verdict.
 
     Each certificate is attacked at its own radius. One that breaks is wrong: it is saved as
     broken-INDEX.npz, and the command ends with exit code 1. --no-attack leaves this out.
@@ -45,10 +46,15 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     polytope
     --threat linf:0.1
 
+    Example: physadv certify --model net.onnx --vnnlib property.vnnlib --time-limit 60
+
     Example: physadv certify --model signs-masked+patchcleanser:patch6 --data gtsrb.zip --method
     patch
     --limit 200
     """
+    if config.vnnlib is not None:
+        _certify_properties(config, run)
+        return
     from physadv.evaluation.certification_task import CertificationTask
     from physadv.report.certify_report import write_certify_report
 
@@ -74,6 +80,35 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
         raise SystemExit(1)
     if stopped:
         raise SystemExit(130)
+
+
+def _certify_properties(config: CertifyConfig, run: RunOptions) -> None:
+    """Verify the properties of ``--vnnlib``, one row each; exit code 1 where one is falsified."""
+    from physadv.certification.verify_property import read_instances, verify_instances
+    from physadv.core.rows import append_rows
+    from physadv_cli.progress import bar
+
+    instances = read_instances(config.vnnlib or "", config.model or None)[: config.limit]
+    folder = run.open_folder(config)
+    rows = []
+    with bar() as progress:
+        line = progress.add_task("verifying", total=len(instances))
+        found = verify_instances(instances, time_limit=config.time_limit, seed=config.seed)
+        for done, row in enumerate(found, 1):
+            append_rows(folder / "rows.jsonl", [row])
+            rows.append(row)
+            progress.update(line, completed=done, note=str(row["verdict"]))
+
+    counts = {v: sum(r["verdict"] == v for r in rows) for v in ("verified", "falsified", "timeout")}
+    seconds = sum(float(row["seconds"]) for row in rows)
+    result = {"properties": len(rows), **counts, "seconds": seconds, "out": str(folder)}
+    lines = [f"{row['property']}  {row['verdict']}  {row['seconds']:.1f} s" for row in rows[:20]]
+    lines += [f"... {len(rows) - 20} more"] if len(rows) > 20 else []
+    total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    lines += [f"{total}; {seconds:.1f} s; rows and counterexamples in {folder}"]
+    run.finish(result, "\n".join(lines))
+    if counts["falsified"]:
+        raise SystemExit(1)
 
 
 def _join_threat(values: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +157,9 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     method = f", {result['method']}" if has_curve else ""
 
     lines = [f"stopped after {certified.n} of {result['images']} images"] if stopped else []
+    if "verdicts" in result:
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(result["verdicts"].items()))
+        lines += [f"searched            {counts}"]
     lines += [f"certified accuracy  {certified}  at {result['threat']}{method}"]
     lines += [f"accuracy            {accuracy}"]
     if result["abstained"]:
