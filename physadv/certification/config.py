@@ -98,6 +98,16 @@ class CertifyConfig(ModelSettings):
     alpha: Annotated[
         float, ConfigField("Smoothing: allowed probability of error of each certificate.", "Method")
     ] = 0.001
+    decline: Annotated[
+        float,
+        ConfigField(
+            "Smoothing at all radii: share of an image's radius that may be lost by stopping "
+            "early; 0 draws all noisy images.",
+            "Method",
+            least=0,
+            most=0.9,
+        ),
+    ] = 0.0
     time_limit: Annotated[
         float,
         ConfigField(

@@ -14,8 +14,9 @@ def derive(seed: int, *path: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *path: str | int) -> torch.Generator:
-    """Return a CPU generator of torch for the stream named by ``path`` under ``seed``.
+def generator(seed: int, *path: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator of torch for the stream named by ``path`` under ``seed``, on the CPU or
+    another ``device``, whose numbers are others.
 
     The global generator is neither read nor advanced. torch keeps 32 bits of a seed: two of n
     streams coincide with a probability of about n^2 / 2^33.
@@ -25,7 +26,7 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
         >>> bool(first == again)
         True
     """
-    return torch.Generator().manual_seed(derive(seed, *path))
+    return torch.Generator(device).manual_seed(derive(seed, *path))
 
 
 def numpy_generator(seed: int, *path: str | int) -> np.random.Generator:

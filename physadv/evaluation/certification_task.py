@@ -277,6 +277,7 @@ def _prepare_smoothing(
         alpha=config.alpha,
         batch=config.batch_size,
         seed=config.seed,
+        decline=config.decline,
     )
 
     radii: tuple[float, ...]
@@ -294,6 +295,7 @@ def _prepare_smoothing(
         "n0": certifier.n0,
         "n": certifier.n,
         "alpha": config.alpha,
+        **({"decline": config.decline} if config.decline else {}),
         "threat": f"{config.norm}:{radius:.4g}",
     }
     attack = SmoothingAttack(certifier.sampler, norm=config.norm)

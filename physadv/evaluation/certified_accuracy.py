@@ -26,6 +26,7 @@ from physadv.certification.smoothing.fixed_radius import certify_at_radius
 from physadv.certification.smoothing.noise import SmoothingNoise
 from physadv.certification.smoothing.sampler import NoiseSampler
 from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_sequential_plan
+from physadv.certification.smoothing.settled_radius import certify_until_settled
 from physadv.core.errors import OptionError
 from physadv.core.rows import Row
 from physadv.core.types import Model
@@ -85,7 +86,9 @@ class SmoothingCertifier:
         alpha: float = 0.001,
         batch: int = 256,
         seed: int = 0,
+        decline: float = 0.0,
     ) -> None:
+        self.decline = decline
         self.sampler = NoiseSampler(model, noise, seed=seed, batch=batch)
         self._is_checked = False
         self.norm, self.radius, self.alpha = norm, radius, alpha
@@ -157,6 +160,17 @@ class SmoothingCertifier:
         ]
 
     def _full(self, image: Tensor, index: int) -> SmoothingCertificate:
+        if self.decline > 0:
+            return certify_until_settled(
+                self.sampler,
+                image,
+                norm=self.norm,
+                n0=self.n0,
+                n=self.n,
+                alpha=self.alpha,
+                decline=self.decline,
+                index=index,
+            )
         return certify_with_sampler(
             self.sampler, image, norm=self.norm, n0=self.n0, n=self.n, alpha=self.alpha, index=index
         )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 
 from physadv.certification.certify_images import certify_smoothing
@@ -20,6 +20,7 @@ from physadv.certification.smoothing.certify import (
     SmoothingCertificate,
     certified_accuracy,
     certify_image,
+    certify_with_sampler,
     clopper_pearson_bound,
     predict_smoothed,
 )
@@ -37,6 +38,7 @@ from physadv.certification.smoothing.sequential_plan import (
     make_sequential_plan,
     plan_prospects,
 )
+from physadv.certification.smoothing.settled_radius import certify_until_settled, settled_bound
 from physadv.core.errors import ModelError, OptionError
 
 PUBLISHED = {
@@ -438,3 +440,62 @@ def test_votes_that_depend_on_each_other_are_refused() -> None:
     single = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     with pytest.raises(ModelError, match="at least two"):
         certify_smoothing(single, pixels, sigma=0.1, n0=5, n=50)
+
+
+def test_a_settled_radius_keeps_the_coverage() -> None:
+    """Simulated on known probabilities the bound is above the truth in at most alpha of the cases,
+    and few samples are drawn."""
+    draw, alpha, runs = np.random.default_rng(0), 0.05, 2000
+    for p in (0.52, 0.6, 0.8, 0.95, 0.999, 0.9999):
+        wrong, samples = 0, 0
+        for _ in range(runs):
+            found = settled_bound(
+                lambda first, count, p=p: int(draw.binomial(count, p)),
+                lambda q: float(special.ndtri(q)),
+                n=16_000,
+                alpha=alpha,
+                decline=0.1,
+            )
+            wrong += found.p_low > p
+            samples += found.samples
+        # The count of wrong bounds is binomial; three deviations above its mean are allowed.
+        assert wrong <= alpha * runs + 3 * (alpha * runs) ** 0.5
+        assert samples / runs < (16_000 if p in (0.52, 0.9999) else 12_000)
+
+
+def test_a_settled_radius_is_near_that_of_all_samples() -> None:
+    """The mean radius loses no more than the share that was allowed, and a tenth of it for the
+    looks; a hopeless image stops at once."""
+    draw = np.random.default_rng(1)
+    for p in (0.7, 0.9, 0.99):
+        radii, full = [], []
+        for _ in range(60):
+            votes = draw.random(100_000) < p
+            found = settled_bound(
+                lambda first, count, votes=votes: int(votes[first : first + count].sum()),
+                lambda q: float(special.ndtri(q)),
+                decline=0.1,
+            )
+            radii.append(special.ndtri(found.p_low))
+            full.append(special.ndtri(clopper_pearson_bound(int(votes.sum()), 100_000, 0.001)))
+        assert np.mean(radii) >= 0.89 * np.mean(full)
+    hopeless = settled_bound(lambda first, count: count // 4, lambda q: q - 0.5)
+    assert hopeless.samples < 1000
+    assert hopeless.p_low < 0.5
+
+
+def test_stopping_early_counts_the_same_votes() -> None:
+    """With the noise of the full certificate, stopped early, the radius is smaller and near."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.ones(2, 12) * torch.tensor([[1.0], [-1.0]]))
+        net[1].bias.copy_(torch.tensor([-12.0, 12.0]) * 0.4)
+    sampler = NoiseSampler(net, GaussianNoise(0.25))
+    image = torch.full((1, 3, 2, 2), 0.5)
+    full = certify_with_sampler(sampler, image, n=20_000)
+    early = certify_until_settled(sampler, image, n=20_000, decline=0.2)
+    assert early.predicted == full.predicted == 0
+    assert early.samples < full.samples
+    assert 0.75 * full.radius <= early.radius <= full.radius + 0.01
+    with pytest.raises(OptionError):
+        certify_until_settled(sampler, image, decline=1.0)

@@ -184,7 +184,7 @@ def optimized_slopes(
         return {}
     single, at = graph.detached(torch.float32), ball.cast(torch.float32)
     forms = DenseForms(rows.detach().float())
-    lines = {i: cast_relaxation(r, torch.float32) for i, r in relaxed.items() if i < start}
+    lines = {i: cast_relaxation(r, torch.float32) for i, r in relaxed.items() if i <= start}
     shape = rows.shape[:2]
     slopes = {i: lines[i].lower[:, None].expand(*shape, *lines[i].lower.shape[1:]) for i in free}  # type: ignore[union-attr]
     slopes = {i: s.clone().requires_grad_() for i, s in slopes.items()}
@@ -261,11 +261,11 @@ def cast_relaxation(relaxation: Relaxation, dtype: torch.dtype) -> Relaxation:
 
 
 def _free(relaxed: Mapping[int, Relaxation], start: int) -> list[int]:
-    """Return the nodes before ``start`` that have a ReLU whose slope can be chosen."""
+    """Return the nodes up to ``start`` that have a ReLU whose slope can be chosen."""
     return [
         i
         for i, lines in relaxed.items()
-        if i < start
+        if i <= start
         and isinstance(lines, Lines)
         and lines.lower_shift is None
         and bool(is_unstable(lines).any())

@@ -37,7 +37,7 @@ class SmoothingNoise(ABC):
 
     @abstractmethod
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draw float32 noise of ``shape`` on the CPU from ``generator`` alone."""
+        """Draw float32 noise of ``shape`` from ``generator`` alone, on its device."""
 
     @abstractmethod
     def radius(self, p: float, norm: str, dims: int) -> float:
@@ -76,7 +76,7 @@ class GaussianNoise(SmoothingNoise):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw Gaussian noise of ``shape`` from ``generator``."""
-        return torch.randn(shape, generator=generator) * self.scale
+        return torch.randn(shape, generator=generator, device=generator.device) * self.scale
 
     def radius(self, p: float, norm: str, dims: int) -> float:
         """Return the radius in ``norm`` that probability ``p`` certifies with ``dims`` input
@@ -110,7 +110,7 @@ class LaplaceNoise(SmoothingNoise):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw Laplace noise of ``shape`` from ``generator``, as the difference of two
         exponentials."""
-        pair = torch.empty((2, *shape)).exponential_(generator=generator)
+        pair = torch.empty((2, *shape), device=generator.device).exponential_(generator=generator)
         return (pair[0] - pair[1]) * self.scale
 
     def radius(self, p: float, norm: str, dims: int) -> float:
@@ -133,7 +133,9 @@ class UniformNoise(SmoothingNoise):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw uniform noise of ``shape`` from ``generator``."""
-        return (torch.rand(shape, generator=generator) * 2 - 1) * self.scale
+        return (
+            torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
+        ) * self.scale
 
     def radius(self, p: float, norm: str, dims: int) -> float:
         """Return the radius in ``norm`` (l1) that probability ``p`` certifies; ``dims`` does not

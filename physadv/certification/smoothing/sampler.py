@@ -1,8 +1,9 @@
 """Counting of votes under noise: many images share one batch, and memory stays that of one batch.
 
 Sample j of image i is the same noise whatever the batch size, the order or the other images: it is
-drawn in units of ``UNIT`` samples, each unit from its own named seed. So a run may be resumed,
-repacked or moved to another device and counts the same.
+drawn in units of ``UNIT`` samples, each unit from its own named seed. So a run may be resumed or
+repacked and counts the same. Noise is drawn on the device of the images; each kind of device has
+numbers of its own.
 """
 
 from __future__ import annotations
@@ -151,7 +152,8 @@ class NoiseSampler:
         last = request.first + request.count
         shape = (UNIT, *request.image.shape[1:])
         for unit in range(request.first // UNIT, -(-last // UNIT)):
-            stream = generator(self.seed, request.name, request.index, unit)
+            home = request.image.device
+            stream = generator(self.seed, request.name, request.index, unit, device=home)
             noise = self.noise.draw(shape, stream)
             requested = noise[max(request.first - unit * UNIT, 0) : last - unit * UNIT]
             yield request.image + requested.to(request.image)
