@@ -13,7 +13,7 @@ from physadv.core.errors import OptionError
 MODE_NAMES = ("low", "mid", "high")
 """Names of the modes, as in :data:`physadv.privacy.cloak_faces.MODES`, least visible first."""
 
-_Embedders = Annotated[
+EmbedderNames = Annotated[
     tuple[str, ...],
     ConfigField(
         "Face recognizer: dlib, mobilefacenet or a descriptor .toml; may repeat.",
@@ -22,7 +22,8 @@ _Embedders = Annotated[
         default="all at hand",
     ),
 ]
-_EmbedderWeights = Annotated[
+"""``--embedder`` wherever it stands."""
+EmbedderWeights = Annotated[
     tuple[str, ...],
     ConfigField(
         "Weights of a face recognizer, or the net of a descriptor: TorchScript, torch.export or "
@@ -32,6 +33,7 @@ _EmbedderWeights = Annotated[
         code=True,
     ),
 ]
+"""``--embedder-weights`` wherever it stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,8 @@ class CloakConfig(Config):
         bool,
         ConfigField("Keep GPS, serial numbers and captions, which are left out else.", "Output"),
     ] = False
-    embedder: _Embedders = ()
-    embedder_weights: _EmbedderWeights = ()
+    embedder: EmbedderNames = ()
+    embedder_weights: EmbedderWeights = ()
     detector_weights: shared.DetectorWeights = None
     seed: shared.Seed = 0
     device: shared.Device = "auto"
@@ -84,12 +86,12 @@ class CloakConfig(Config):
             raise OptionError(
                 f"--mode {self.mode}", f"is none of {', '.join(MODE_NAMES)}", "choose one of them"
             )
-        _weights_files(self.embedder_weights)
+        weights_files_of(self.embedder_weights)
 
     @property
     def weights_files(self) -> dict[str, str]:
         """The weights files by the name of their face recognizer."""
-        return _weights_files(self.embedder_weights)
+        return weights_files_of(self.embedder_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +130,8 @@ class CloakCheckConfig(Config):
             "Photos of other people, a folder a person.", "Data", metavar="FOLDER", path=True
         ),
     ] = None
-    embedder: _Embedders = ()
-    embedder_weights: _EmbedderWeights = ()
+    embedder: EmbedderNames = ()
+    embedder_weights: EmbedderWeights = ()
     detector_weights: shared.DetectorWeights = None
     adaptive: Annotated[
         bool,
@@ -146,15 +148,15 @@ class CloakCheckConfig(Config):
     def __post_init__(self) -> None:
         """Check the weights beside types."""
         super().__post_init__()
-        _weights_files(self.embedder_weights)
+        weights_files_of(self.embedder_weights)
 
     @property
     def weights_files(self) -> dict[str, str]:
         """The weights files by the name of their face recognizer."""
-        return _weights_files(self.embedder_weights)
+        return weights_files_of(self.embedder_weights)
 
 
-def _weights_files(pairs: Sequence[str]) -> dict[str, str]:
+def weights_files_of(pairs: Sequence[str]) -> dict[str, str]:
     """NAME=FILE pairs as a table."""
     files = dict(pair.partition("=")[::2] for pair in pairs)
     if not all(files.values()):

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from physadv.core import shared_fields as shared
 from physadv.core.config import ConfigField
 from physadv.core.errors import OptionError
+from physadv.privacy.config import EmbedderNames, EmbedderWeights, weights_files_of
 from physadv.studies.config import PICTURES_HELP, StudyConfig
 from physadv.threat.parsing import parse_threat
 
@@ -87,3 +88,63 @@ def linf_radius(threat: str) -> float:
             "Use e.g. linf:0.2",
         )
     return eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryConfig(StudyConfig):
+    """Configuration of the study of decision boundaries.
+
+    Example:
+        >>> BoundaryConfig(data="mnist/", threat="linf:0.1").eps
+        0.1
+    """
+
+    command: ClassVar[str] = "study-boundary"
+
+    data: shared.DataPath
+    threat: shared.ThreatText = "linf:0.2"
+
+    def __post_init__(self) -> None:
+        """Check the threat beside types and limits."""
+        super().__post_init__()
+        linf_radius(self.threat)
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat in l_inf, in units of [0, 1] images."""
+        return linf_radius(self.threat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyConfig(StudyConfig):
+    """Configuration of the study of cloaked photos.
+
+    Example:
+        >>> PrivacyConfig(people="faces/", embedder_weights=["dlib=d.dat"]).weights_files
+        {'dlib': 'd.dat'}
+    """
+
+    command: ClassVar[str] = "study-privacy"
+
+    people: Annotated[
+        str,
+        ConfigField(
+            "Folder of people, each a folder of three photos or more.",
+            "Data",
+            metavar="FOLDER",
+            path=True,
+        ),
+    ]
+    embedder: EmbedderNames = ()
+    embedder_weights: EmbedderWeights = ()
+    detector_weights: shared.DetectorWeights = None
+
+    def __post_init__(self) -> None:
+        """Check the weights beside types and limits."""
+        super().__post_init__()
+        weights_files_of(self.embedder_weights)
+
+    @property
+    def weights_files(self) -> dict[str, str]:
+        """The weights files by the name of their face recognizer."""
+        return weights_files_of(self.embedder_weights)

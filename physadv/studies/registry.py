@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
 from physadv.studies.attack_configs import ThreatsConfig
-from physadv.studies.attack_studies_config import GradientConfig, TransferConfig
+from physadv.studies.attack_studies_config import (
+    BoundaryConfig,
+    GradientConfig,
+    PrivacyConfig,
+    TransferConfig,
+)
 from physadv.studies.certificate_studies_config import (
     IntervalsConfig,
     NormsConfig,
@@ -84,6 +89,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "--data mnist/",
         (("data", "mnist"),),
         (("sign_data", "gtsrb"),),
+    ),
+    StudyEntry(
+        "boundary",
+        "decision_boundary",
+        BoundaryConfig,
+        "Decision regions and loss surfaces around an image (Madry 2017).",
+        "Draw the decision regions and the loss around an image, for standard, adversarially "
+        "trained and smoothed networks, and in two dimensions (Madry et al. 2017).",
+        "--data mnist/",
+        (("data", "mnist"),),
     ),
     StudyEntry(
         name="polytope",
@@ -171,6 +186,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "Compare attackers who see gradients, scores, labels or nothing of the same net.",
         "--data mnist/",
         (("data", "mnist"),),
+    ),
+    StudyEntry(
+        "privacy",
+        "cloaked_faces",
+        PrivacyConfig,
+        "The cloak of a photo: an adversarial example for good (Shan 2020).",
+        "Cloak photos of faces with several budgets and measure how often face recognizers, used "
+        "for the cloak or not, still match them (Shan et al. 2020).",
+        "--people faces/",
+        (("people", "faces"),),
     ),
 )
 """All studies, in the order of the lecture."""
