@@ -177,7 +177,7 @@ def test_bars_win_where_one_piece_cannot(
     the bundle verifies, and the same command goes on from the race and finds its bundle again."""
     monkeypatch.setattr(race, "_PROPORTIONS", (1.0,))
     far = replace(
-        settings, model="corner_models:far_apart", search="shape", restarts=8, resolution=24
+        settings, model="corner_models:far_apart", search="shape", restarts=4, resolution=16
     )
     run = PatchRun(far, tmp_path / "out", force=True)
     *_, last = run.steps()
@@ -187,7 +187,7 @@ def test_bars_win_where_one_piece_cannot(
     assert layout is not None
     assert float(bundle.mask.mean()) == pytest.approx(layout[1], abs=0.06)
     assert bundle.card.patch.name.endswith("-bars")
-    assert bundle.card.optimisation["race"]["starts"] == 8
+    assert bundle.card.optimisation["race"]["starts"] == 4
     assert verify_bundle(bundle, given={"model": far.model}).agrees
     again = PatchRun(far, tmp_path / "out")
     assert list(again.race()) == []
