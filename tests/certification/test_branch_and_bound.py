@@ -198,3 +198,17 @@ def test_optimized_boxes_hold_and_are_never_looser() -> None:
             assert (high <= crown[number][1] + 1e-9).all()
             narrower += int(((high - low) < (crown[number][1] - crown[number][0]) - 1e-6).sum())
     assert narrower > 0
+
+
+def test_a_bound_that_is_no_number_closes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN from an overflow leaves a part open, in both kinds of search."""
+    net = small_net(1)
+    image = torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(1)).double()
+    graph, label = prepare_graph(net, SHAPE), net(image).argmax(1)
+    monkeypatch.setattr(
+        branch_and_bound._Search, "closed", lambda search, bound, clauses: bound.amax(1) * torch.nan
+    )
+    for few in (0, 16):
+        monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", few)
+        found = verify_bounds(graph, image, label, eps=1e-3, method="bab", time_limit=2.0)
+        assert found.verdicts == ("timeout",)

@@ -231,7 +231,7 @@ def _split_inputs(search: _Search, steps: int) -> tuple[str, Tensor | None]:
         search.parts += size
         excess = search.closed(bound, now[2])
         search.root = float(excess.min()) if search.root is None else search.root
-        is_open = excess <= 0
+        is_open = ~(excess > 0)  # also where it is no number
         search.worst = min([search.worst, *excess[~is_open].tolist()])
         if not bool(is_open.any()):
             continue
@@ -524,7 +524,7 @@ def _split_relus(search: _Search, steps: int) -> tuple[str, Tensor | None]:
         stuck = scores.amax(1) < 0
         if bool(stuck.any()):
             solved = bounds.optimized(parts.pick(stuck), 40 * _BRANCH_STEPS)
-            if bool((search.closed(bounds.exact_bound(solved), solved.clauses) <= 0).any()):
+            if not bool((search.closed(bounds.exact_bound(solved), solved.clauses) > 0).all()):
                 return TIMEOUT, None  # all signs are fixed, and the bound is still not positive
             parts, scores = parts.pick(~stuck), scores[~stuck]
             if not len(parts):
@@ -535,8 +535,9 @@ def _split_relus(search: _Search, steps: int) -> tuple[str, Tensor | None]:
         search.parts += len(halves)
         excess = search.closed(bounds.exact_bound(halves), halves.clauses)
         search.worst = min([search.worst, *excess[excess > 0].tolist()])
-        rest = halves.pick(excess <= 0)
-        order = excess[excess <= 0].argsort(descending=True)
+        is_open = ~(excess > 0)  # also where it is no number
+        rest = halves.pick(is_open)
+        order = excess[is_open].argsort(descending=True)
         stack = stack.joined(rest.pick(order))
     return VERIFIED, None
 
@@ -561,7 +562,7 @@ def _first_bounds(search: _Search, steps: int) -> tuple[Tensor, TightBoxes]:
     search.root = float(excess.min())
     closed = excess[excess > 0]
     search.worst = float(closed.min()) if len(closed) else search.worst
-    return everything[excess <= 0], tight
+    return everything[~(excess > 0)], tight
 
 
 def _root(bounds: _ReluBounds, search: _Search, clauses: Tensor, tight: TightBoxes) -> _Parts:
