@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from physadv.attacks.minimum_norm import cw_l2 as cw_l2
     from physadv.attacks.minimum_norm import deepfool as deepfool
     from physadv.attacks.minimum_norm import fab as fab
+    from physadv.attacks.norm_descent import ddn as ddn
+    from physadv.attacks.norm_descent import fmn as fmn
     from physadv.attacks.obfuscated import bpda as bpda
     from physadv.attacks.obfuscated import expectation_model as expectation_model
     from physadv.attacks.score_based import EstimatedGradient as EstimatedGradient
@@ -56,11 +58,13 @@ _HOMES = {
     "apply_change": "universal",
     "bpda": "obfuscated",
     "cw_l2": "minimum_norm",
+    "ddn": "norm_descent",
     "deepfool": "minimum_norm",
     "detector_attack": "detection",
     "expectation_model": "obfuscated",
     "fab": "minimum_norm",
     "fgsm": "gradient",
+    "fmn": "norm_descent",
     "gradient_ascent": "gradient",
     "hopskipjump": "decision_based",
     "mi_fgsm": "transfer_based",

@@ -37,11 +37,11 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     **dict.fromkeys(("epochs", "batch", "classes", "refine"), (1, math.inf, True)),
     **dict.fromkeys(("step_size", "rate", "weight", "clip"), (1e-300, math.inf, False)),
     **dict.fromkeys(("decay", "confidence", "overshoot"), (0, math.inf, False)),
-    **dict.fromkeys(("backward", "pull"), (0, 1, False)),
+    **dict.fromkeys(("backward", "pull", "shrink"), (0, 1, False)),
     "share": (1e-300, 1, False),
     "seed": (-math.inf, math.inf, True),
 }
-_OWN_NORMS: dict[str, Norm] = {"cw_l2": "l2"}
+_OWN_NORMS: dict[str, Norm] = {"cw_l2": "l2", "ddn": "l2"}
 """Norms of the attacks without an option for it, l_inf for all others."""
 
 

@@ -25,6 +25,8 @@ from physadv.core.errors import OptionError
 from physadv.threat.norms import Norm
 
 _REFINE = 6
+_EDGE = 0.95
+"""Value of the tanh at the edges of [0, 1] in C&W."""
 
 
 @open_inputs
@@ -182,8 +184,8 @@ def cw_l2(
     eps: float | None = None,
     searches: int = 5,
     steps: int = 100,
-    rate: float = 0.02,
-    weight: float = 1.0,
+    rate: float | None = None,
+    weight: float = 10.0,
     confidence: float = 0.0,
     targets: Tensor | None = None,
     refine: int = _REFINE,
@@ -204,7 +206,8 @@ def cw_l2(
         eps: l_2 radius within which an image counts as success; None to look for the nearest.
         searches: Values of c to try, at least 1.
         steps: Steps of Adam for each c, at least 1.
-        rate: Learning rate of Adam in the tanh's argument.
+        rate: Learning rate of Adam in the tanh's argument; None for 0.05, or more where there are
+            few steps.
         weight: First value of c.
         confidence: Margin, in the scale of the gradient, that the attack aims beyond.
         targets: Target classes (b,) for a targeted attack.
@@ -232,6 +235,7 @@ def cw_l2(
         raise OptionError(
             f"{searches} searches of {steps} steps", "at least 1 of each", "Raise them"
         )
+    rate = max(0.05, 4 / steps) if rate is None else rate
     with frozen_eval(model):
         nearest = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
 
@@ -262,13 +266,15 @@ def _cw_run(
 ) -> tuple[Tensor, Tensor]:
     """Run Adam once; return which samples were ever adversarial and the scale of every margin."""
     x0 = nearest.x0[rows].double()
-    # The factor keeps the atanh finite at 0 and 1.
-    z = ((x0 * 2 - 1) * 0.999999).atanh()
+    # The factor keeps 0 and 1, where many pixels begin, in reach of few steps.
+    z = ((x0 * 2 - 1) * _EDGE).atanh()
     optimizer = torch.optim.Adam([z], lr=rate)
     ever_adversarial = torch.zeros(len(rows), dtype=torch.bool, device=x0.device)
 
-    for _ in range(steps):
-        x = ((z.tanh() + 1) / 2).clamp(0, 1).to(nearest.x0.dtype)
+    for number in range(steps):
+        # The rate falls to a tenth: what is near is found with small steps.
+        optimizer.param_groups[0]["lr"] = rate * (1 - 0.9 * number / steps)
+        x = ((z.tanh() / _EDGE + 1) / 2).clamp(0, 1).to(nearest.x0.dtype)
         gap, slope, is_adversarial = nearest.linearize(rows, x)
         ever_adversarial |= is_adversarial
 
@@ -279,7 +285,7 @@ def _cw_run(
 
         active = factor * (gap / scales[rows] + confidence > 0) / scales[rows]
         grad = per_sample(active, x) * slope.double() + 2 * (x.double() - x0)
-        z.grad = grad * (1 - z.tanh().square()) / 2
+        z.grad = grad * (1 - z.tanh().square()) / (2 * _EDGE)
         optimizer.step()
     return ever_adversarial, scales
 

@@ -78,6 +78,8 @@ ATTACKS: dict[str, _Named] = {
     "nes": _Named(_nes, "black", takes=("levels", "seed", "index", "loss")),
     "fab": _Named(attacks.fab, takes=("levels", "speed")),
     "deepfool": _Named(attacks.deepfool, takes=("levels", "speed")),
+    "ddn": _Named(attacks.ddn, norms=("l2",), takes=("levels", "speed")),
+    "fmn": _Named(attacks.fmn, takes=("levels", "speed")),
     "cw": _Named(attacks.cw_l2, norms=("l2",), takes=("levels", "speed")),
     "square": _Named(attacks.square_attack, "black", ("linf", "l2"), "queries", ("seed",)),
     "rays": _Named(attacks.rays, "black", ("linf",), "queries", targeted=False),

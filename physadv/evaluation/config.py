@@ -82,11 +82,12 @@ class AttackConfig(SampleConfig):
     attack: Annotated[
         str,
         ConfigField(
-            "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, cw, universal (one "
-            "change for each batch); black boxes: nes, square, rays, hopskipjump.",
+            "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, ddn, fmn, cw, "
+            "universal (one change for each batch); black boxes: nes, square, rays, hopskipjump.",
             "Attack",
             completions=(
-                *("ascent", "fgsm", "pgd", "mifgsm", "difgsm", "apgd", "fab", "deepfool", "cw"),
+                *("ascent", "fgsm", "pgd", "mifgsm", "difgsm", "apgd", "fab", "deepfool"),
+                *("ddn", "fmn", "cw"),
                 *("universal", "nes", "square", "rays", "hopskipjump"),
             ),
         ),

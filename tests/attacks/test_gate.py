@@ -82,6 +82,8 @@ ATTACKS = {
     "fab": Named(partial(attacks.fab, steps=10)),
     "fab-nearest": Named(partial(attacks.fab, steps=10, norm="l2"), "l2", None),
     "deepfool": Named(partial(attacks.deepfool, steps=10), "l2", 0.8),
+    "ddn": Named(partial(attacks.ddn, steps=12), "l2", 0.8),
+    "fmn": Named(partial(attacks.fmn, steps=12)),
     "cw_l2": Named(partial(attacks.cw_l2, steps=8, searches=2), "l2", 0.8),
     "universal_perturbation": Named(partial(attacks.universal_perturbation, epochs=2)),
     "square_attack": Named(partial(attacks.square_attack, queries=12), black=True),
@@ -297,6 +299,7 @@ def test_tensors_of_every_make_are_left_alone(name: str) -> None:
 def test_no_attack_is_left_out() -> None:
     """Every name under physadv.attacks is attacked with here, or is none."""
     others = {"AttackResult", "DiverseInputs", "SurrogateEnsemble", "UniversalResult"}
+    others |= {"DetectorAttackResult", "detector_attack"}  # built on the others
     named = {name.split("-")[0] for name in ATTACKS}
     assert set(attacks.__all__) - others - {"apply_change"} == named - {"ensemble"}
 

@@ -18,9 +18,11 @@ from physadv.core.errors import OptionError
 OPTIONS: dict[str, dict[str, Any]] = {
     "apgd": {"eps": 0.05, "steps": 5},
     "cw_l2": {"steps": 10},
+    "ddn": {"steps": 10},
     "deepfool": {"steps": 10},
     "fab": {"steps": 10},
     "fgsm": {"eps": 0.05},
+    "fmn": {"steps": 10},
     "gradient_ascent": {"eps": 0.5, "steps": 5},
     "hopskipjump": {"eps": 1.0, "queries": 60},
     "mi_fgsm": {"eps": 0.05, "steps": 5},
