@@ -20,7 +20,7 @@ from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv_cli import options
 from physadv_cli.help_page import REQUIRED
-from physadv_cli.runs import RunOptions, code_typed
+from physadv_cli.runs import RunOptions, code_typed, console
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Action = Callable[[AnyConfig, RunOptions], None]
@@ -99,6 +99,8 @@ def from_config(
             values = adapt(values)
         config = kind(**_from_text(kind, values))
         run.begin()
+        for line in config.unused_options():
+            console.print(f"warning: {line}", style="yellow", soft_wrap=True)
         with run.held, code:
             action(config, run)
 

@@ -35,6 +35,7 @@ from physadv.core.run_folder import (
     recorded_beside,
     refuse_other_file,
     refuse_other_run,
+    removed_if_only_recorded,
     set_aside,
 )
 from physadv.core.trust import only_code_named
@@ -172,7 +173,8 @@ class RunOptions:
     def take_folder(self, folder: Path) -> Path:
         """Create ``folder`` and keep other processes out of it until the command ends; return it.
 
-        A folder that this run holds already is returned as it is.
+        A folder that this run holds already is returned as it is. One that did not exist goes
+        again where the command fails before it wrote a result.
 
         Raises:
             OptionError: a file stands there, or another process writes into the folder.
@@ -180,8 +182,11 @@ class RunOptions:
         if any(held.folder == folder for held in self.folders):
             return folder
         assert_folder_possible(folder)
+        is_new = not folder.exists() or (self.out is None and not any(folder.iterdir()))
         make_folder(folder)
         self.folders.append(self.held.enter_context(locked_folder(folder)))
+        if is_new:
+            self.held.enter_context(removed_if_only_recorded(folder))
         return folder
 
     def claim_file(self, file: Path, config: Config) -> Path:

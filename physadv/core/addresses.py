@@ -9,6 +9,11 @@ import re
 _START = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,30}://|(?:https?|rtsps?|rtmps?|srt|mms):(?=\S*@)[/\\]*)"
 _SCHEME = re.compile(_START)
 _IN_TEXT = re.compile(_START + r"[^\s\"'<>]*")
+# Of an address typed without its scheme, which is then taken for the name of a file. A drive of
+# Windows, C:\, is no user.
+_USER = r"(?<![^\s\"'<(\[=])(?![A-Za-z]:[/\\])[^\s\"'<>:@/\\]{0,64}:(?!//)"
+_BARE = re.compile(_USER + r"[^\s\"'<>]{0,200}@(?=[^\s\"'<>@])")
+_BARE_IN_TEXT = re.compile(_BARE.pattern + r"[^\s\"'<>]*")
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _IN_PATH = re.compile(r"((?:password|passwd|passphrase|pass|pwd|token)=)[^&;/]*", re.IGNORECASE)
 
@@ -16,7 +21,8 @@ _IN_PATH = re.compile(r"((?:password|passwd|passphrase|pass|pwd|token)=)[^&;/]*"
 def public_address(text: str) -> str:
     """Return an address without user, password and query; any other text as it is.
 
-    Everything up to the last @ counts as user and password, for a password may hold any character.
+    Without a scheme, ``user:password@host`` is an address too. Everything up to the last @ counts
+    as user and password, for a password may hold any character.
     A password that stands in the path as ``password=...`` is covered.
 
     Args:
@@ -33,9 +39,15 @@ def public_address(text: str) -> str:
     """
     scheme = _SCHEME.search(text)
     if scheme is None:
-        return text
+        bare = _BARE.search(text)
+        return text if bare is None else text[: bare.start()] + _without_query(text[bare.end() :])
     place = text[scheme.end() :].rpartition("@")[2]
-    return text[: scheme.end()] + _IN_PATH.sub(r"\1***", _QUERY.sub("", place))
+    return text[: scheme.end()] + _without_query(place)
+
+
+def _without_query(place: str) -> str:
+    """Host and path of an address, without its query, and without a password in the path."""
+    return _IN_PATH.sub(r"\1***", _QUERY.sub("", place))
 
 
 def redact_addresses(text: str) -> str:
@@ -51,4 +63,5 @@ def redact_addresses(text: str) -> str:
         >>> redact_addresses("http://me:pw@cam/a?t=1 (HTTP 404). Check it.")
         'http://cam/a (HTTP 404). Check it.'
     """
-    return _IN_TEXT.sub(lambda found: public_address(found.group()), text)
+    text = _IN_TEXT.sub(lambda found: public_address(found.group()), text)
+    return _BARE_IN_TEXT.sub(lambda found: public_address(found.group()), text)

@@ -151,6 +151,21 @@ class Config:
             **{k: list(v) if isinstance(v, tuple) else v for k, v in filled.items()},
         }
 
+    def unused_options(self) -> list[str]:
+        """Return one text for each option that has another value than its default and changes
+        nothing beside the others, as ``--boxes is not used: no --signs``."""
+        noted = self.documented_fields()
+        defaults = {field.name: _default_of(field) for field in fields(self)}
+        return [
+            f"{noted[name][1].option_of(name)} is not used: {why}"
+            for name, why in self._without_use().items()
+            if getattr(self, name) != defaults[name]
+        ]
+
+    def _without_use(self) -> dict[str, str]:
+        """Names of the fields that change nothing beside the values of the others, and why."""
+        return {}
+
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
         """Return which settings differ from those of an earlier run, as ``--seed 0 -> 1``.
 

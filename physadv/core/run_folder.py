@@ -34,6 +34,7 @@ from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
 """Record of a run's configuration in its folder."""
+_RECORDS = (CONFIG, "environment.json", "evaluation.json")
 UNASKED = "A finished result is not replaced without being asked"
 """What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"
@@ -282,6 +283,30 @@ def locked_folder(folder: Path) -> Iterator[HeldFolder]:
     with _held(folder / LOCK, folder / _OWNER, f'"{folder}" is in use', rule):
         remove_leftovers(folder, below=True)
         yield HeldFolder(folder, _identity(folder))
+
+
+@contextmanager
+def removed_if_only_recorded(folder: Path) -> Iterator[None]:
+    """Remove the folder of a run that fails before it writes anything but what it was asked for.
+
+    Else the same command with, say, a corrected path would find another run there.
+
+    Args:
+        folder: Folder that this process made and holds the lock of.
+
+    Yields:
+        Nothing; the folder goes where an error ends the block.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            names = {entry.name for entry in folder.iterdir()}
+            if names <= {LOCK, _OWNER, *_RECORDS}:
+                for name in (*_RECORDS, _OWNER, LOCK):  # until the last nobody else comes
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
 
 
 def _identity(folder: Path) -> tuple[int, int]:

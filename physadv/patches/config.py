@@ -246,6 +246,23 @@ class PatchConfig(ModelSettings):
         """Height of the sticker in mm."""
         return self.size_mm[1]
 
+    def _without_use(self) -> dict[str, str]:
+        """Names of the fields that change nothing beside the values of the others, and why."""
+        if self.object == "sign":
+            unused = dict.fromkeys(("photos", "share"), "the patch is on a sign, see --object")
+            needed = ("--signs", bool(self.signs))
+        else:
+            of_signs = ("signs", "faces", "backgrounds", "center_mm")
+            unused = dict.fromkeys(of_signs, f"the patch is on {self.object!r}, not on a sign")
+            needed = ("--photos", self.photos is not None)
+        if not needed[1]:
+            unused["boxes"] = f"they are those of {needed[0]}, which is not given"
+        if self.content is None:
+            unused["content_weight"] = "it weighs --content, which is not given"
+        if self.profile is not None:
+            unused["nps"] = "the measured printer of --profile stands in its place"
+        return unused
+
     def as_card_table(self) -> dict[str, Any]:
         """Return the configuration as a card spells it, in the order of the fields."""
         table: dict[str, Any] = {}

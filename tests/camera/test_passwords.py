@@ -239,10 +239,17 @@ def test_no_password_survives(password: str, form: str) -> None:
         f"http://10.0.0.7/user=me&password={SECRET}&channel=1",
         f"rtsp://10.0.0.7/user=me_password={SECRET}_channel=1_stream=0.sdp?real_stream",
         f"http://10.0.0.7/;pwd={SECRET}",
+        f"me:{SECRET}@10.0.0.7",
+        f"me:{SECRET}@10.0.0.7:554/live?token={SECRET}",
+        f"me:a@{SECRET}@10.0.0.7/live",
+        f"me:a/{SECRET}@10.0.0.7/live",
+        f"me:a://{SECRET}@10.0.0.7/live",
+        f":{SECRET}@10.0.0.7/live",
     ],
 )
 def test_no_password_survives_a_slip(text: str) -> None:
-    """One slash, as a path has it, or none; a password in the path, as some cameras want it."""
+    """One slash, as a path has it, or none; no scheme at all; a password in the path, as some
+    cameras want it."""
     for form in ("{}", "'{}': no such file", "--data={}"):
         assert SECRET not in redact_addresses(form.format(text))
         assert SECRET not in public_address(form.format(text))
@@ -306,8 +313,40 @@ def test_overlapping_openings_leave_the_proxy_as_it_was(monkeypatch: pytest.Monk
 @given(st.text(max_size=30))
 def test_other_texts_stay(text: str) -> None:
     """Paths, names and numbers are no addresses."""
-    if "://" not in text:
+    if "://" not in text and not (":" in text and "@" in text):
         assert public_address(text) == redact_addresses(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["C:\\me@home\\a.mp4", "D:/me@home", "a.png: me@home", "me@home.mp4", "m:make", "@", ":@"],
+)
+def test_a_path_with_an_at_sign_stays(text: str) -> None:
+    """A user and a password stand before the sign, or there is nothing to hide."""
+    assert public_address(text) == redact_addresses(text) == text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("check", "{}", "signs"), ("twin", "signs", "--sheet", "{}"), ("print", "{}")),
+        *(("cloak", "{}"), ("report", "{}"), ("calibrate", "fit", "{}"), ("patch", "show", "{}")),
+        *(("evaluate", "--model", "{}", "--data", "{}"), ("models", "info", "{}"), ("{}",)),
+        *(
+            ("train", "signs", "--data", "{}"),
+            ("patch", "--signs", "{}"),
+            ("check", "--config", "{}"),
+        ),
+    ],
+)
+def test_an_address_without_its_scheme_is_told_without_its_password(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken for a file or a name, which an error repeats, wherever it was typed."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [word.format(f"me:{SECRET}@10.0.0.7/live") for word in words])
+    assert result.exit_code in (1, 2)
+    assert SECRET not in f"{result.output} {result.exception}"
 
 
 def test_errors_hold_no_password() -> None:

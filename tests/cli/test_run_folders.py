@@ -207,6 +207,34 @@ with locked_folder(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("twin", "patch", "--sheet", "bad"),
+        ("evaluate", "--model", "own:make", "--data", "bad", "--threat", "linf:8/255"),
+        ("certify", "--model", "own:make", "--data", "bad", "--threat", "linf:8/255"),
+        ("train", "signs", "--data", "bad"),
+        ("study", "masked", "--data", "bad"),
+        ("patch", "--signs", "bad"),
+        ("patch", "transfer", "patch", "--model", "bad"),
+        ("check", "bad.mp4", "--bundle", "patch"),
+        ("cloak", "bad"),
+    ],
+)
+def test_a_run_that_never_began_leaves_no_folder(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing stands in the way of the same command with the mistake corrected; a folder that was
+    there before stays, without a result."""
+    before = {path for path in tmp_path.rglob("*") if path.name != "runs"}
+    result = invoke(*words, *(("--out", "out") if words[0] != "evaluate" else ()))
+    assert isinstance(result.exception, PhysadvError), result.output
+    after = {path for path in tmp_path.rglob("*") if path.name not in ("runs", "__pycache__")}
+    assert {path for path in after if path.suffix != ".pyc"} == before
+
+    (tmp_path / "out").mkdir(exist_ok=True)
+    assert isinstance(invoke(*words, "--out", "out").exception, PhysadvError)
+    assert (tmp_path / "out").is_dir()
+
+
 def test_one_run_at_a_time_and_a_killed_one_is_no_obstacle(tmp_path: Path) -> None:
     """A second process is told which one writes there; after a kill the folder is free."""
     (tmp_path / "o").mkdir()
