@@ -94,7 +94,7 @@ class IntervalsConfig(StudyConfig):
     @property
     def bounded_images(self) -> int:
         """Number of test images that every bound is computed for."""
-        return self.scaled(4, 100, 500)
+        return self.scaled(4, 40, 500)
 
     @property
     def optimized_images(self) -> int:
@@ -104,7 +104,7 @@ class IntervalsConfig(StudyConfig):
     @property
     def test_images(self) -> int:
         """Number of test images of the errors at the radius of the training."""
-        return self.scaled(12, 2000, 10_000)
+        return self.scaled(12, 1000, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def _data(config: IntervalsConfig, workspace: Workspace) -> StudyData:
         "data",
         lambda: load_study_data(
             config.data,
-            train=config.scaled(300, 20_000, 60_000),
+            train=config.scaled(300, 12_000, 60_000),
             test=config.test_images,
             seed=config.seed,
         ),
@@ -76,7 +76,7 @@ def _method(name: str) -> TrainingMethod:
 def _net(config: IntervalsConfig, name: str, workspace: Workspace) -> nn.Module:
     """Return a trained network."""
     data = _data(config, workspace)
-    epochs = config.scaled(1, 3, 20) if name == "standard" else config.scaled(2, 8, 100)
+    epochs = config.scaled(1, 2, 20) if name == "standard" else config.scaled(2, 7, 100)
     return workspace.net(
         name,
         lambda: build_network(
