@@ -99,7 +99,7 @@ class IntervalsConfig(StudyConfig):
     @property
     def optimized_images(self) -> int:
         """Number of test images that the bound with optimized lines is computed for."""
-        return self.scaled(2, 15, 100)
+        return self.scaled(2, 40, 100)
 
     @property
     def test_images(self) -> int:

@@ -18,7 +18,6 @@ from physadv.studies.interval_bounds_page import (
     ALPHA,
     BOUNDS,
     GOWAL,
-    HAS_ALPHA,
     MIRMAN,
     NETS,
     ZHANG,
@@ -129,7 +128,7 @@ def _bound_rows(config: IntervalsConfig, name: str, workspace: Workspace) -> Ite
         certified = certified_by(graph, images, labels, robust, eps)
 
         # Optimizing lines takes seconds an image: some images, where CROWN leaves them open.
-        first = slice(config.optimized_images if HAS_ALPHA and share <= 1 else 0)
+        first = slice(config.optimized_images if share <= 1 else 0)
         still_open = robust[first] & ~certified["crown"][first]
         optimized = certified_by(graph, images[first], labels[first], still_open, eps, {ALPHA: ""})
         proven = (certified["crown"][first] | optimized[ALPHA]).tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from physadv.certification.bounds.verify import METHODS
 from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.certificate_studies_config import IntervalsConfig
@@ -50,8 +49,7 @@ NETS = {
 BOUNDS = {"ibp": "", "crown-ibp": "", "crown": "ibp"}
 """Bounds from cheapest to tightest, each with one that it is never looser than."""
 ALPHA = "alpha-crown"
-HAS_ALPHA = ALPHA in METHODS
-"""The bound with optimized lines, for some of the images, and whether the verifier knows it."""
+"""The bound with optimized lines, for some of the images."""
 WORDS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
 """Bounds in words."""
 
@@ -218,8 +216,6 @@ def _optimized_in_words(names: Sequence[str], parts: PartRows) -> str:
     """What optimized lines prove of the images that CROWN leaves open."""
     rows = [row for name in names for row in parts[f"bounds-{name}"] if ALPHA in row]
     left = [row for row in rows if row["robust"] and not row["crown"]]
-    if not rows:
-        return "alpha-CROWN was not computed in this run."
     return (
         f"alpha-CROWN optimizes the lower lines. It was tried up to the radius of the training, "
         f"where CROWN and PGD leave {len(left)} cases open, and proves "

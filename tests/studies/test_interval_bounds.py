@@ -12,7 +12,7 @@ from torch import nn
 from physadv.certification.bounds.verify import METHODS, prepare_graph, verify_bounds
 from physadv.studies.certificate_studies_config import IntervalsConfig
 from physadv.studies.interval_bounds import STUDY, certified_by
-from physadv.studies.interval_bounds_page import BOUNDS, certified_error
+from physadv.studies.interval_bounds_page import ALPHA, BOUNDS, certified_error
 from physadv.studies.study import study_rows
 
 
@@ -56,7 +56,7 @@ def test_broken_images_are_not_certified() -> None:
 def test_bounds_are_known_to_the_verifier() -> None:
     """Each bound has a method of its name, after the one that it tightens."""
     names = list(BOUNDS)
-    assert set(names) <= set(METHODS)
+    assert {*names, ALPHA} <= set(METHODS)
     assert all(not looser or names.index(looser) < names.index(b) for b, looser in BOUNDS.items())
 
 
@@ -76,10 +76,13 @@ def test_a_quick_run_is_sound(tmp_path: Path) -> None:
     assert rows_after_a_stop(STUDY, config, tmp_path / "again", 1) == rows
     for name, own in rows.items():
         for row in own:
-            proofs = ["certified"] if name.startswith("errors") else list(BOUNDS)
-            assert row["robust"] or not any(row[key] for key in proofs)
+            proofs = ["certified"] if name.startswith("errors") else [*BOUNDS, ALPHA]
+            assert row["robust"] or not any(row.get(key) for key in proofs)
         if name.startswith("bounds"):
             assert all(row["crown"] or not row["ibp"] for row in own)
+            optimized = [row for row in own if ALPHA in row]
+            assert len(optimized) == config.optimized_images
+            assert all(row[ALPHA] or not row["crown"] for row in optimized)
     names = [figure.name for figure in page.figures]
     assert len(set(names)) == len(names)
     assert page.comparisons
