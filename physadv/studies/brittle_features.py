@@ -55,7 +55,8 @@ class _Bench:
         self.data: StudyData = workspace.once(name, self._read)
 
     def _read(self) -> StudyData:
-        field, images = IMAGE_SETS[self.name].field, self.config.images
+        field = IMAGE_SETS[self.name].field
+        images = self.config.images if field == "data" else self.config.signs
         data = load_study_data(
             getattr(self.config, field),
             train=images if field == "data" else max(images, LEAST_SIGNS),

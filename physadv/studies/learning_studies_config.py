@@ -144,8 +144,13 @@ class FeaturesConfig(StudyConfig):
 
     @property
     def images(self) -> int:
-        """Training images of each data set."""
-        return self.scaled(256, 8000, 50_000)
+        """Training images of --data."""
+        return self.scaled(256, 7000, 50_000)
+
+    @property
+    def signs(self) -> int:
+        """Training images of traffic signs."""
+        return self.scaled(256, 3500, 50_000)
 
     @property
     def epochs(self) -> int:
@@ -160,7 +165,7 @@ class FeaturesConfig(StudyConfig):
     @property
     def mislabel_eps(self) -> float:
         """Change in l_2 that makes an image look like another class to the network."""
-        return self.scaled(1.0, 1.0, 0.5)
+        return 0.5
 
     @property
     def mislabel_steps(self) -> int:
@@ -170,7 +175,7 @@ class FeaturesConfig(StudyConfig):
     @property
     def inversion_steps(self) -> int:
         """Steps of the search for images with given features."""
-        return self.scaled(2, 12, 1000)
+        return self.scaled(2, 10, 1000)
 
     @property
     def training_steps(self) -> int:
@@ -215,7 +220,7 @@ class TrainingStudyConfig(StudyConfig):
     @property
     def eps(self) -> float:
         """Radius in l_inf for the comparison of methods and of widths."""
-        return self.scaled(0.2, 0.2, 0.3)
+        return self.scaled(0.1, 0.1, 0.3)
 
     @property
     def test_steps(self) -> int:
@@ -235,17 +240,17 @@ class TrainingStudyConfig(StudyConfig):
     @property
     def few_images(self) -> int:
         """Training images for overfitting."""
-        return self.scaled(128, 1000, 50_000)
+        return self.scaled(128, 600, 50_000)
 
     @property
     def long_epochs(self) -> int:
         """Epochs for overfitting."""
-        return self.scaled(3, 60, 200)
+        return self.scaled(3, 50, 200)
 
     @property
     def width_images(self) -> int:
         """Training images for the comparison of widths."""
-        return self.scaled(256, 8000, 60_000)
+        return self.scaled(256, 5000, 60_000)
 
     @property
     def width_epochs(self) -> int:

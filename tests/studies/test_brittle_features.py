@@ -110,6 +110,6 @@ def test_a_quick_run_makes_a_page_that_follows_its_rows(tmp_path: Path) -> None:
     rows["objects-robust-set"][0] |= {"withstood": [50, 20], "attacked": 100}
     changed = STUDY.page(config, rows)
     assert "mislabeled generalizes" in changed.answer
-    assert "robust data set makes standard training more robust (+45.0 points" in changed.answer
+    assert "makes standard training more robust than the unchanged one (+45.0" in changed.answer
     rows["objects-random-labels"][0] |= {"right": 345}
     assert "does not measurably generalize" in STUDY.page(config, rows).answer
