@@ -70,7 +70,7 @@ def _measure_model(config: CostConfig, workspace: Workspace) -> Iterable[Row]:
     model = OddsModel(config.weak)
     for n in MODEL_SIZES[: config.scaled(3, len(MODEL_SIZES), len(MODEL_SIZES))]:
         found: dict[float, list[float]] = {factor: [] for factor in MODEL_RADII}
-        for repeat in range(config.repeats if n <= 3000 else max(2, config.repeats // 2)):
+        for repeat in range(config.repeats if n <= 300 else max(2, config.repeats // 2)):
             samples = model.draw(n, workspace.numpy_generator("model", n, repeat))
             for factor in MODEL_RADII:
                 weights = train_linear(*samples, factor * model.eta, rate=0.05)

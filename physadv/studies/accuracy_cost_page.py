@@ -38,7 +38,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the vote that the strong coordinate gets."""
 MODEL_RADII = (0.0, 1.0, 2.0, 4.0)
 """Radii of training in the theorem's model, in units of eta; the theorem's adversary has 2."""
-MODEL_SIZES = (10, 30, 100, 300, 1000, 3000, 10_000)
+MODEL_SIZES = (10, 30, 100, 300, 1000, 3000)
 
 
 @dataclass(frozen=True)

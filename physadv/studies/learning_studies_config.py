@@ -120,12 +120,12 @@ class CostConfig(StudyConfig):
     @property
     def weak(self) -> int:
         """Weak coordinates of the theorem's model."""
-        return self.scaled(100, 1000, 1000)
+        return self.scaled(100, 500, 1000)
 
     @property
     def repeats(self) -> int:
         """Training sets of each size, of the theorem's model."""
-        return self.scaled(2, 8, 30)
+        return self.scaled(2, 6, 30)
 
 
 @dataclass(frozen=True, kw_only=True)
