@@ -156,7 +156,6 @@ def _bars(label: str, rates: Sequence[RateInterval]) -> Series:
 def _mislabel_chart(name: str, own: dict[str, Row]) -> Chart:
     trainings = ("standard", "random-labels", "next-labels")
     guess = _guess(own["standard"])
-    names = "; ".join(f"{k + 1}: {TRAININGS[t].lower()}" for k, t in enumerate(trainings))
     series = (
         _bars("true class", [_accuracy(own[t]) for t in trainings]),
         _bars(
@@ -177,7 +176,7 @@ def _mislabel_chart(name: str, own: dict[str, Row]) -> Chart:
     return Chart(
         f"{name}-mislabeled",
         caption,
-        Axis(names, ticks=(1, 2, 3)),
+        Axis("1: standard, 2: labels drawn, 3: next class", ticks=(1, 2, 3)),
         Axis("share of test images", low=0, high=1, percent=True),
         series,
     )
