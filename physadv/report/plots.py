@@ -475,6 +475,8 @@ def pictures_svg(figure: Pictures, picture: Callable[[str], tuple[str, float]]) 
                 parts.append(svg_text(x, at, line, size=size, fill=MUTED))
         text_lines = max((len(a) + len(b) for a, b in zip(labels, details, strict=True)), default=0)
         y += tall + 13.0 * text_lines + 14
+    if not parts:
+        return svg_chart(24, [svg_text(0, 16, "nothing to show", fill=MUTED)], figure.caption)
     return svg_chart(y, parts, figure.caption, WIDTH)
 
 

@@ -374,3 +374,9 @@ def test_an_animation_is_shown_on_the_page_and_by_its_first_frame_in_print(tmp_p
     assert [file.name for file in files] == ["a.gif"]
     with Image.open(io.BytesIO(first_frame(files[0].read_bytes()))) as still:
         assert still.convert("L").getpixel((5, 5)) in range(8, 13)
+
+
+def test_a_grid_without_pictures_is_still_a_figure(tmp_path: Path) -> None:
+    """A run in which nothing succeeded has no picture to show, and files all the same."""
+    written = write_figure(Pictures("none", "None.", ()), RunPictures(tmp_path), tmp_path)
+    assert {file.suffix for file in written} == {".svg", ".png"}
