@@ -7,6 +7,7 @@ from typing import Any
 
 from physadv.camera.frames import BLOCKS
 from physadv.camera.live_page import LivePage
+from physadv.check.live.overlay import PANEL
 from physadv.check.live.remote_control import RemoteControl
 from physadv.core.errors import OptionError
 from physadv.core.page_colors import css_colors
@@ -64,18 +65,36 @@ def _html() -> str:
 body {{ margin:0; background:var(--paper); color:var(--ink); font:16px/1.5 system-ui,sans-serif; }}
 main {{ max-width:1200px; margin:0 auto; padding:1rem; }}
 img {{ display:block; width:100%; height:auto; background:var(--wash); min-height:12rem; }}
+.panel {{ display:none; }}
+@media (max-width:45rem) {{
+  .part {{ overflow:hidden; }} .part img {{ min-height:0; }} .panel {{ display:block; }}
+  .picture img {{ width:calc(100% / (1 - var(--panel, 0))); max-width:none; }}
+  .panel img {{ width:calc(100% / var(--panel, 1)); max-width:none;
+    margin-left:calc(100% - 100% / var(--panel, 1)); }}
+}}
 p {{ margin:.7rem 0; }}
-button {{ font:inherit; padding:.35rem .9rem; margin-right:.5rem; cursor:pointer; }}
+button {{ font:inherit; padding:.35rem .9rem; margin:0 .5rem .5rem 0; cursor:pointer; }}
 button.on {{ outline:3px solid var(--accent); }} #note {{ color:var(--doubt); min-height:1.5em; }}
 </style>
 <main>
-<img id="view" src="stream"
- alt="The camera's picture with the verdict, the blocks and where to move next">
+<div class="part picture"><img src="stream"
+ alt="The camera's picture with the verdict, the blocks and where to move next"></div>
+<div class="part panel"><img alt=""></div>
 <p id="note"></p>
 <p>Without markers, say which sign is in view: {buttons}
 <button data-to="stop">stop and report</button></p>
 </main>
 <script>
+// On a narrow screen the panel, the right {PANEL} px of the picture, stands below it.
+const [view, panel] = document.querySelectorAll("img");
+const narrow = matchMedia("(max-width:45rem)");
+const split = () => {{
+  if (!view.naturalWidth) return void setTimeout(split, 300);
+  document.body.style.setProperty("--panel", {PANEL} / view.naturalWidth);
+  if (narrow.matches && !panel.src) panel.src = "stream";
+}};
+narrow.onchange = split;
+split();
 const post = to => fetch(to, {{method: "POST"}});
 document.querySelectorAll("button").forEach(b => b.onclick = () => post(b.dataset.to));
 const look = setInterval(async () => {{

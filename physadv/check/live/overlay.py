@@ -16,12 +16,22 @@ from physadv.check.guidance import FilmingAdvice
 from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import StoppingState
 from physadv.check.view_coverage import ViewPlan
+from physadv.core.page_colors import color_values
 from physadv.core.wording import count_noun
 
 WIDE, HIGH, PANEL = 800, 600, 380
-INK, PAPER, MUTED, LINE = (27, 39, 51), (255, 255, 255), (91, 104, 117), (213, 220, 227)
-FOUND, MET, NOT_MET, GOAL = (255, 214, 10), (213, 94, 0), (0, 158, 115), (240, 228, 66)
-COLORS = {"clean": (0, 114, 178), "blank": (122, 127, 133), "patch": (213, 94, 0)}
+
+
+def _rgb(name: str) -> tuple[int, int, int]:
+    """The design's color ``name`` on dark ground, which suits a panel beside a picture on pages and
+    desktops of either kind."""
+    red, green, blue = bytes.fromhex(color_values()[name][1][1:])
+    return red, green, blue
+
+
+INK, PAPER, WASH, MUTED, LINE = map(_rgb, ("ink", "paper", "wash", "muted", "line"))
+FOUND, MET, NOT_MET = (255, 214, 10), (213, 94, 0), (0, 158, 115)
+COLORS = {block: _rgb(block) for block in BLOCKS}
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ def draw_overlay(state: OverlayState) -> Pixels:
     height = max(view.shape[0], 560)
 
     sheet = Image.new("RGB", (view.shape[1] + PANEL, height), PAPER)
-    sheet.paste((20, 24, 28), (0, 0, view.shape[1], height))
+    sheet.paste(WASH, (0, 0, view.shape[1], height))
     sheet.paste(Image.fromarray(view), (0, 0))
     _panel(_Pen(ImageDraw.Draw(sheet), view.shape[1] + 18, PANEL - 36), state)
     return np.asarray(sheet, dtype=np.uint8)
@@ -128,8 +138,8 @@ def _label(
         min(max(at[0], 4), max(size[0] - text_px - 4, 4)),
         min(max(at[1], 4), size[1] - points - 14),
     )
-    pen.rectangle((x, y, x + text_px, y + points + 9), fill=INK)
-    pen.text((x + 6, y + 2), words, font=font, fill=PAPER)
+    pen.rectangle((x, y, x + text_px, y + points + 9), fill=PAPER)
+    pen.text((x + 6, y + 2), words, font=font, fill=INK)
 
 
 @dataclass
@@ -152,10 +162,10 @@ class _Pen:
 
 def _panel(pen: _Pen, state: OverlayState) -> None:
     if state.simulation:
-        pen.words("simulation", 13, MET)
+        pen.words("simulation", 13, COLORS["patch"])
     pen.words(state.advice.prompt, 18)
     if state.note:
-        pen.words(state.note, 13, MET)
+        pen.words(state.note, 13, COLORS["patch"])
 
     pen.y += 6
     pen.words("goal met, 95 % interval over clips", 12, MUTED)
@@ -214,8 +224,9 @@ def _grid(pen: _Pen, plan: ViewPlan, advice: FilmingAdvice) -> None:
     for i, j in plan.cells:
         n = advice.cells[i, j]
         x, y = grid_left + j * cell_width, pen.y + (rows - 1 - i) * cell_height
-        fade = 0.15 + 0.6 * n / most if n else 0.0
-        shade = tuple(round(255 + fade * (c - 255)) for c in COLORS[str(advice.block)])
+        fade = 0.2 + 0.35 * n / most if n else 0.0
+        color = COLORS[str(advice.block)]
+        shade = tuple(round(p + fade * (c - p)) for p, c in zip(PAPER, color, strict=True))
         pen.draw.rectangle(
             (x + 1, y + 1, x + cell_width - 2, y + cell_height - 2), fill=shade, outline=LINE
         )
