@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from math import ceil, floor
 from typing import Any
 
 MOST_MEMORY_BYTES, MOST_SECONDS = 3 << 29, 20
@@ -26,56 +27,81 @@ class RefusedError(Exception):
 
 
 def draw(
-    data: bytes, no_new_files: Callable[[], AbstractContextManager[None]], what: str, asked: str
+    data: bytes, no_new_files: Callable[[], AbstractContextManager[None]], asked: str
 ) -> bytes:
-    """Read a PDF.
+    """Read a PDF: its facts, and pictures of parts of its pages.
 
     Args:
         data: Content of the file.
         no_new_files: Context in which the process can open nothing.
-        what: "facts" or "page".
-        asked: For a page, JSON of its ``index``, the ``dpi``, a ``window`` of left, top, right and
-            bottom in points from its top left corner or nothing, ``is_gray`` and ``most_px``.
+        asked: JSON of the ``parts``, each with the ``index`` of its page and a ``window`` of left,
+            top, right and bottom in points from its top left corner, null for the whole page, or
+            "trim" for what the TrimBox cuts out and a point or two around it, if there is one; the
+            ``dpi``, ``is_gray``, and ``most_px`` of all parts together.
 
     Returns:
-        A line of JSON; for a page, rows of pixels after it.
+        A line of JSON with the facts and the shape of each part; then their rows of pixels.
 
     Raises:
-        RefusedError: It is damaged, or the picture is too large.
+        RefusedError: It is damaged, or the pictures are too large.
     """
     import pypdfium2
 
     codecs.lookup("utf-16-le")  # which the renderer's texts are in: a file to be opened before
+    request = json.loads(asked)
     with _refusing("not a readable PDF"), no_new_files(), pypdfium2.PdfDocument(data) as document:
         if len(document) == 0:
             raise RefusedError("a PDF without pages", _REMEDY)
-        if what == "facts":
-            return _facts(document)
+        facts = _facts(document)
         with _refusing("its page cannot be drawn"):
-            return _page(document, **json.loads(asked))
+            pictures = list(_pictures(document, **request))
+    about = [shape for shape, _ in pictures]
+    head = json.dumps({**facts, "parts": about}).encode()
+    return b"\n".join([head, b"".join(rows for _, rows in pictures)])
 
 
-def _facts(document: Any) -> bytes:
+def _facts(document: Any) -> dict[str, Any]:
     pages = []
     for index in range(min(len(document), _MOST_PAGES)):
         page = document[index]
         trim = page.get_trimbox(fallback_ok=False)
         pages.append({"size": page.get_size(), "trim": trim, "media": page.get_mediabox()})
     keywords = str(document.get_metadata_dict().get("Keywords", ""))
-    return json.dumps({"pages": pages, "keywords": keywords[:4096]}).encode()
+    return {"pages": pages, "keywords": keywords[:4096]}
 
 
-def _page(
-    document: Any,
-    index: int,
-    dpi: float,
-    window: list[float] | None,
-    is_gray: bool,
-    most_px: int,
-) -> bytes:
-    if index >= len(document):
-        raise RefusedError(f"it has {len(document)} pages, not {index + 1}", _REMEDY)
-    page = document[index]
+def _pictures(
+    document: Any, parts: list[dict[str, Any]], dpi: float, is_gray: bool, most_px: int
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Draw the parts one by one: what is known of each, and its rows of pixels."""
+    for part in parts:
+        index, window = part["index"], part["window"]
+        if index >= len(document):
+            raise RefusedError(f"it has {len(document)} pages, not {index + 1}", _REMEDY)
+        page = document[index]
+        if window == "trim":
+            window = _around_trim(page)
+            if window is None:
+                continue
+        about, rows = _part(page, window, dpi, is_gray, most_px)
+        most_px -= about["shape"][0] * about["shape"][1]
+        yield about, rows
+
+
+def _around_trim(page: Any) -> list[float] | None:
+    """Return the window of whole points, one or two around the TrimBox, that lies on the page."""
+    trim = page.get_trimbox(fallback_ok=False)
+    if trim is None or trim == page.get_mediabox():
+        return None
+    width, height = page.get_size()
+    left, right = max(floor(trim[0]) - 1.0, 0), min(ceil(trim[2]) + 1.0, width)
+    lower, upper = max(floor(trim[1]) - 1.0, 0), min(ceil(trim[3]) + 1.0, height)
+    return [left, height - upper, right, height - lower]
+
+
+def _part(
+    page: Any, window: list[float] | None, dpi: float, is_gray: bool, most_px: int
+) -> tuple[dict[str, Any], bytes]:
     width, height = page.get_size()
     left, top, right, bottom = window or (0.0, 0.0, width, height)
     columns, rows = round((right - left) * dpi / 72), round((bottom - top) * dpi / 72)
@@ -87,11 +113,11 @@ def _page(
     crop = (left, height - bottom, width - right, top)
     picture = page.render(scale=dpi / 72, crop=crop, grayscale=is_gray, rev_byteorder=True)
     about = {
-        "size": (width, height),
+        "window": (left, top, right, bottom),
         "shape": (picture.height, picture.width, picture.n_channels),
         "stride": picture.stride,
     }
-    return json.dumps(about).encode() + b"\n" + bytes(picture.buffer)
+    return about, bytes(picture.buffer)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@ bleed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import cv2
@@ -33,6 +33,19 @@ class StickerArtwork:
         """Return the rectangle of the whole picture when the cut rectangle is ``sticker``."""
         x, y = self.beyond
         return PageRect(sticker.x - x, sticker.y - y, sticker.w + 2 * x, sticker.h + 2 * y)
+
+
+def turned_bundle(bundle: PatchBundle) -> PatchBundle:
+    """Return ``bundle`` as it lies on a sheet on which it is turned by 90 degrees: what was its top
+    is on the left. Its size is swapped; its place on the sign is that of the upright one."""
+    size = bundle.card.size
+    swapped = replace(size, width_mm=size.height_mm, height_mm=size.width_mm)
+    return replace(
+        bundle,
+        card=replace(bundle.card, size=swapped),
+        patch=bundle.patch.rot90(1, (-2, -1)),
+        mask=bundle.mask.rot90(1, (-2, -1)),
+    )
 
 
 def sticker_art(bundle: PatchBundle) -> StickerArtwork:

@@ -58,12 +58,14 @@ class SheetLayout:
         sticker: Cut rectangle.
         markers: Markers by id.
         bar: The 100 mm bar.
+        turned: Whether the sticker lies on the page turned by 90 degrees, its top on the left.
     """
 
     page: tuple[float, float]
     sticker: PageRect
     markers: dict[int, PageRect]
     bar: PageRect
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def max_sticker_size(page: tuple[float, float], bleed: float = 0.0) -> tuple[flo
 
 
 def fits_paper(width: float, height: float, paper: Paper, bleed: float = 0.0) -> bool:
-    """Return whether a sticker fits on one page, upright or turned.
+    """Return whether a sticker fits on one page, where page and sticker may each be turned.
 
     Args:
         width: Width of the sticker in mm.
@@ -135,11 +137,10 @@ def fits_paper(width: float, height: float, paper: Paper, bleed: float = 0.0) ->
         True if it fits.
 
     Example:
-        >>> fits_paper(150, 150, "a4"), fits_paper(300, 150, "a4")
+        >>> fits_paper(201.8, 141.2, "a4"), fits_paper(300, 150, "a4")
         (True, False)
     """
-    size = paper_size(paper)
-    return any(_fits(width, height, page, bleed) for page in (size, (size[1], size[0])))
+    return _chosen_page(width, height, paper, bleed) is not None
 
 
 def smallest_paper(width: float, height: float) -> str:
@@ -149,8 +150,8 @@ def smallest_paper(width: float, height: float) -> str:
         GeometryError: No paper takes it.
 
     Example:
-        >>> smallest_paper(150, 150), smallest_paper(350, 200)
-        ('a4', 'a3')
+        >>> smallest_paper(150, 150), smallest_paper(201.8, 141.2), smallest_paper(350, 200)
+        ('a4', 'a4', 'a3')
     """
     for name in PAPERS:
         if fits_paper(width, height, name):
@@ -170,7 +171,7 @@ def usual_paper(width: float, height: float, bleed: float = 0.0) -> str:
         Its name; a4 where no paper takes the sticker.
 
     Example:
-        >>> usual_paper(100, 100), usual_paper(201.8, 141.2), usual_paper(2000, 100)
+        >>> usual_paper(100, 100), usual_paper(201.8, 195), usual_paper(2000, 100)
         ('a4', 'a3', 'a4')
     """
     return next(iter(_common_papers(width, height, bleed)), "a4")
@@ -179,7 +180,10 @@ def usual_paper(width: float, height: float, bleed: float = 0.0) -> str:
 def sheet_layout(
     width: float, height: float, paper: Paper, bleed: float = 0.0, *, instead: str = ""
 ) -> SheetLayout:
-    """Lay out a sticker on one page, which is turned where the sticker fits only that way.
+    """Lay out a sticker on one page.
+
+    The page is turned where the sticker fits only that way; where it fits on neither page upright,
+    it is turned itself.
 
     Args:
         width: Width of the sticker in mm.
@@ -198,19 +202,23 @@ def sheet_layout(
         >>> layout = sheet_layout(100, 100, "a4")
         >>> layout.sticker.w, sorted(layout.markers)
         (100, [12, 13, 14, 15])
+        >>> layout = sheet_layout(201.8, 141.2, "a4")
+        >>> layout.turned, layout.sticker.w
+        (True, 141.2)
     """
-    page = paper_size(paper)
-    turned = (page[1], page[0])
-
-    page = next((p for p in (page, turned) if _fits(width, height, p, bleed)), (0.0, 0.0))
-    if not page[0]:
+    chosen = _chosen_page(width, height, paper, bleed)
+    if chosen is None:
         raise _too_large(width, height, paper, bleed, instead)
 
+    page, turned = chosen
+    if turned:
+        width, height = height, width
     x = snap_to_dots((page[0] - width) / 2)
     top = MARGIN + HEADER + SHEET_GAP + SHEET_MARKER + bleed
     free = max_sticker_size(page, bleed)[1] - height
     sticker = PageRect(x, snap_to_dots(top + free / 2), width, height)
-    return SheetLayout(page, sticker, _sheet_markers(sticker, page, bleed), bar_rect(page))
+    markers = _sheet_markers(sticker, page, bleed)
+    return SheetLayout(page, sticker, markers, bar_rect(page), turned)
 
 
 def bar_rect(page: tuple[float, float]) -> PageRect:
@@ -255,6 +263,21 @@ def snap_to_dots(value: float) -> float:
     """Round ``value`` in mm to dots of 300 dpi: printers paint every dot that a picture touches, so
     an edge off the grid grows by one."""
     return round(value / 25.4 * 300) / 300 * 25.4
+
+
+def _chosen_page(
+    width: float, height: float, paper: Paper, bleed: float
+) -> tuple[tuple[float, float], bool] | None:
+    """Return the page, and whether the sticker is turned on it; None where it does not fit.
+
+    Paper as it is comes before turned paper, and an upright sticker before a turned one.
+    """
+    size = paper_size(paper)
+    for sides, turned in (((width, height), False), ((height, width), True)):
+        for page in (size, (size[1], size[0])):
+            if _fits(*sides, page, bleed):
+                return page, turned
+    return None
 
 
 def _fits(width: float, height: float, page: tuple[float, float], bleed: float) -> bool:

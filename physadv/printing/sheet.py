@@ -11,11 +11,19 @@ from physadv.core.sign_artwork import SignFace
 from physadv.patches.bundle import PatchBundle
 from physadv.printing.cut_line import CutOptions, cut_svg, safe_contour, safe_mask
 from physadv.printing.icc import PressProfile, SoftProof
-from physadv.printing.layout import PageRect, Paper, SheetLayout, fits_paper, sheet_layout
+from physadv.printing.layout import (
+    CUT_GAP,
+    CUT_LENGTH,
+    PageRect,
+    Paper,
+    SheetLayout,
+    fits_paper,
+    sheet_layout,
+)
 from physadv.printing.pdf_document import PDFX, DocumentInfo, PdfCanvas, finish_document
 from physadv.printing.pdf_document import VISIBLE_LINE as VISIBLE_LINE
 from physadv.printing.pdf_page import PdfPage
-from physadv.printing.scale_check import measure_bar
+from physadv.printing.scale_check import measure_bars
 from physadv.printing.sheet_parts import BAR_LABEL as BAR_LABEL
 from physadv.printing.sheet_parts import SCALE_LINE as SCALE_LINE
 from physadv.printing.sheet_parts import PrintedSticker, draw_cut_marks, draw_footer, draw_header
@@ -23,6 +31,9 @@ from physadv.printing.soft_proof import write_proof
 from physadv.printing.tile_pages import draw_tiles
 from physadv.printing.tiling import TileLayout, tile_layout, tiles_needed
 from physadv.printing.webcam_test_signs import draw_test_signs
+
+TURNED = "turned left"
+"""Keyword of a PDF whose sticker is turned by 90 degrees, its top on the left."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class PrintedSheet:
         svg: The cut line.
         pages: Number of pages.
         page_mm: Width and height of a page.
-        bar_mm: Length of the 100 mm bar, measured in the PDF.
+        bar_mm: Length of the 100 mm bar, measured in the PDF, the worst of several.
         safe_share: Share of the sticker's area inside the safe area.
         single: Layout of a sticker on one page.
         tiled: Layout of a sticker on tiles.
@@ -42,6 +53,7 @@ class PrintedSheet:
         proof: Figures of the soft proof.
         lacking: Characters that no font on this machine has; a frame with its code stands for each.
         picture_dpi: Resolution of the sticker's picture, across and down, in dots per inch.
+        turned: Whether the sticker is turned by 90 degrees on the sheet, its top on the left.
         standard: Standard that the PDF conforms to: "PDF/X-4" with a press profile, else none.
     """
 
@@ -58,6 +70,7 @@ class PrintedSheet:
     lacking: str = ""
     picture_dpi: tuple[float, float] = (0.0, 0.0)
     standard: str | None = None
+    turned: bool = False
 
     @property
     def layout(self) -> SheetLayout:
@@ -122,8 +135,7 @@ def write_sheet(
         >>> sheet.pages, round(sheet.bar_mm, 1)
         (1, 100.0)
     """
-    pdf, sticker = Path(path), PrintedSticker(bundle, cut or CutOptions())
-    size, cut = bundle.card.size, sticker.cut
+    pdf, size, cut = Path(path), bundle.card.size, cut or CutOptions()
 
     single: SheetLayout | None = None
     tiled: TileLayout | None = None
@@ -134,6 +146,8 @@ def write_sheet(
             size.width_mm, size.height_mm, paper, overlap=overlap, bleed=cut.bleed
         )
         single = sheet_layout(size.width_mm, size.height_mm, paper, cut.bleed, instead=instead)
+    turned = bool(single and single.turned) or bool(tiled and tiled.turned)
+    sticker = PrintedSticker(bundle, cut, turned)
     page_mm = single.page if single else tiled.page if tiled else (0.0, 0.0)
 
     canvas = PdfCanvas(page_mm)
@@ -159,7 +173,7 @@ def write_sheet(
         svg,
         pages,
         page_mm,
-        measure_bar(pdf, bar),
+        measure_bars(pdf, bar, range(tiled.sheets if tiled else 1)),
         safe_share,
         single,
         tiled,
@@ -168,6 +182,7 @@ def write_sheet(
         "".join(sorted(canvas.glyphs.lacking)),
         sticker.picture_dpi,
         PDFX if press else None,
+        sticker.turned,
     )
 
 
@@ -178,14 +193,16 @@ def _tile_boxes(
     tile holds all of it."""
     if layout.assembled:
         return {i + 1: (tile.window, tile.window) for i, tile in enumerate(layout.tiles)}
-    size = sticker.bundle.card.size
+    size = sticker.laid.card.size
     cut_rect = PageRect(*layout.tiles[0].on_page(0, 0), size.width_mm, size.height_mm)
     return {0: (cut_rect, cut_rect.grown(sticker.cut.bleed))}
 
 
 def _info(sticker: PrintedSticker) -> DocumentInfo:
     card = sticker.bundle.card
-    keywords = (f"run {card.patch.run_id}", f"sign {card.placement.sign}")
+    keywords: tuple[str, ...] = (f"run {card.patch.run_id}", f"sign {card.placement.sign}")
+    if sticker.turned:
+        keywords += (TURNED,)
     return DocumentInfo(f"{card.patch.name} - {sticker.size}", keywords, card.patch.created)
 
 
@@ -193,20 +210,33 @@ def _sticker_page(page: PdfPage, sticker: PrintedSticker, layout: SheetLayout) -
     draw_header(page, sticker)
     draw_cut_marks(page, layout.sticker, sticker.cut.bleed)
     sticker.draw(page, layout.sticker)
+    if sticker.turned:
+        _mark_top(page, layout.sticker, sticker.cut.bleed)
     for marker, place in layout.markers.items():
         page.marker(marker, place)
     draw_footer(page, layout.bar)
     page.canvas.showPage()
 
 
+def _mark_top(page: PdfPage, r: PageRect, bleed: float) -> None:
+    """Draw an arrow beside the cut rectangle ``r`` towards the turned sticker's top, on the
+    left."""
+    x, y = r.x - bleed - CUT_GAP - CUT_LENGTH, r.y + r.h / 2
+    page.canvas.setStrokeGray(0)
+    page.canvas.setLineWidth(0.35)
+    page.line(x, y, x + CUT_LENGTH, y)
+    for side in (-1, 1):
+        page.line(x, y, x + 0.9, y + 0.9 * side)
+
+
 def _write_svg(sticker: PrintedSticker, path: Path, layout: SheetLayout | None) -> Path:
     """Write the cut line in the page's coordinates for a single sheet, or the sticker alone with
     its bleed for tiles."""
-    bundle, cut = sticker.bundle, sticker.cut
+    bundle, cut = sticker.laid, sticker.cut
     size = bundle.card.size
     cut_rect = layout.sticker if layout else PageRect(0, 0, size.width_mm, size.height_mm)
     view = PageRect(0, 0, *layout.page) if layout else cut_rect.grown(cut.bleed + 1)
 
     safe = safe_contour(bundle, cut_rect, cut.safe) if cut.safe else []
-    title = f"{bundle.card.patch.name} {sticker.size}, run {bundle.card.patch.run_id}"
+    title = f"{bundle.card.patch.name} {sticker.size}, run {bundle.card.patch.run_id}{sticker.turn}"
     return write_text(path, cut_svg(sticker.contour(cut_rect), safe, view, cut, title=title))

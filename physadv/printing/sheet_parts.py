@@ -13,7 +13,7 @@ from reportlab.lib.utils import ImageReader
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import octagon_mm
 from physadv.patches.bundle import PatchBundle
-from physadv.printing.artwork import StickerArtwork, bleed_art, sticker_art
+from physadv.printing.artwork import StickerArtwork, bleed_art, sticker_art, turned_bundle
 from physadv.printing.cut_line import CutOptions, Polygon, cut_contour
 from physadv.printing.layout import CUT_GAP, CUT_LENGTH, MARGIN, PageRect
 from physadv.printing.pdf_document import CUT_LAYER, VISIBLE_LINE
@@ -33,10 +33,17 @@ class PrintedSticker:
     Attributes:
         bundle: Patch to print.
         cut: Options of the cut.
+        turned: Whether it lies on the sheet turned by 90 degrees, its top on the left.
     """
 
     bundle: PatchBundle
     cut: CutOptions = field(default_factory=CutOptions)
+    turned: bool = False
+
+    @cached_property
+    def laid(self) -> PatchBundle:
+        """The patch as it lies on the sheet."""
+        return turned_bundle(self.bundle) if self.turned else self.bundle
 
     @cached_property
     def plain(self) -> ImageReader:
@@ -52,7 +59,7 @@ class PrintedSticker:
 
     @cached_property
     def _art(self) -> tuple[StickerArtwork, ImageReader]:
-        art = bleed_art(self.bundle, self.cut.bleed) if self.cut.bleed else sticker_art(self.bundle)
+        art = bleed_art(self.laid, self.cut.bleed) if self.cut.bleed else sticker_art(self.laid)
         return art, pdf_image(art.rgba)
 
     def draw(self, page: PdfPage, rect: PageRect) -> None:
@@ -65,9 +72,11 @@ class PrintedSticker:
 
     def contour(self, rect: PageRect) -> list[Polygon]:
         """Return the polygons of the cut line when the cut rectangle is ``rect``."""
-        return cut_contour(self.bundle, rect, self.cut.corner_radius)
+        return cut_contour(self.laid, rect, self.cut.corner_radius)
 
-    def shape(self, page: PdfPage, x: float, y: float, scale: float) -> None:
+    def shape(
+        self, page: PdfPage, x: float, y: float, scale: float, *, upright: bool = False
+    ) -> None:
         """Fill the sticker's shape in gray, for drawings that show where it lies.
 
         Drawings are not to scale: the picture itself is on the sheet once, at its resolution.
@@ -77,9 +86,12 @@ class PrintedSticker:
             x: Left edge in mm.
             y: Top edge in mm.
             scale: Size of the drawing per size of the sticker.
+            upright: Whether it is drawn as on the sign, not as on the sheet.
         """
-        size = self.bundle.card.size
-        outline = self.contour(PageRect(0, 0, size.width_mm, size.height_mm))
+        bundle = self.bundle if upright else self.laid
+        size = bundle.card.size
+        whole = PageRect(0, 0, size.width_mm, size.height_mm)
+        outline = cut_contour(bundle, whole, self.cut.corner_radius)
         page.canvas.setFillGray(0.45)
         page.polygons([p * scale + np.array([x, y]) for p in outline], stroke=0, fill=1)
         page.canvas.setFillGray(0)
@@ -87,7 +99,7 @@ class PrintedSticker:
     @cached_property
     def picture_dpi(self) -> tuple[float, float]:
         """Resolution of the picture on the sheet, across and down, in dots per inch."""
-        art, size = self._art[0], self.bundle.card.size
+        art, size = self._art[0], self.laid.card.size
         extent = art.around(PageRect(0, 0, size.width_mm, size.height_mm))
         h, w = art.rgba.shape[:2]
         return w / extent.w * 25.4, h / extent.h * 25.4
@@ -104,6 +116,11 @@ class PrintedSticker:
         page.polygons(contour, stroke=1, fill=0)
         page.canvas.addLiteral("EMC")
         page.canvas.restoreState()
+
+    @property
+    def turn(self) -> str:
+        """What to say behind a size of a sticker that is turned; empty for another."""
+        return ", turned: its top is on the left" if self.turned else ""
 
     @property
     def size(self) -> str:
@@ -138,7 +155,7 @@ def draw_header(page: PdfPage, sticker: PrintedSticker) -> None:
 
     page.text_wrapped(x, MARGIN + 6, card.patch.name, 15, bold=True, room=space)
     lines = (
-        f"Sticker {sticker.size}, run {card.patch.run_id}",
+        f"Sticker {sticker.size}, run {card.patch.run_id}{sticker.turn}",
         f"{card.patch.true_class} -> {goal}; model: {card.victim.name}",
         f"For a {sign.sign} sign {sign.sign_width_mm:g} mm wide; from its center to the",
         f"sticker's: {_off(cx, 'right', 'left')}, {_off(cy, 'down', 'up')}",
@@ -165,7 +182,7 @@ def _placement_icon(page: PdfPage, sticker: PrintedSticker, r: PageRect) -> None
     scale = r.w / placement.sign_width_mm
     place = sticker.on_sign(r, scale)
     with page.clipped(r):
-        sticker.shape(page, place.x, place.y, scale)
+        sticker.shape(page, place.x, place.y, scale, upright=True)
 
 
 def draw_cut_marks(page: PdfPage, r: PageRect, bleed: float = 0.0) -> None:

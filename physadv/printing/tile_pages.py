@@ -109,7 +109,7 @@ def _tile_page(
 ) -> None:
     card = sticker.bundle.card
     x, room = MARGIN + 1, page.width - 2 * MARGIN - 2
-    title, note = card.patch.name, f"Sticker {sticker.size}, run {card.patch.run_id}"
+    title, note = card.patch.name, f"Sticker {sticker.size}, run {card.patch.run_id}{sticker.turn}"
     if layout.assembled:
         place = f"row {tile.row + 1} of {layout.rows}, column {tile.column + 1} of {layout.columns}"
         title, note = f"{title}: tile {tile.label}, {place}", f"{note}; assemble by page 1"
@@ -118,7 +118,7 @@ def _tile_page(
     page.text(x, MARGIN + 2.5, title, 8.5 if layout.assembled else 12, bold=True, room=room)
     page.text(x, MARGIN + 6.5, note, 8.5, room=room)
 
-    size = card.size
+    size = sticker.laid.card.size
     with page.clipped(tile.window):
         sticker.draw(page, PageRect(*tile.on_page(0, 0), size.width_mm, size.height_mm))
 

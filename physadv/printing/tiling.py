@@ -60,6 +60,7 @@ class TileLayout:
         overlap: Common strip of neighbors in mm.
         tiles: The tiles.
         bar: The 100 mm bar of every page.
+        turned: Whether the sticker is turned by 90 degrees, its top on the left.
     """
 
     page: tuple[float, float]
@@ -68,6 +69,7 @@ class TileLayout:
     overlap: float
     tiles: tuple[StickerTile, ...]
     bar: PageRect
+    turned: bool = False
 
     @property
     def assembled(self) -> bool:
@@ -110,7 +112,7 @@ class TileLayout:
 def tile_layout(
     width: float, height: float, paper: Paper, *, overlap: float = 10.0, bleed: float = 0.0
 ) -> TileLayout:
-    """Lay a sticker over as few pages as possible, upright or turned.
+    """Lay a sticker over as few pages as possible; paper and sticker may each be turned for that.
 
     Args:
         width: Width of the sticker in mm.
@@ -140,10 +142,13 @@ def tile_layout(
 
     size = paper_size(paper)
     overlap = _up(overlap)
-    spans = tuple(side + 2 * _up(bleed + _RIM) for side in (width, height))
-
-    layouts = [(_counts(spans, page, overlap), page) for page in (size, (size[1], size[0]))]
-    counts, page = min(layouts, key=lambda option: option[0][0] * option[0][1])
+    upright = tuple(side + 2 * _up(bleed + _RIM) for side in (width, height))
+    layouts = [
+        (_counts(spans, page, overlap), page, spans)
+        for spans in (upright, upright[::-1])
+        for page in (size, (size[1], size[0]))
+    ]
+    counts, page, spans = min(layouts, key=lambda option: option[0][0] * option[0][1])
 
     if counts[0] * counts[1] > MOST:
         outcome = (
@@ -182,7 +187,7 @@ def tile_layout(
         )
         for r, c in product(range(rows), range(columns))
     )
-    return TileLayout(page, rows, columns, overlap, tiles, bar_rect(page))
+    return TileLayout(page, rows, columns, overlap, tiles, bar_rect(page), spans is not upright)
 
 
 def tiles_needed(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from math import ceil, floor
 from pathlib import Path
 
 import cv2
@@ -15,11 +14,13 @@ import numpy as np
 from physadv.core.errors import BundleError, GeometryError
 from physadv.core.image_io import read_rgba
 from physadv.core.members import member_of
-from physadv.core.pdf_files import read_pdf, render_page
+from physadv.core.pdf_files import read_trimmed
 from physadv.core.tables import convert_value, read_table
 from physadv.twin.linear_light import F32, U8
 
 MM_PER_POINT = 25.4 / 72
+_TURNED = "turned left"
+"""Keyword of a sheet on which the sticker is turned by 90 degrees, its top on the left."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,15 @@ def _cut(
     pdf: Path, width_mm: float, height_mm: float, shape: tuple[int, int], dpi: float, run_id: str
 ) -> U8:
     """Return the TrimBox of page 1 as pixels (h, w, 3) of ``shape`` (w, h), placed to a fraction of
-    a pixel."""
+    a pixel, upright however the sticker lies on the sheet."""
     if not pdf.is_file():
         raise BundleError(f"{pdf}", "no such sheet", "Make it with `physadv print`")
-    facts = read_pdf(pdf, error=BundleError, remedy="Make it with `physadv print`")
+    remedy = "Make it with `physadv print`"
+    facts, part = read_trimmed(pdf, dpi=dpi, error=BundleError, remedy=remedy)
     _refuse_foreign_sheet(facts.keywords, pdf, run_id)
     page = facts.pages[0]
     box = page.trim_box
-    if box is None or np.allclose(box, page.media_box, rtol=0, atol=0.01):
+    if box is None or part is None or np.allclose(box, page.media_box, rtol=0, atol=0.01):
         raise GeometryError(
             f"{pdf}",
             "page 1 has no TrimBox around a sticker to cut along",
@@ -182,7 +184,9 @@ def _cut(
         )
 
     x0_points, y0_points, x1_points, y1_points = box
-    sheet_mm = ((x1_points - x0_points) * MM_PER_POINT, (y1_points - y0_points) * MM_PER_POINT)
+    is_turned = _TURNED in facts.keywords
+    sides = ((x1_points - x0_points) * MM_PER_POINT, (y1_points - y0_points) * MM_PER_POINT)
+    sheet_mm = sides[::-1] if is_turned else sides
     if abs(sheet_mm[0] - width_mm) > 0.2 or abs(sheet_mm[1] - height_mm) > 0.2:
         sizes = (
             f"sticker {sheet_mm[0]:.1f} x {sheet_mm[1]:.1f} mm, card {width_mm:.1f} x "
@@ -190,21 +194,17 @@ def _cut(
         )
         raise GeometryError(f"{pdf}", sizes, "Print the sheet again from this bundle")
 
-    # The crop is a whole number of points around the sticker, so that the cut is known to a
+    # The picture is a whole number of points around the sticker, so that the cut is known to a
     # fraction of a pixel.
-    width, height = page.size
-    left, right = max(floor(x0_points) - 1.0, 0), min(ceil(x1_points) + 1.0, width)
-    lower, upper = max(floor(y0_points) - 1.0, 0), min(ceil(y1_points) + 1.0, height)
-    window = (left, height - upper, right, height - lower)
-    image, _ = render_page(pdf, 0, dpi=dpi, window=window)
-
-    per_x, per_y = image.shape[1] / (right - left), image.shape[0] / (upper - lower)
-    x0, y0 = (x0_points - left) * per_x, (upper - y1_points) * per_y
-    sx, sy = (x1_points - x0_points) * per_x / shape[0], (y1_points - y0_points) * per_y / shape[1]
+    left, top, right, bottom = part.window
+    laid = shape[::-1] if is_turned else shape
+    per_x = part.pixels.shape[1] / (right - left)
+    per_y = part.pixels.shape[0] / (bottom - top)
+    x0, y0 = (x0_points - left) * per_x, (page.size[1] - y1_points - top) * per_y
+    sx, sy = (x1_points - x0_points) * per_x / laid[0], (y1_points - y0_points) * per_y / laid[1]
 
     to_source = np.array([[sx, 0, x0 + 0.5 * sx - 0.5], [0, sy, y0 + 0.5 * sy - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(
-        cv2.warpAffine(image, to_source, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE),
-        np.uint8,
-    )
+    cut = cv2.warpAffine(part.pixels, to_source, laid, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    upright = np.rot90(cut, -1) if is_turned else cut
+    return np.ascontiguousarray(upright, np.uint8)

@@ -92,22 +92,24 @@ def test_print_paper_in_mm(bundle: Path) -> None:
 def test_a_sticker_larger_than_a4_goes_on_larger_paper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --paper a ready-made sticker is printed whatever its size, true to scale, and the way
-    to do it on A4 is said; named paper is what is used, or an error."""
+    """Without --paper a ready-made sticker is printed whatever its size, true to scale, turned
+    where that spares a larger sheet, and the way to do it on A4 is said; named paper is what is
+    used, or an error."""
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["print", "stop-sticker-signs-v1", "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["paper"] == "a3"
-    told = CliRunner().invoke(app, ["print", "stop-sticker-signs-v1", "--overwrite"])
-    assert "with --tile on 1 sheet" in " ".join(told.output.split())
+    said = json.loads(done.stdout)
+    assert (said["paper"], said["turned"], said["size_mm"]) == ("a4", True, [201.8, 141.2])
 
-    tiled = CliRunner().invoke(
-        app, ["print", "stop-sticker-signs-v1", "--tile", "--json", "--out", "t.pdf"]
-    )
+    demo_bundle(tmp_path / "large", torch.rand(1, 3, 8, 8), size=(195.0, 212.0))
+    done = CliRunner().invoke(app, ["print", "large", "--json"])
+    assert json.loads(done.stdout)["paper"] == "a3"
+    told = CliRunner().invoke(app, ["print", "large", "--overwrite"])
+    assert "with --tile on" in " ".join(told.output.split())
+
+    tiled = CliRunner().invoke(app, ["print", "large", "--tile", "--json", "--out", "t.pdf"])
     assert json.loads(tiled.stdout)["paper"] == "a4"
-    named = CliRunner().invoke(
-        app, ["print", "stop-sticker-signs-v1", "--paper", "a4", "--out", "n.pdf"]
-    )
+    named = CliRunner().invoke(app, ["print", "large", "--paper", "a4", "--out", "n.pdf"])
     assert isinstance(named.exception, GeometryError)
 
 

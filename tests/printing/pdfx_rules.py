@@ -11,6 +11,9 @@ from pikepdf import Array, Dictionary, Name, Stream
 
 _SPACE = {b"CMYK": "/DeviceCMYK", b"RGB ": "/DeviceRGB", b"GRAY": "/DeviceGray"}
 _CHANNELS = {"/DeviceCMYK": 4, "/DeviceRGB": 3, "/DeviceGray": 1}
+_SAME = {"/Title": "dc:title", "/Creator": "xmp:CreatorTool", "/Producer": "pdf:Producer"}
+_SAME_TIMES = {"/CreationDate": "xmp:CreateDate", "/ModDate": "xmp:ModifyDate"}
+"""Keys of the document information, and those of XMP that say the same."""
 _OPERATORS = {
     "g": "/DeviceGray",
     "G": "/DeviceGray",
@@ -19,6 +22,7 @@ _OPERATORS = {
     "k": "/DeviceCMYK",
     "K": "/DeviceCMYK",
 }
+_INTENTS = {"/AbsoluteColorimetric", "/RelativeColorimetric", "/Saturation", "/Perceptual"}
 _RECORDS = (
     "dc:title",
     "xmp:CreateDate",
@@ -54,6 +58,8 @@ def _file(path: Path, pdf: pikepdf.Pdf) -> Iterator[str]:
         yield "encrypted"
     if len(pdf.trailer.get("/ID", [])) != 2:
         yield "no file identifier"
+    if sum(byte > 127 for byte in path.read_bytes().split(b"\n", 2)[1][:6]) < 4:
+        yield "no binary mark in line two"
 
 
 def _metadata(pdf: pikepdf.Pdf) -> Iterator[str]:
@@ -68,8 +74,17 @@ def _metadata(pdf: pikepdf.Pdf) -> Iterator[str]:
             yield "XMP does not tell whether it is trapped"
         if pdf.docinfo.get("/Trapped") != f"/{record.get('pdf:Trapped')}":
             yield "Info and XMP differ on trapping"
-        if str(pdf.docinfo.get("/Title")) != record.get("dc:title"):
-            yield "Info and XMP differ on the title"
+        for key, name in _SAME.items():
+            if key in pdf.docinfo and str(pdf.docinfo[key]) != record.get(name):
+                yield f"Info and XMP differ on {key[1:]}"
+        for key, name in _SAME_TIMES.items():
+            told = str(pdf.docinfo.get(key, ""))
+            if _digits(told)[:14] != _digits(str(record.get(name, "")))[:14]:
+                yield f"Info and XMP differ on {key[1:]}"
+
+
+def _digits(time: str) -> str:
+    return "".join(filter(str.isdigit, time))
 
 
 def _destination(pdf: pikepdf.Pdf) -> Stream | None:
@@ -91,10 +106,14 @@ def _intent(pdf: pikepdf.Pdf) -> Iterator[str]:
         yield "output intent without identifier"
     if not str(intents[0].get("/Info", "")):
         yield "output intent without description"
+    if "/DestOutputProfileRef" in intents[0]:
+        yield "profile outside the file"
     profile = intents[0].get("/DestOutputProfile")
     if profile is None:
         yield "no profile embedded"
         return
+    if profile.read_bytes()[8] > 4:
+        yield "profile newer than ICC version 4"
     data = profile.read_bytes()
     if data[12:16] != b"prtr" or data[36:40] != b"acsp":
         yield "not an output profile"
@@ -104,6 +123,8 @@ def _intent(pdf: pikepdf.Pdf) -> Iterator[str]:
 
 def _boxes(pdf: pikepdf.Pdf) -> Iterator[str]:
     for number, page in enumerate(pdf.pages, 1):
+        if "/MediaBox" not in page.obj or page.obj.get("/UserUnit", 1) != 1:
+            yield f"page {number}: without a size in points"
         if ("/TrimBox" in page.obj) == ("/ArtBox" in page.obj):
             yield f"page {number}: not one of TrimBox and ArtBox"
             continue
@@ -130,6 +151,9 @@ def _fonts(pdf: pikepdf.Pdf) -> Iterator[str]:
         descriptor = told.get("/FontDescriptor", Dictionary())
         if not any(key in descriptor for key in ("/FontFile", "/FontFile2", "/FontFile3")):
             yield f"font {font.get('/BaseFont')} is not embedded"
+        outlines = told.get("/Subtype") == "/CIDFontType2"
+        if outlines and not isinstance(told.get("/CIDToGIDMap"), Stream | Name):
+            yield f"font {font.get('/BaseFont')} does not tell its glyphs"
 
 
 def _colors(pdf: pikepdf.Pdf) -> Iterator[str]:
@@ -146,6 +170,12 @@ def _colors(pdf: pikepdf.Pdf) -> Iterator[str]:
             if space[1] in ("/All", "/None"):
                 yield "spot color that is none"
     yield from (f"{name} without such an output intent" for name in sorted(used - allowed - {""}))
+    for stream in _contents(pdf):
+        for step in pikepdf.parse_content_stream(stream):
+            if str(step.operator) == "ri" and str(step.operands[0]) not in _INTENTS:
+                yield "unknown rendering intent"
+            if str(step.operator) in ("BX", "EX"):
+                yield "operators that a reader may skip"
 
 
 def _contents(pdf: pikepdf.Pdf) -> Iterator[pikepdf.Page | Stream]:
@@ -168,10 +198,14 @@ def _pictures(pdf: pikepdf.Pdf) -> Iterator[str]:
             yield "stream outside the file"
         if "/LZWDecode" in str(item.get("/Filter", "")):
             yield "LZW"
-        if item.get("/Subtype") == "/PS":
+        if item.get("/Subtype") == "/PS" or item.get("/Subtype2") == "/PS":
             yield "PostScript"
+        if item.get("/Subtype") == "/Form" and ("/Ref" in item or "/OPI" in item):
+            yield "form that stands for another file"
         if item.get("/Subtype") != "/Image" or item.objgen in masks:
             continue
+        if item.get("/Intent", Name.RelativeColorimetric) not in _INTENTS:
+            yield "unknown rendering intent"
         space = item.get("/ColorSpace")
         if isinstance(space, Name) and space != _space(pdf):
             yield f"picture in {space} without such an output intent"
@@ -202,14 +236,23 @@ def _layers(pdf: pikepdf.Pdf) -> Iterator[str]:
 
 
 def _nothing_else(pdf: pikepdf.Pdf) -> Iterator[str]:
-    for key in ("/OpenAction", "/AA", "/AcroForm"):
+    for key in ("/OpenAction", "/AA", "/AcroForm", "/Collection", "/Requirements"):
         if key in pdf.Root:
             yield f"{key} in the catalog"
-    if "/JavaScript" in pdf.Root.get("/Names", Dictionary()):
-        yield "JavaScript"
+    for key in ("/JavaScript", "/EmbeddedFiles", "/AlternatePresentations"):
+        if key in pdf.Root.get("/Names", Dictionary()):
+            yield f"{key[1:]} among the names"
     for page in pdf.pages:
         if page.obj.get("/Annots") or "/AA" in page.obj:
             yield "annotations or actions on a page"
+        if "/PresSteps" in page.obj:
+            yield "presentation steps on a page"
     for state in _resources(pdf, "/ExtGState"):
         if "/TR" in state or "/HTP" in state or state.get("/TR2", "/Default") != "/Default":
             yield "transfer curve"
+        halftone = state.get("/HT", Name.Default)
+        if isinstance(halftone, Dictionary | Stream) and halftone.get("/HalftoneType") not in (
+            1,
+            5,
+        ):
+            yield "halftone of another type than 1 and 5"

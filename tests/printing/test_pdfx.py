@@ -97,7 +97,24 @@ SPOILED: dict[str, Callable[[pikepdf.Pdf], object]] = {
     "XMP does not claim PDF/X-4": lambda pdf: _claim(
         pdf, "{http://www.npes.org/pdfx/ns/id/}GTS_PDFXVersion", "PDF/X-1a:2001"
     ),
-    "Info and XMP differ on the title": lambda pdf: _claim(pdf, "dc:title", "another"),
+    "Info and XMP differ on Title": lambda pdf: _claim(pdf, "dc:title", "another"),
+    "Info and XMP differ on Producer": lambda pdf: _claim(pdf, "pdf:Producer", "another"),
+    "Info and XMP differ on CreationDate": lambda pdf: _claim(
+        pdf, "xmp:CreateDate", "1999-01-01T00:00:00Z"
+    ),
+    "profile outside": lambda pdf: pdf.Root.OutputIntents[0].__setitem__(
+        "/DestOutputProfileRef", Dictionary()
+    ),
+    "size in points": lambda pdf: pdf.pages[0].obj.__setitem__("/UserUnit", 2),
+    "unknown rendering intent": lambda pdf: pdf.pages[0].contents_add(b"/Vivid ri"),
+    "may skip": lambda pdf: pdf.pages[0].contents_add(b"BX EX"),
+    "EmbeddedFiles among": lambda pdf: pdf.Root.__setitem__(
+        "/Names", Dictionary(EmbeddedFiles=Dictionary())
+    ),
+    "presentation steps": lambda pdf: pdf.pages[0].obj.__setitem__("/PresSteps", Dictionary()),
+    "halftone": lambda pdf: pdf.pages[0].obj.Resources.__setitem__(
+        "/ExtGState", Dictionary(a=Dictionary(HT=Dictionary(HalftoneType=6)))
+    ),
     "XMP does not tell whether it is trapped": lambda pdf: _claim(pdf, "pdf:Trapped", "Unknown"),
     "no XMP": lambda pdf: pdf.Root.__delitem__("/Metadata"),
     "0 output intents": lambda pdf: pdf.Root.__delitem__("/OutputIntents"),

@@ -114,6 +114,7 @@ def _result(
         "page_mm": sheet.page_mm,
         "pages": sheet.pages,
         "size_mm": [size.width_mm, size.height_mm],
+        "turned": sheet.turned,
         "bleed_mm": config.bleed,
         "safe_mm": config.safe,
         "safe_share": round(sheet.safe_share, 4),
@@ -185,8 +186,9 @@ def _summary(sheet: PrintedSheet, size: str, paper: str, profile: str | None) ->
         if sheet.tiled.assembled
         else f"on {paper} without markers around it"
     )
+    turn = ", turned: its top is on the left" if sheet.turned else ""
     lines = [
-        f"{sheet.pdf}: sticker {size} {on}. Print at 100 %, measure the bar.",
+        f"{sheet.pdf}: sticker {size} {on}{turn}. Print at 100 %, measure the bar.",
         _standard_in_words(sheet, profile),
         f"{sheet.svg}: the cut line",
     ]
