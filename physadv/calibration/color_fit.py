@@ -19,6 +19,7 @@ from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
 from physadv.core.findings import Finding
 from physadv.eot.color_map import DEGREES, color_terms
+from physadv.eot.profiles import LARGE_ERROR as LARGE_ERROR
 from physadv.eot.profiles import CameraProfile, ColorProfile
 
 F64 = npt.NDArray[np.float64]
@@ -28,8 +29,6 @@ RIDGES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 MIN_PATCHES = 60
 MAX_PAIR = 6.0
 """Color difference (CIEDE2000) between a color's two cells above which both count as spoiled."""
-LARGE_ERROR = 5.0
-"""Leave-one-out mean above which the print or the photo is probably faulty."""
 TRUE_TO_STATED = (0.5, 1.2)
 """Ratio of the true mean error on colors off the chart to the leave-one-out mean: over 95 % of
 foreign printers, cameras and photos lie in this range (``benchmarks/calibration.py --foreign``).

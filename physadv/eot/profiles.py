@@ -13,6 +13,7 @@ import torch
 
 from physadv.core.errors import CalibrationError, GeometryError
 from physadv.core.files import write_json
+from physadv.core.findings import Finding
 from physadv.core.tables import convert_value, read_table
 from physadv.eot.color_map import DEGREES, ColorMap, make_map
 from physadv.eot.ranges import EotRanges
@@ -30,6 +31,8 @@ _EARLIER_SPELLING = "physadv colour profile 1"
 """The kind of color profile as earlier versions wrote it."""
 PIXELS = "origin at the outer corner of the top-left pixel"
 MAX_COEFFICIENTS = 5
+LARGE_ERROR = 5.0
+"""Mean color difference (CIEDE2000) above which print or photo are probably faulty."""
 AnyTable = TypeVar("AnyTable", "_CameraTable", "_ColorTable")
 
 
@@ -72,6 +75,32 @@ class ColorProfile:
     def color_map(self) -> ColorMap:
         """Return the differentiable map, for training."""
         return make_map(self.map, self.coefficients, self.sent, self.seen, self.covariance)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Reasons not to rely on it: those found when it was fitted, and a large error on the chart
+        that it was checked on, which another printer, paper or light than its own gives."""
+        recorded = self.about.get("doubts", [])
+        findings = [
+            Finding(f"profile-{doubt['name']}", doubt["finding"], doubt["remedy"])
+            for doubt in (recorded if isinstance(recorded, list) else [])
+            if isinstance(doubt, dict)
+            and all(isinstance(doubt.get(k), str) for k in ("name", "finding", "remedy"))
+        ]
+
+        held_out = self.about.get("held_out")
+        mean = held_out.get("mean") if isinstance(held_out, dict) else None
+        if isinstance(mean, int | float) and mean > LARGE_ERROR:
+            findings.append(
+                Finding(
+                    "profile-of-another-print",
+                    f"on the chart that it was checked on, the color profile is off by dE00 "
+                    f"{mean:.1f} on average, over {LARGE_ERROR:g}: that chart was printed or "
+                    "photographed otherwise",
+                    "Fit it to a photo of your own printer, paper and camera",
+                )
+            )
+        return findings
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the JSON file."""

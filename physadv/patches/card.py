@@ -9,7 +9,9 @@ from typing import Any
 
 from physadv.core.findings import Finding
 from physadv.core.lights import worst_light
+from physadv.core.stop_signs import STOP_NAMES
 from physadv.eot.mask_shapes import area_share, bar_layout
+from physadv.eot.profiles import read_color_profile
 from physadv.eot.scenes.load import SceneSources
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.cards import LoadedModel
@@ -73,7 +75,7 @@ def make_card(
     settings = {k: v for k, v in config.as_card_table().items() if v is not None}
     settings["device"] = str(task.device)
     copies = {name: f"{name}.json" for name in PROFILES if name in settings}
-    findings = patch_findings(measured)
+    findings = [*patch_findings(measured), *profile_findings(config)]
     doubts: dict[str, Any] = {
         "light": worst_light(finding.light for finding in findings),
         "doubts": [finding.as_dict() for finding in findings],
@@ -85,7 +87,7 @@ def make_card(
     return PatchCard(
         patch=info,
         size=PatchSize(config.width_mm, config.height_mm),
-        placement=_placement_of(config, task),
+        placement=_placement_of(config, task, true),
         victim=ModelInfo(model.card.name, model.card.task, model.card.sha256),
         eot=task.ranges.as_dict(),
         optimisation={**settings, **copies, **config.profile_checksums(), **outcome},
@@ -112,17 +114,32 @@ def patch_findings(measured: PatchMeasurement) -> list[Finding]:
     )
 
 
-def _placement_of(config: PatchConfig, task: PatchTask) -> CardPlacement:
-    """Place on the sign; else the width of an object that has the patch at its mean share."""
+def profile_findings(config: PatchConfig) -> list[Finding]:
+    """Return what the color profile of ``config`` says against itself; nothing without one."""
+    return [] if config.profile is None else read_color_profile(config.profile).findings
+
+
+def _placement_of(config: PatchConfig, task: PatchTask, true: str) -> CardPlacement:
+    """Place on the sign, of the class ``true``; else the width of an object that has the patch at
+    its mean share."""
     if config.object == "sign":
-        sign_mm2 = _OCTAGON_SHARE * config.sign_width_mm**2
+        is_stop = true in STOP_NAMES or not config.signs  # without signs a stop sign is drawn
+        sign_mm2 = config.sign_width_mm**2 * (_OCTAGON_SHARE if is_stop else _drawn_share(task))
         share = area_share(task.mask, config.width_mm, config.height_mm, sign_mm2)
-        return CardPlacement("stop", config.sign_width_mm, config.center_mm, round(share, 4))
+        name = "stop" if is_stop else true
+        return CardPlacement(name, config.sign_width_mm, config.center_mm, round(share, 4))
 
     pose = pose_of(config)
     share = object_share(task.scene_sources, pose) * float(task.mask.mean())
     across_mm = round(2 * config.width_mm / sum(pose.share), 1)
     return CardPlacement(config.object, across_mm, (0.0, 0.0), round(share, 4))
+
+
+def _drawn_share(task: PatchTask) -> float:
+    """Area of a board or poster as a share of the square around it: the smallest of its drawings',
+    and the whole square of photos."""
+    faces = task.scene_sources.faces
+    return min((float(face.rgba[..., 3].mean()) / 255 for face in faces), default=1.0)
 
 
 def heldout_table(sources: SceneSources, measured: PatchMeasurement) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
-from physadv.patches.card import make_card, patch_findings, rates_table
+from physadv.patches.card import make_card, patch_findings, profile_findings, rates_table
 from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.controls import refuse_invalid
 from physadv.patches.optimize import (
@@ -98,7 +98,8 @@ class PatchRun:
         return measure_visibility(task) if saved is None else saved
 
     def check_controls(self) -> list[Finding]:
-        """Measure the clean and the blank control, before any step, and return what they say.
+        """Measure the clean and the blank control, before any step, and return what they and the
+        color profile say.
 
         Raises:
             OptionError: A control is not valid, and ``force`` is off.
@@ -107,7 +108,7 @@ class PatchRun:
         if not self.force:
             refuse_invalid(findings)
         self._is_forced = any(finding.light == "red" for finding in findings)
-        return findings
+        return [*findings, *profile_findings(self.config)]
 
     def race(self) -> Iterator[RaceProgress]:
         """Race the starts and yield the state after each step of theirs; nothing for one start.

@@ -116,6 +116,30 @@ def test_training_sees_the_profile(settings: PatchConfig, tmp_path: Path) -> Non
     assert float(after.mean()) < float(before.mean()) - 0.02
 
 
+def test_a_doubtful_profile_is_told_where_it_is_used(settings: PatchConfig, tmp_path: Path) -> None:
+    """Doubts that the fit recorded, and a large error on the chart it was checked on, are told
+    before the first step and stand on the card, in amber; a faultless profile adds none."""
+    path = write_linear_profile(tmp_path / "p.json")
+    assert read_color_profile(path).findings == []
+
+    doubt = {"name": "dark-photo", "finding": "paper is at 60", "remedy": "Use more light"}
+    table = json.loads(path.read_text())
+    table |= {"doubts": [doubt, "no finding"], "held_out": {"mean": 9.5, "p95": 20.0}}
+    path.write_text(json.dumps(table))
+    told = read_color_profile(path).findings
+    assert [finding.name for finding in told] == ["profile-dark-photo", "profile-of-another-print"]
+    assert "dE00 9.5" in told[1].finding
+    assert {finding.light for finding in told} == {"amber"}
+
+    run = PatchRun(replace(settings, profile=str(path)), tmp_path / "out", force=True)
+    assert run.check_controls()[-2:] == told
+    for _ in run.steps(validate_every=2):
+        pass
+    bundle, _ = run.finish()
+    assert bundle.card.heldout["doubts"][-2:] == [finding.as_dict() for finding in told]
+    assert bundle.card.heldout["light"] != "green"
+
+
 def test_a_bundle_keeps_its_profiles_and_replays(settings: PatchConfig, tmp_path: Path) -> None:
     """With the originals gone verify measures the card's very rate from the bundle's copies, unless
     altered."""

@@ -87,8 +87,9 @@ def load_scene_sources(
     Varied faces are drawn beside the user's photos and drawings, in equal shares: those of
     :data:`~physadv.eot.scenes.sign_faces.TRAINING_FACES` in training and validation, those of
     :data:`~physadv.eot.scenes.sign_faces.HELD_OUT_FACES` in the test. They are stop signs, so other
-    classes do without them. With the plain face, one drawn stop sign stands beside photos in
-    training, and alone where there is nothing else.
+    classes, such as boards and posters, do without them: their own drawings stand beside their
+    photos, and are held out whole. With the plain face, one drawn stop sign stands beside photos of
+    stop signs in training, and alone where there is nothing else.
 
     Args:
         signs: Folders or files of photos (corners from ``boxes`` or boxes.csv beside them, else
@@ -115,12 +116,14 @@ def load_scene_sources(
         ('drawn', 10)
     """
     paths = [signs] if isinstance(signs, str | Path) else list(signs or ())
-    varied = faces == VARIED and (class_name is None or class_name in STOP_NAMES)
-    photos, drawings, notes = read_sign_folders(paths, boxes, class_name, mixes=varied)
+    is_stop = class_name is None or class_name in STOP_NAMES
+    varied = faces == VARIED and is_stop
+    mixes = varied or not is_stop
+    photos, drawings, notes = read_sign_folders(paths, boxes, class_name, mixes=mixes)
     if accept is not None:
         name = ", ".join(map(str, paths))
         photos = _accepted(photos, accept, "located signs", notes)
-        drawings = _accepted(drawings, accept, "drawings", notes) if varied else drawings
+        drawings = _accepted(drawings, accept, "drawings", notes) if mixes else drawings
         if paths and not photos and not drawings:
             raise DataError(
                 f"'{name}': no sign in it is recognized by the model",
@@ -133,6 +136,8 @@ def load_scene_sources(
     photographed = [PhotoScenes(part, width_mm) for part in photo_parts]
     if varied:
         return _varied_sources(photographed, photo_parts, drawings, pools, notes, width_mm, seed)
+    if not is_stop and (photos or drawings):
+        return _own_sources(photographed, photo_parts, drawings, pools, notes, width_mm, seed)
 
     # Drawn signs stand beside photos in training: few photos alone would be overfitted.
     drawings = [sign_face()] if photos or not drawings else drawings
@@ -191,6 +196,38 @@ def _varied_sources(
         faces=() if photographed else tuple(drawings),
         signs=photo_parts,
         held_out_faces=tuple(dict.fromkeys(held_out)),
+    )
+
+
+def _own_sources(
+    photographed: list[PhotoScenes],
+    photo_parts: tuple[tuple[PhotoSign, ...], ...],
+    drawings: list[SignFace],
+    pools: list[list[Array]],
+    notes: list[str],
+    width_mm: float,
+    seed: int,
+) -> SceneSources:
+    """The user's photos and drawings of another sign, board or poster, in equal shares."""
+    drawing_parts = _drawing_parts(drawings, notes, seed)
+    parts: list[SceneSource] = []
+    for number, pool in enumerate(pools):
+        mixed: list[SceneSource] = [photographed[number]] if photographed else []
+        if drawing_parts[number]:
+            mixed.append(DrawnScenes(drawing_parts[number], pool, width_mm))
+        parts.append(mixed[0] if len(mixed) == 1 else MixedScenes(mixed))
+
+    train, validation, test = parts
+    held_out = {face.name for face in drawing_parts[2]} - {face.name for face in drawing_parts[0]}
+    return SceneSources(
+        train,
+        validation,
+        test,
+        kind="photos" if photographed else "drawn",
+        notes=tuple(notes),
+        faces=() if photographed else tuple(drawings),
+        signs=photo_parts,
+        held_out_faces=tuple(sorted(held_out)),
     )
 
 
