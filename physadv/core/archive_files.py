@@ -17,10 +17,23 @@ _KNOWN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _STEP = 1 << 20
 
 
-def is_zip(path: Path) -> bool:
-    """Return whether the file at ``path`` ends as a zip archive does; False where it cannot be
-    read."""
-    return zipfile.is_zipfile(path)
+def is_zip(source: Path | bytes) -> bool:
+    """Return whether a file or its content ends as a zip archive does; False where it cannot be
+    read, or is one of several volumes.
+
+    Args:
+        source: The file, or its content.
+    """
+    try:
+        return zipfile.is_zipfile(source if isinstance(source, Path) else io.BytesIO(source))
+    except zipfile.BadZipFile:  # raised for an archive over several disks
+        return False
+
+
+def member_names(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of the files in ``archive``, without folders and without empty names."""
+    names = archive.namelist()
+    return [name for name in names if name and not name.endswith("/")]
 
 
 def open_zip(

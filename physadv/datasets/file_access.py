@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from physadv.core.archive_files import is_zip, open_zip, read_member
+from physadv.core.archive_files import is_zip, member_names, open_zip, read_member
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white
 from physadv.core.litter import is_litter
@@ -93,7 +93,7 @@ class ZipSource(FileSource):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip = open_zip(path, f"{path}")
-        self._take([m.filename for m in self._zip.infolist() if not m.is_dir()])
+        self._take(member_names(self._zip))
 
     def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
         """Return the bytes of the member ``name``. Raises DataError where it is too large or

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from physadv.core.archive_files import is_zip, member_names
 from physadv.core.errors import ModelError
 from physadv.models.torch_zip import assert_holds_its_members
 
@@ -129,7 +130,7 @@ def vetted_archive(path: Path) -> io.BytesIO:
 def _read_members(path: Path) -> dict[str, bytes]:
     """The members' contents by their names below the archive's one root folder."""
     with zipfile.ZipFile(path) as archive:
-        names = [member.filename for member in archive.infolist() if not member.is_dir()]
+        names = member_names(archive)
         roots = {name.partition("/")[0] for name in names}
         if len(roots) != 1 or len(set(names)) < len(names):
             raise _refusal(path, "Its members do not lie in one folder, each once")
@@ -178,7 +179,7 @@ def _vetted_pickle(path: Path, name: str, content: bytes, *, is_tensor: bool) ->
     """The tensors of a pickle in one of our own making, which torch may open as it likes."""
     if not content:  # sample inputs that were left out
         return content
-    if zipfile.is_zipfile(io.BytesIO(content)):
+    if is_zip(content):
         assert_holds_its_members(io.BytesIO(content), name=f"{path}: {name}")
     try:
         value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

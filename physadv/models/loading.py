@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from physadv.core.archive_files import is_zip
 from physadv.core.errors import ModelError
 from physadv.core.reading import foreign_errors
 from physadv.core.tables import read_table
@@ -47,7 +48,7 @@ def kind_of(path: Path) -> Kind:
     if path.suffix == ".safetensors":
         return "safetensors"
 
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         assert_holds_its_members(path)
         damaged = foreign_errors(str(path), ModelError, "a damaged archive", "fetch it anew")
         with damaged, zipfile.ZipFile(path) as archive:

@@ -3,6 +3,7 @@ unchanged face."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,11 +124,11 @@ class PhotoMetadata:
     def exif_bytes(self) -> bytes:
         """Return an EXIF block without sub-images; b"" where it would be empty."""
         table = Image.Exif()
-        for tag, value in self.base.items():
+        for tag, value in _writable(self.base).items():
             table[tag] = value
         for ifd, values in ((_EXIF_IFD, self.exif), (_GPS_IFD, self.gps)):
-            if values:
-                table.get_ifd(ifd).update(values)
+            if kept := _writable(values):
+                table.get_ifd(ifd).update(kept)
         return table.tobytes() if len(table) or self.exif or self.gps else b""
 
     def for_pillow(self, kind: str) -> dict[str, Any]:
@@ -147,6 +148,21 @@ class PhotoMetadata:
         if self.comment and kind == "JPEG":
             options["comment"] = self.comment
         return options
+
+
+def _writable(entries: Mapping[int, Any]) -> dict[int, Any]:
+    """Entries that Pillow can write: what it read from a damaged block may be of a type that its
+    tag does not have, such as text for a fraction."""
+    kept = {}
+    for tag, value in entries.items():
+        alone = Image.Exif()
+        alone[tag] = value
+        try:
+            alone.tobytes()
+        except Exception:
+            continue
+        kept[tag] = value
+    return kept
 
 
 def _without_pictures(xmp: Any) -> bytes | None:
