@@ -15,7 +15,16 @@ from physadv.report.figure_files import RunPictures, figure_markup, is_animated,
 from physadv.report.formulas import formula_mathml
 from physadv.report.plots import DARK_SERIES_COLORS, SERIES_COLORS
 from physadv.studies.config import StudyConfig
-from physadv.studies.page import Block, Formula, Picture, Pictures, StudyPage, Table, Text
+from physadv.studies.page import (
+    AboutStudy,
+    Block,
+    Formula,
+    Picture,
+    Pictures,
+    StudyPage,
+    Table,
+    Text,
+)
 from physadv.studies.study import Study, study_rows, study_seconds
 
 HTML, JSON, FIGURES = "report.html", "report.json", "figures"
@@ -30,10 +39,10 @@ class StudyChapter:
         page: Its page.
         settings: Recorded settings.
         folder: Folder of the run.
-        seconds: CPU seconds that it took.
+        seconds: CPU seconds that it took; 0 where they are not recorded.
     """
 
-    study: Study[Any]
+    study: Study[Any] | AboutStudy
     page: StudyPage
     settings: Mapping[str, Any]
     folder: Path
@@ -77,8 +86,20 @@ def write_study_report(study: Study[Any], config: StudyConfig, folder: str | Pat
         DataError: The run is not complete, or a picture is missing.
         OSError: A file cannot be written.
     """
-    chapter = study_chapter(study, config, folder)
-    root = Path(folder)
+    return write_chapter(study_chapter(study, config, folder))
+
+
+def write_chapter(chapter: StudyChapter) -> Path:
+    """Write report.html, report.json and the files of the figures of ``chapter`` into its folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: A picture is missing.
+        OSError: A file cannot be written.
+    """
+    root = chapter.folder
     for figure in chapter.page.figures:
         write_figure(figure, RunPictures(root), root / FIGURES)
     write_json(root / JSON, study_summary(chapter))

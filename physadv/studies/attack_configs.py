@@ -48,3 +48,43 @@ class ThreatsConfig(StudyConfig):
     def labels_bought(self) -> tuple[int, ...]:
         """Numbers of labels that an attacker has the model give to train a net of its own."""
         return self.scaled((40,), (30, 100, 300, 1000, 3000), (30, 100, 300, 1000, 6400, 25_000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysicalConfig(StudyConfig):
+    """Configuration of the study of what print and camera destroy.
+
+    Example:
+        >>> PhysicalConfig(quick=True).frame_size
+        (320, 180)
+    """
+
+    command: ClassVar[str] = "study-physical"
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height in px of the twin's frames."""
+        return self.scaled((320, 180), (640, 360), (1280, 720))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObfuscatedConfig(StudyConfig):
+    """Configuration of the study of hidden gradients.
+
+    Raises:
+        OptionError: The threat is none in l_inf with a radius between 0 and 1.
+
+    Example:
+        >>> ObfuscatedConfig(data="mnist/").threat
+        'linf:0.2'
+    """
+
+    command: ClassVar[str] = "study-obfuscated"
+
+    data: shared.DataPath
+    threat: shared.ThreatText = "linf:0.2"
+
+    def __post_init__(self) -> None:
+        """Check the threat beside types and limits."""
+        super().__post_init__()
+        linf_radius(self.threat)

@@ -36,6 +36,23 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class AboutStudy:
+    """What the page of a study says of it, where it has rows of its own kind and no parts.
+
+    Args:
+        name: Name of the command.
+        title: Title of its page.
+        question: The question that it answers, in one sentence.
+        papers: Publications that it reproduces.
+    """
+
+    name: str
+    title: str
+    question: str
+    papers: tuple[Paper, ...]
+
+
+@dataclass(frozen=True)
 class Text:
     """A paragraph in plain words.
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from physadv.core.errors import OptionError
-from physadv.studies.attack_configs import ThreatsConfig
+from physadv.studies.attack_configs import ObfuscatedConfig, PhysicalConfig, ThreatsConfig
 from physadv.studies.attack_studies_config import (
     BoundaryConfig,
     GradientConfig,
@@ -196,6 +196,24 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "for the cloak or not, still match them (Shan et al. 2020).",
         "--people faces/",
         (("people", "faces"),),
+    ),
+    StudyEntry(
+        "physical",
+        "sticker_effects",
+        PhysicalConfig,
+        "What each effect of print and camera destroys (Athalye, Eykholt 2018).",
+        "Measure what each effect between print and picture destroys of stickers made with and "
+        "without it, from one view to the cameras of the simulation.",
+    ),
+    StudyEntry(
+        "obfuscated",
+        "obfuscated_gradients",
+        ObfuscatedConfig,
+        "Shattered, stochastic, vanishing gradients, and what gives each away (Athalye 2018).",
+        "Compare the apparent and the real robustness of defenses that hide their gradients, and "
+        "run the checks that give each away.",
+        "--data mnist/",
+        (("data", "mnist"),),
     ),
 )
 """All studies, in the order of the lecture."""

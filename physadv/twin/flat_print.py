@@ -162,7 +162,7 @@ def photograph_flat(
     base = blur_light(base, kernel) * vignette_gains(camera, *frame)
     exposure = exposure_at(camera, _LUX, white=random_exposure(camera, rng, 1.0).white)
     photo = develop_frame(base, camera, exposure, rng, picture_width=width)
-    return _cut_out(_stored(photo, camera.jpeg), view, width_mm, size)
+    return _cut_out(stored_picture(photo, camera.jpeg), view, width_mm, size)
 
 
 def _view(
@@ -189,7 +189,8 @@ def _on_paper(lit: F32) -> F32:
     )
 
 
-def _stored(picture: U8, quality: int) -> U8:
+def stored_picture(picture: U8, quality: int) -> U8:
+    """Return ``picture`` (h, w, 3) as JPEG of ``quality`` delivers it; unchanged from 100 on."""
     if quality >= 100:
         return picture
     _, data = cv2.imencode(

@@ -17,9 +17,11 @@ from physadv.core.rows import read_rows
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
+from physadv.report.study_report import StudyChapter, write_chapter
 from physadv.studies.config import PhotographedConfig
 from physadv.studies.photographed_examples import (
     ATTACKS,
+    PUBLISHED,
     ROWS,
     _square,
     make_adversarial,
@@ -28,6 +30,7 @@ from physadv.studies.photographed_examples import (
     photographed_table,
     run_photographed,
 )
+from physadv.studies.photographed_page import ABOUT, photographed_page
 from physadv.twin.cameras import EFFECTS, PHONE, leave_out
 from physadv_cli.main import app
 
@@ -210,3 +213,14 @@ def test_a_picture_cut_short_is_done_again(photos: Path, tmp_path: Path, kept: i
     for _ in run_photographed(settings, model(), tmp_path):
         pass
     assert (tmp_path / ROWS).read_bytes() == whole
+
+
+def test_the_page_is_computed_from_recorded_rows(tmp_path: Path) -> None:
+    """Rows recorded by earlier versions make a page: each published rate beside every camera's."""
+    rows = list(read_rows(Path(__file__).parents[2] / "benchmarks" / "photographed.jsonl"))
+    page = photographed_page(PhotographedConfig(pictures="photos/"), rows)
+    assert len(page.comparisons) == len(PUBLISHED)
+    assert all("cctv" in row.measured and "alone" not in row.measured for row in page.comparisons)
+    assert "phone 4 of 72 (fast)" in page.answer
+    written = write_chapter(StudyChapter(ABOUT, page, {}, tmp_path, 0.0))
+    assert "Kurakin" in written.read_text(encoding="utf-8")

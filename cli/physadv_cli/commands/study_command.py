@@ -230,10 +230,22 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
     table = examples.photographed_markdown(lines)
     write_text(folder / "table.md", table)
     result = {"simulation": True, "table": lines, "complete": not stopped, "out": str(folder)}
+    if rows:
+        result["report"] = str(_photographed_report(config, rows, folder))
     run.finish(result, f"simulation\n{table}rows and table in {folder}")
     if stopped:
         console.print("stopped; the same command with the same --out resumes")
         raise SystemExit(130)
+
+
+def _photographed_report(config: PhotographedConfig, rows: list[Any], folder: Path) -> Path:
+    """Write the page of what is done so far."""
+    from physadv.report.study_report import StudyChapter, write_chapter
+    from physadv.studies.photographed_page import ABOUT, photographed_page
+
+    settings = {k: v for k, v in config.as_table().items() if k != "command"}
+    page = photographed_page(config, rows)
+    return write_chapter(StudyChapter(ABOUT, page, settings, folder, 0.0))
 
 
 def _watch_masked(config: MaskingConfig, folder: Path) -> tuple[bool, DatasetSummary | None]:
