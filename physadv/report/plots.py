@@ -118,7 +118,7 @@ def _legend_rows(labels: Sequence[str]) -> list[list[int]]:
     rows: list[list[int]] = []
     used = float(WIDTH)
     for number, label in enumerate(labels):
-        width = 34 + 6.6 * len(label)
+        width = 36 + 7.2 * len(label)
         if used + width > WIDTH - 56:
             rows.append([])
             used = 0.0
@@ -135,7 +135,7 @@ def _legend(entries: Sequence[tuple[str, int, str, str]]) -> list[str]:
             label, index, source, style = entries[number]
             parts += _key(at, y, index, source, style)
             parts.append(svg_text(at + 26, y + 4, label, size=12))
-            at += 34 + 6.6 * len(label)
+            at += 36 + 7.2 * len(label)
     return parts
 
 
@@ -420,7 +420,7 @@ def _plane_legend(plane: Plane, keys: Sequence[tuple[str, int, str, str]]) -> li
                 color = plane.regions[number - len(keys)][1]
                 parts.append(svg_rect(at + 4, y - 5, 14, 10, color, stroke=LINE))
             parts.append(svg_text(at + 26, y + 4, labels[number], size=12))
-            at += 34 + 6.6 * len(labels[number])
+            at += 36 + 7.2 * len(labels[number])
     return parts
 
 
@@ -453,7 +453,9 @@ def pictures_svg(figure: Pictures, picture: Callable[[str], tuple[str, float]]) 
     columns = max(map(len, figure.rows), default=1)
     gap = 8.0
     wide = min(150.0, (WIDTH - gap * (columns - 1)) / columns)
-    size = 11.5 if wide >= 70 else 9.5
+    words = [w for row in figure.rows for p in row for w in f"{p.label} {p.detail}".split()]
+    longest = max(map(len, words), default=1)
+    size = max(6.0, min(11.5 if wide >= 70 else 9.5, wide / (0.62 * longest)))
     style = ' style="image-rendering:pixelated"' if figure.pixelated else ""
 
     parts, y = [], 0.0

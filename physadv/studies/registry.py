@@ -101,6 +101,26 @@ ENTRIES: tuple[StudyEntry, ...] = (
         (("data", "mnist"),),
     ),
     StudyEntry(
+        "obfuscated",
+        "obfuscated_gradients",
+        ObfuscatedConfig,
+        "Shattered, stochastic, vanishing gradients, and what gives each away (Athalye 2018).",
+        "Compare the apparent and the real robustness of defenses that hide their gradients, and "
+        "run the checks that give each away.",
+        "--data mnist/",
+        (("data", "mnist"),),
+    ),
+    StudyEntry(
+        name="training",
+        module="robust_training",
+        config=TrainingStudyConfig,
+        short="Adversarial training: cost, overfitting, capacity (Madry 2017).",
+        help="Train networks by PGD, Free, fast, TRADES and a gradient penalty; compare robust "
+        "accuracy with cost, over epochs, and by width.",
+        example="--data mnist/ --cifar10-data cifar10.zip",
+        data_sets=(("data", "mnist"), ("cifar10_data", "cifar10")),
+    ),
+    StudyEntry(
         name="polytope",
         module="outer_polytope",
         config=PolytopeConfig,
@@ -131,14 +151,14 @@ ENTRIES: tuple[StudyEntry, ...] = (
         data_sets=(("data", "mnist"),),
     ),
     StudyEntry(
-        name="training",
-        module="robust_training",
-        config=TrainingStudyConfig,
-        short="Adversarial training: cost, overfitting, capacity (Madry 2017).",
-        help="Train networks by PGD, Free, fast, TRADES and a gradient penalty; compare robust "
-        "accuracy with cost, over epochs, and by width.",
-        example="--data mnist/ --cifar10-data cifar10.zip",
-        data_sets=(("data", "mnist"), ("cifar10_data", "cifar10")),
+        name="norms",
+        module="noise_and_norms",
+        config=NormsConfig,
+        short="What noise pays for l_inf: the root of the dimension (Blum, Yang 2020).",
+        help="Measure the certified l_inf radius of smoothing against the number of dimensions, by "
+        "formula, by simulation and on images of several sizes.",
+        example="--data mnist/",
+        data_sets=(("data", "mnist"),),
     ),
     StudyEntry(
         name="cost",
@@ -149,16 +169,6 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "training, and both accuracies in a model where their conflict is proved.",
         example="--data mnist/ --gtsrb-data gtsrb.zip",
         data_sets=(("data", "mnist"), ("gtsrb_data", "gtsrb")),
-    ),
-    StudyEntry(
-        name="norms",
-        module="noise_and_norms",
-        config=NormsConfig,
-        short="What noise pays for l_inf: the root of the dimension (Blum, Yang 2020).",
-        help="Measure the certified l_inf radius of smoothing against the number of dimensions, by "
-        "formula, by simulation and on images of several sizes.",
-        example="--data mnist/",
-        data_sets=(("data", "mnist"),),
     ),
     StudyEntry(
         "samples",
@@ -179,6 +189,14 @@ ENTRIES: tuple[StudyEntry, ...] = (
         data_sets=(("data", "cifar10"), ("gtsrb_data", "gtsrb")),
     ),
     StudyEntry(
+        "physical",
+        "sticker_effects",
+        PhysicalConfig,
+        "What each effect of print and camera destroys (Athalye, Eykholt 2018).",
+        "Measure what each effect between print and picture destroys of stickers made with and "
+        "without it, from one view to the cameras of the simulation.",
+    ),
+    StudyEntry(
         "threats",
         "attacker_access",
         ThreatsConfig,
@@ -196,24 +214,6 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "for the cloak or not, still match them (Shan et al. 2020).",
         "--people faces/",
         (("people", "faces"),),
-    ),
-    StudyEntry(
-        "physical",
-        "sticker_effects",
-        PhysicalConfig,
-        "What each effect of print and camera destroys (Athalye, Eykholt 2018).",
-        "Measure what each effect between print and picture destroys of stickers made with and "
-        "without it, from one view to the cameras of the simulation.",
-    ),
-    StudyEntry(
-        "obfuscated",
-        "obfuscated_gradients",
-        ObfuscatedConfig,
-        "Shattered, stochastic, vanishing gradients, and what gives each away (Athalye 2018).",
-        "Compare the apparent and the real robustness of defenses that hide their gradients, and "
-        "run the checks that give each away.",
-        "--data mnist/",
-        (("data", "mnist"),),
     ),
 )
 """All studies, in the order of the lecture."""
