@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow kills fuzz test-oldest audit lint wheel-check clean venv
+.PHONY: demo test test-slow kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -33,11 +33,13 @@ test-slow: $(STAMP)
 kills: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/cli/test_kills.py
 
-# An hour of mutated inputs for every reader; failing ones are kept in tests/fuzz/corpus.
+# An hour of mutated inputs for every reader, guided by the code that they reach where atheris can be installed; failing
+# ones are kept in tests/fuzz/corpus.
 FUZZ_MINUTES ?= 60
 FUZZ_SEED    ?= $(shell date +%s)
 fuzz: $(STAMP)
-	$(BIN)/python tests/fuzz/harness.py --count 100000000 --minutes $(FUZZ_MINUTES) --seed $(FUZZ_SEED)
+	$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install -q atheris 2>/dev/null || true
+	$(BIN)/python tests/fuzz/guided.py --minutes $(FUZZ_MINUTES) --seed $(FUZZ_SEED)
 
 # The lowest versions that pyproject.toml allows, beside this torch, in a venv of their own.
 OLDEST := build/oldest
@@ -49,6 +51,22 @@ test-oldest: $(STAMP)
 	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check pytest pytest-timeout hypothesis
 	$(OLDEST)/bin/physadv doctor
 	$(OLDEST)/bin/python -m pytest -q tests/core tests/printing/test_cut_line.py tests/cli/test_help.py
+
+# Installed and tried on another version of Python: on the path, or among pyenv's.
+VERSION ?= 3.13
+OTHER    = build/python-$(VERSION)
+test-python: $(STAMP)
+	@found=$$(command -v python$(VERSION) || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*/bin/python 2>/dev/null | tail -1); \
+	  if [ -z "$$found" ]; then echo "Python $(VERSION) is not to be had: skipped"; exit 0; fi; set -ex; \
+	  rm -rf $(OTHER) && $$found -m venv $(OTHER); \
+	  $(OTHER)/bin/python -m pip install -q --disable-pip-version-check $(TORCH); \
+	  $(OTHER)/bin/python -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e . pytest pytest-timeout hypothesis; \
+	  $(OTHER)/bin/physadv doctor; \
+	  $(OTHER)/bin/python -m pytest -q tests/core tests/printing/test_cut_line.py tests/cli/test_help.py
+
+# What takes longer than CI allows: the oldest and the newest versions, kills, slow tests, an hour of fuzzing.
+nightly:
+	.ci/nightly
 
 # Known faults of what is installed; asks a database on the network.
 audit: $(STAMP)
