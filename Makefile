@@ -56,7 +56,7 @@ test-oldest: $(STAMP)
 VERSION ?= 3.13
 OTHER    = build/python-$(VERSION)
 test-python: $(STAMP)
-	@found=$$(command -v python$(VERSION) || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*/bin/python 2>/dev/null | tail -1); \
+	@found=$$(python$(VERSION) -c "import sys; print(sys.executable)" 2>/dev/null || ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*/bin/python 2>/dev/null | tail -1); \
 	  if [ -z "$$found" ]; then echo "Python $(VERSION) is not to be had: skipped"; exit 0; fi; set -ex; \
 	  rm -rf $(OTHER) && $$found -m venv $(OTHER); \
 	  $(OTHER)/bin/python -m pip install -q --disable-pip-version-check $(TORCH); \

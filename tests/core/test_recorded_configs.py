@@ -50,12 +50,17 @@ def other_value(kind: Any, note: Any) -> Any:
     return tuple(kind(i + 1) for i, kind in enumerate(items))
 
 
+NEEDED = {"certify": {"model": "signs", "data": "gtsrb.zip"}}
+"""Values without which a configuration is refused, though its fields have defaults."""
+
+
 def required(kind: type[Config]) -> dict[str, Any]:
-    """Values of the fields without a default."""
+    """Values of the fields without a default, and of those that are needed all the same."""
     documented = kind.documented_fields()
     lacking = [f for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     special = {"threat": "linf:8/255", "defense": "pgd"}
-    return {f.name: special.get(f.name) or other_value(*documented[f.name]) for f in lacking}
+    given = {f.name: special.get(f.name) or other_value(*documented[f.name]) for f in lacking}
+    return {**given, **NEEDED.get(kind.command, {})}
 
 
 def test_every_activity_has_a_configuration() -> None:
