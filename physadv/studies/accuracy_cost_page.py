@@ -66,8 +66,10 @@ class ImageSet:
         return f"eps {eps:g}" if self.field == "data" else f"eps {255 * eps:g}/255"
 
 
+# At 0.2 these short trainings on MNIST end in one answer for all images, which says nothing of
+# what robustness costs.
 IMAGE_SETS = (
-    ImageSet("digits", "MNIST", "data", (0.0, 0.1, 0.2), 28),
+    ImageSet("digits", "MNIST", "data", (0.0, 0.05, 0.1), 28),
     ImageSet("signs", "GTSRB", "gtsrb_data", (0.0, 4 / 255, 8 / 255), 32),
 )
 

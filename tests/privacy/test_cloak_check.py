@@ -420,7 +420,7 @@ def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
         "already public",
         "held out",
         "half size + JPEG 75",
-        "same-DSSIM noise",
+        "Same-DSSIM noise",
     ):
         assert said in page
     said = saved["verdict"]["words"].partition(":")[0]
