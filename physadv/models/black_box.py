@@ -403,7 +403,8 @@ def _read_answer(body: bytes, name: str) -> _Answer:
     value = parse_json(_text(body), name, error=ModelError)
     if isinstance(value, list):
         value = {"scores": value}
-    if isinstance(value, dict) and "label" in value and "labels" not in value:
+    value = value if isinstance(value, dict) else {}
+    if "label" in value and "labels" not in value:
         value = {**value, "labels": [value["label"]]}
     known = {k: value[k] for k in ("scores", "labels", "classes", "outputs") if k in value}
     scores = known.get("scores")

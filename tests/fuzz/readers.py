@@ -919,6 +919,36 @@ def _instances(folder: Path, data: bytes) -> object:
     return read_instances(_written(folder, "instances.csv", data))
 
 
+@_reader(
+    "black box settings",
+    _texts(
+        'url = "http://127.0.0.1:9/x"\nclasses = ["a", "b"]\ninput_size = [8, 8]\nbudget = 9\n',
+        'command = "./classify {image}"\noutputs = "labels"\nper_second = 2.5\nretries = 0\n',
+    ),
+    mutations.mutate_text,
+)
+def _black_box_settings(folder: Path, data: bytes) -> object:
+    from physadv.models.black_box import BlackBox, _settings_in
+
+    settings = _settings_in(_written(folder, "box.toml", data))
+    return None if settings.url else BlackBox("box", settings)
+
+
+@_reader(
+    "answers of black boxes",
+    _texts(
+        '{"scores": [[0.5, 0.25, 0.25]], "classes": ["a", "b", "c"]}',
+        '{"labels": ["a"], "outputs": "labels"}',
+        "[0.1, 0.9]",
+    ),
+    mutations.mutate_text,
+)
+def _black_box_answer(folder: Path, data: bytes) -> object:
+    from physadv.models.black_box import _read_answer
+
+    return _read_answer(data, "box")
+
+
 def _dlib_seeds() -> Sequence[bytes]:
     def integer(value: int) -> bytes:
         return bytes([1, value])

@@ -106,7 +106,7 @@ _ELSEWHERE = {
         *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
         *("load_yolox", "load_yolox_weights", "load_embedder", "read_views", "read_photos"),
         *("load_scene_sources", "read_sign_folders", "load_photo_sources", "load_sign_sources"),
-        "parse_models",
+        *("parse_models", "load_instance", "load_study_data", "open_black_box"),
     },
 }
 """Functions of such names that the harness does not reach, and why not."""

@@ -124,6 +124,7 @@ def test_a_token_is_sent_from_the_environment_alone(
     [
         (b"<html>", "JSON"),
         (b"{}", "scores"),
+        (b"5", "scores"),
         (b'{"scores": [[0.5, 0.5, 0]], "labels": [0]}', "One of"),
         (b'{"scores": [[0.5, 0.5]]}', "2 scores"),
         (b'{"scores": [[0.5, 0.5, NaN]]}', "JSON|finite|NaN"),
