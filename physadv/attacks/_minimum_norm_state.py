@@ -16,10 +16,26 @@ from physadv.attacks._directions import per_sample
 from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import to_memory_format
-from physadv.core.errors import ModelError
+from physadv.core.errors import ModelError, OptionError
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, lp_distance, parse_norm
 from physadv.threat.parsing import largest_radius
+
+REFINE = 6
+"""Forward passes of the line search, unless another number is given."""
+
+
+def search_moves(steps: int, refine: int) -> int:
+    """Return how many of ``steps`` forward passes are left to the search beside ``refine`` of the
+    line search.
+
+    Raises:
+        OptionError: There is none, or the line search has none.
+    """
+    if steps <= refine or refine < 1:
+        needed = f"more than the {refine} that refine a result (1 or more)"
+        raise OptionError(f"steps {steps}", needed, f"Use {max(refine, 1) + 1} steps or more")
+    return steps - refine
 
 
 class NearestAdversarial:

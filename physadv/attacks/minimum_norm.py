@@ -19,12 +19,16 @@ from physadv.attacks._directions import per_sample
 from physadv.attacks._fused_model import FusedModel, Speed
 from physadv.attacks._hyperplane import project_to_plane
 from physadv.attacks._inputs import open_inputs
-from physadv.attacks._minimum_norm_state import NearestAdversarial, change_length
+from physadv.attacks._minimum_norm_state import (
+    REFINE,
+    NearestAdversarial,
+    change_length,
+    search_moves,
+)
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.norms import Norm
 
-_REFINE = 6
 _EDGE = 0.95
 """Value of the tanh at the edges of [0, 1] in C&W."""
 
@@ -43,7 +47,7 @@ def fab(
     overshoot: float = 1.05,
     backward: float = 0.9,
     pull: float = 0.1,
-    refine: int = _REFINE,
+    refine: int = REFINE,
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
@@ -125,7 +129,7 @@ def deepfool(
     targets: Tensor | None = None,
     classes: int = 10,
     overshoot: float = 0.02,
-    refine: int = _REFINE,
+    refine: int = REFINE,
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
@@ -188,7 +192,7 @@ def cw_l2(
     weight: float = 10.0,
     confidence: float = 0.0,
     targets: Tensor | None = None,
-    refine: int = _REFINE,
+    refine: int = REFINE,
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
@@ -307,12 +311,9 @@ def _search(
 
     With ``once`` a sample's search ends with its first adversarial point.
     """
-    if steps <= refine or refine < 1:
-        needed = f"more than the {refine} that refine a result (1 or more)"
-        raise OptionError(f"steps {steps}", needed, f"Use {max(refine, 1) + 1} steps or more")
-
+    moves = search_moves(steps, refine)
     x, rows = nearest.x0, nearest.open()
-    for _ in range(steps - refine):
+    for _ in range(moves):
         value, slope, is_adversarial = nearest.linearize(rows, x, classes)
         x = move(x, nearest.x0[rows], value, slope, is_adversarial)
         nearest.last[rows] = x

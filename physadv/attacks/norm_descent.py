@@ -15,12 +15,16 @@ from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._directions import per_sample, unit_direction
 from physadv.attacks._fused_model import FusedModel, Speed
 from physadv.attacks._inputs import open_inputs
-from physadv.attacks._minimum_norm_state import NearestAdversarial, change_length
+from physadv.attacks._minimum_norm_state import (
+    REFINE,
+    NearestAdversarial,
+    change_length,
+    search_moves,
+)
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.norms import Norm
 
-_REFINE = 6
 _TINY = 1e-12
 _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """Norms in which a slope tells the distance to a plane."""
@@ -37,7 +41,7 @@ def ddn(
     rate: float = 1.0,
     shrink: float = 0.05,
     targets: Tensor | None = None,
-    refine: int = _REFINE,
+    refine: int = REFINE,
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
@@ -110,7 +114,7 @@ def fmn(
     rate: float = 1.0,
     shrink: float = 0.05,
     targets: Tensor | None = None,
-    refine: int = _REFINE,
+    refine: int = REFINE,
     levels: int | None = None,
     speed: Speed | FusedModel = "fold",
 ) -> AttackResult:
@@ -190,12 +194,10 @@ def fmn(
 
 def _moves(steps: int, refine: int, shrink: float) -> int:
     """Number of gradient steps; raise OptionError for options out of range."""
-    if steps <= refine or refine < 1:
-        needed = f"more than the {refine} that refine a result (1 or more)"
-        raise OptionError(f"steps {steps}", needed, f"Use {max(refine, 1) + 1} steps or more")
+    moves = search_moves(steps, refine)
     if not 0 < shrink < 1:
         raise OptionError(f"shrink {shrink}", "between 0 and 1", "Use 0.05")
-    return steps - refine
+    return moves
 
 
 def _cosine(first: float, last: float, number: int, count: int) -> float:
