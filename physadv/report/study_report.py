@@ -71,26 +71,11 @@ def study_chapter(study: Study[Any], config: StudyConfig, folder: str | Path) ->
     return StudyChapter(study, page, settings, Path(folder), study_seconds(Path(folder)))
 
 
-def write_study_report(study: Study[Any], config: StudyConfig, folder: str | Path) -> Path:
+def write_study_report(chapter: StudyChapter) -> Path:
     """Write report.html, report.json and the files of the figures of a complete run.
 
     Args:
-        study: The study.
-        config: Its configuration.
-        folder: Folder of the run.
-
-    Returns:
-        The page.
-
-    Raises:
-        DataError: The run is not complete, or a picture is missing.
-        OSError: A file cannot be written.
-    """
-    return write_chapter(study_chapter(study, config, folder))
-
-
-def write_chapter(chapter: StudyChapter) -> Path:
-    """Write report.html, report.json and the files of the figures of ``chapter`` into its folder.
+        chapter: What the run shows, from :func:`study_chapter`; its folder is written into.
 
     Returns:
         The page.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
 from physadv.core.rows import read_rows
-from physadv.report.study_report import write_study_report
+from physadv.report.study_report import study_chapter, write_study_report
 from physadv.studies.attack_configs import ThreatsConfig
 from physadv.studies.attacker_access import (
     ATTACKS,
@@ -121,7 +121,7 @@ def test_a_quick_run_makes_a_page_and_resumes(data: Path, tmp_path: Path) -> Non
         for folder in ("cut", "whole")
     )
     assert first == second
-    assert write_study_report(STUDY, config, tmp_path / "whole").is_file()
+    assert write_study_report(study_chapter(STUDY, config, tmp_path / "whole")).is_file()
 
     page = STUDY.page(config, study_rows(STUDY, config, tmp_path / "whole"))
     assert "Against a net that reads" in page.answer

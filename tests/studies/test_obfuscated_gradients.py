@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from physadv.report.study_report import write_study_report
+from physadv.report.study_report import study_chapter, write_study_report
 from physadv.studies.attack_configs import ObfuscatedConfig
 from physadv.studies.gradient_masking.obfuscations import staircase_map, thermometer_quantize
 from physadv.studies.obfuscated_gradients import (
@@ -134,5 +134,5 @@ def test_a_quick_run_measures_each_kind(data: Path, tmp_path: Path) -> None:
     before = (tmp_path / "rows.jsonl").read_bytes()
     list(run_study(STUDY, config, tmp_path))
     assert (tmp_path / "rows.jsonl").read_bytes() == before
-    assert write_study_report(STUDY, config, tmp_path).is_file()
+    assert write_study_report(study_chapter(STUDY, config, tmp_path)).is_file()
     assert "apparent" in STUDY.page(config, rows).answer

@@ -17,7 +17,7 @@ from physadv.core.rows import read_rows
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
-from physadv.report.study_report import StudyChapter, write_chapter
+from physadv.report.study_report import StudyChapter, write_study_report
 from physadv.studies.config import PhotographedConfig
 from physadv.studies.photographed_examples import (
     ATTACKS,
@@ -222,5 +222,5 @@ def test_the_page_is_computed_from_recorded_rows(tmp_path: Path) -> None:
     assert len(page.comparisons) == len(PUBLISHED)
     assert all("cctv" in row.measured and "alone" not in row.measured for row in page.comparisons)
     assert "phone 4 of 72 (fast)" in page.answer
-    written = write_chapter(StudyChapter(ABOUT, page, {}, tmp_path, 0.0))
+    written = write_study_report(StudyChapter(ABOUT, page, {}, tmp_path, 0.0))
     assert "Kurakin" in written.read_text(encoding="utf-8")

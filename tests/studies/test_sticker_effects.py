@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from physadv.eot.ranges import NEUTRAL
-from physadv.report.study_report import write_study_report
+from physadv.report.study_report import study_chapter, write_study_report
 from physadv.studies.attack_configs import PhysicalConfig
 from physadv.studies.sticker_effects import (
     ALL_EFFECTS,
@@ -81,4 +81,4 @@ def test_a_quick_run_makes_a_page_and_resumes(tmp_path: Path) -> None:
     before = (tmp_path / "rows.jsonl").read_bytes()
     list(run_study(STUDY, config, tmp_path))
     assert (tmp_path / "rows.jsonl").read_bytes() == before
-    assert write_study_report(STUDY, config, tmp_path).is_file()
+    assert write_study_report(study_chapter(STUDY, config, tmp_path)).is_file()

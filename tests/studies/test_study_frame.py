@@ -203,7 +203,9 @@ def test_networks_and_draws_depend_on_the_seed_alone(tmp_path: Path) -> None:
 def test_the_page_shows_all_that_was_computed(tmp_path: Path) -> None:
     """Answer, claim, limits, terms, papers and figures stand on a page without a request."""
     finished(tmp_path)
-    page = write_study_report(COINS, CoinConfig(), tmp_path).read_text(encoding="utf-8")
+    page = write_study_report(study_chapter(COINS, CoinConfig(), tmp_path)).read_text(
+        encoding="utf-8"
+    )
     answer = study_chapter(COINS, CoinConfig(), tmp_path).page.answer
     for words in (answer, "Kerrich", "One coin.", "the side with a head", "<math ", "Counts."):
         assert words in page
@@ -215,7 +217,7 @@ def test_the_page_shows_all_that_was_computed(tmp_path: Path) -> None:
 def test_each_figure_has_its_files(tmp_path: Path) -> None:
     """SVG that stands alone, PNG with ink in it, CSV with the numbers."""
     finished(tmp_path)
-    write_study_report(COINS, CoinConfig(), tmp_path)
+    write_study_report(study_chapter(COINS, CoinConfig(), tmp_path))
     for name in ("share-of-heads", "agreement", "plane", "grid"):
         svg = (tmp_path / f"figures/{name}.svg").read_text(encoding="utf-8")
         ElementTree.fromstring(svg)
@@ -342,7 +344,7 @@ def test_formulas_are_drawn_for_page_and_print(draw: Callable[[Formula], str]) -
 def test_a_booklet_holds_every_chapter_as_page_and_pdf(tmp_path: Path) -> None:
     """Contents, figures, claims and what was left out stand in both; the PDF's text can be read."""
     finished(tmp_path / "coins")
-    write_study_report(COINS, CoinConfig(), tmp_path / "coins")
+    write_study_report(study_chapter(COINS, CoinConfig(), tmp_path / "coins"))
     chapter = study_chapter(COINS, CoinConfig(), tmp_path / "coins")
     page, document = write_booklet([chapter], {"dice": "needs --mnist"}, tmp_path)
     html = page.read_text(encoding="utf-8")

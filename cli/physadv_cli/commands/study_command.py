@@ -87,8 +87,9 @@ def run_one_study(entry: StudyEntry, config: StudyConfig, run: RunOptions) -> No
         )
         raise SystemExit(130)
 
-    page = write_study_report(study, config, folder)
-    result = study_summary(study_chapter(study, config, folder))
+    chapter = study_chapter(study, config, folder)
+    page = write_study_report(chapter)
+    result = study_summary(chapter)
     result |= {"complete": True, "report": str(page), "out": str(folder)}
     run.finish(result, _study_lines(result))
 
@@ -118,8 +119,8 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
                 "stopped; the same command with the same --out resumes",
             )
             raise SystemExit(130)
-        write_study_report(study, own, folder / entry.name)
         chapters.append(study_chapter(study, own, folder / entry.name))
+        write_study_report(chapters[-1])
         console.print(f"{entry.name}: {chapters[-1].page.answer}")
 
     page, document = write_booklet(chapters, plan.left_out, folder)
@@ -240,12 +241,12 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
 
 def _photographed_report(config: PhotographedConfig, rows: list[Any], folder: Path) -> Path:
     """Write the page of what is done so far."""
-    from physadv.report.study_report import StudyChapter, write_chapter
+    from physadv.report.study_report import StudyChapter, write_study_report
     from physadv.studies.photographed_page import ABOUT, photographed_page
 
     settings = {k: v for k, v in config.as_table().items() if k != "command"}
     page = photographed_page(config, rows)
-    return write_chapter(StudyChapter(ABOUT, page, settings, folder, 0.0))
+    return write_study_report(StudyChapter(ABOUT, page, settings, folder, 0.0))
 
 
 def _watch_masked(config: MaskingConfig, folder: Path) -> tuple[bool, DatasetSummary | None]:
