@@ -210,7 +210,7 @@ def _with_noise(probe: Tensor) -> Tensor:
 def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
     """Check that logits agree within tolerance, and input gradients in direction, on the probe."""
     try:
-        with frozen_eval(model):
+        with frozen_eval(model), candidate.observations.paused():
             logits, gradient = _response(model, probe)
             format_ = torch.channels_last if candidate.channels_last else torch.contiguous_format
             own_logits, own_gradient = _response(candidate, probe.contiguous(memory_format=format_))

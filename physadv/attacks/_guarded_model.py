@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,16 @@ class Observations:
     def __init__(self) -> None:
         self.gradients: Tensor | None = None
         self.non_finite: Tensor | int = 0
+        self._paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Note nothing within: the images there are a probe's, not the attack's."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def note_gradient(self, gradient: Tensor) -> None:
         """Keep which samples (b,) of the first ``gradient`` (b, ...) have one of any use."""
@@ -32,12 +43,14 @@ class Observations:
 
     def note_logits(self, logits: Tensor) -> None:
         """Count the rows of ``logits`` (b, classes) that predict no class."""
+        if self._paused:
+            return
         self.non_finite = self.non_finite + (~logits.detach().amax(1).isfinite()).sum()
 
     def shielded(self, images: Tensor) -> Tensor:
         """Return a copy of ``images`` for the model to use as it likes; gradients pass through."""
         copy = images.clone()
-        if self.gradients is None and copy.requires_grad:
+        if self.gradients is None and copy.requires_grad and not self._paused:
             copy.register_hook(self.note_gradient)  # type: ignore[no-untyped-call]
         return copy
 

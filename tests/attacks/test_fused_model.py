@@ -13,6 +13,7 @@ from physadv.attacks._fused_model import FusedModel, fold_batch_norm, fuse_model
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
+from physadv.core.findings import FindingWarning
 
 
 def batch_norms(module: nn.Module) -> int:
@@ -98,6 +99,26 @@ def test_every_speed_is_judged_by_the_model(speed: str) -> None:
         assert torch.equal(net(result.images).argmax(1) != y, result.success)
     plain = pgd(net, x, y, eps=0.03, steps=20, speed="plain")
     assert abs(int(result.success.sum()) - int(plain.success.sum())) <= 2
+
+
+class DeadFrom(Net):
+    """A net whose gradient is zero on every image but the first, and that no step fools."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        dead = torch.arange(len(x)) > 0
+        return torch.where(dead[:, None], logits.detach() + 0 * x.flatten(1).sum(1, True), logits)
+
+
+@pytest.mark.parametrize("speed", ["plain", "fold", "bf16"])
+def test_findings_are_of_the_attack_not_of_the_probe(speed: str) -> None:
+    """A comparison of the copy with the model leaves no trace in what is told of the gradients."""
+    net = DeadFrom()
+    x, y = of_net(net)
+    with pytest.warns(FindingWarning):
+        result = pgd(net, x, y, eps=1e-4, steps=4, speed=speed)
+    told = {f.name: f.finding for f in result.findings}
+    assert f"{len(x) - 1} of {len(x)} images" in told["zero-gradient"]
 
 
 def test_unknown_speed() -> None:
