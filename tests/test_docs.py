@@ -46,6 +46,28 @@ def spelling(option: str) -> str:
     return f"--{OTHER_SPELLINGS.get(name, name)}" if option.startswith("--") else option
 
 
+def test_files_that_are_named_are_there() -> None:
+    """Every page, script and table of the repository that code or docs name by its path exists."""
+    named = re.compile(
+        r"(?<![\w/.-])(?:benchmarks|docs|scripts)/[\w/.-]+\.(?:md|py|jsonl?|csv|sh)\b"
+    )
+    sources = [
+        *PAGES,
+        *(
+            p
+            for room in ("physadv", "cli", "tests", "benchmarks")
+            for p in ROOT.glob(f"{room}/**/*.py")
+        ),
+    ]
+    lost = {
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in sources
+        for name in named.findall(page.read_text(encoding="utf-8"))
+        if not (ROOT / name).is_file()
+    }
+    assert not lost
+
+
 @pytest.mark.parametrize(("page", "line"), CASES)
 def test_what_a_page_says_can_be_typed(page: Path, line: str) -> None:
     """The sub-command is known and has each of the options."""

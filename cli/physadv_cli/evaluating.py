@@ -122,6 +122,8 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
         points = (f"{format_eps(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])
         lines += [f"over epsilon     {', '.join(points)}"]
 
+    if result["gradients_of"]:
+        lines += [f"gradients of     {'; '.join(result['gradients_of'])}"]
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
     if "queries" in result:
         most = result["query_budget"]

@@ -8,6 +8,8 @@ model itself, see :class:`physadv.attacks._classifier_step.BestIterates`.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -18,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._guarded_model import GuardedModel, Observations
 from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.wording import count_noun
 from physadv.models.outputs import read_logits
 
 Speed = Literal["plain", "fold", "bf16"]
@@ -32,9 +35,13 @@ class FusedModel:
         module: The transformed copy.
         channels_last: Whether it runs fastest on images in that memory format.
         bf16: Run convolutions and linear layers in bfloat16.
+        folded: Number of batch norms folded into the convolution before them.
         exact: The copy in full precision for the last, smallest steps, where rounding in bfloat16
-            turns the signs of small gradients into noise (see ``benchmarks/epsilon_ball.md``).
+            turns the signs of small gradients into noise (see ``benchmarks/robustness.md``).
         observations: Where to note what shows while it runs.
+
+    Attributes:
+        calls: Number of times it was called, which tells whether an attack used it.
     """
 
     def __init__(
@@ -43,20 +50,37 @@ class FusedModel:
         channels_last: bool,
         bf16: bool = False,
         *,
+        folded: int = 0,
         exact: FusedModel | None = None,
         observations: Observations | None = None,
     ) -> None:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
+        self.folded, self.calls = folded, 0
         self.exact: FusedModel = exact or self
         self.observations = observations or Observations()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (b, classes) of ``images`` (b, ...)."""
+        self.calls += 1
         copy = self.observations.shielded(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             logits = read_logits(self.module(copy), len(images))
         self.observations.note_logits(logits)
         return logits.float() if self.bf16 else logits.clone()
+
+    def __str__(self) -> str:
+        """What the copy does differently, in words."""
+        parts = [f"{count_noun(self.folded, 'batch norm')} folded"] if self.folded else []
+        parts += ["channels last"] if self.channels_last else []
+        parts += ["bfloat16 but for the last steps"] if self.bf16 else []
+        return ", ".join(["a copy of the model", *parts])
+
+
+def calls_of_copy(model: Classifier) -> int:
+    """Return how often ``model`` was called in place of another; 0 for one that is no copy."""
+    if not isinstance(model, FusedModel):
+        return 0
+    return model.calls + (model.exact.calls if model.exact is not model else 0)
 
 
 def full_precision(gradient_model: Classifier) -> Classifier:
@@ -111,18 +135,23 @@ def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Class
         with torch.inference_mode(False):
             module = copy.deepcopy(source).eval()
             module.requires_grad_(False)
-            fold_batch_norm(module, probe)
+            folded = fold_batch_norm(module, probe)
             channels_last = probe.ndim == 4
             if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            exact = FusedModel(module, channels_last, observations=observations)
+            exact = FusedModel(module, channels_last, folded=folded, observations=observations)
             candidates = [exact]
             if bf16:
                 reduced = _in_bf16(copy.deepcopy(module))
                 candidates.insert(
                     0,
                     FusedModel(
-                        reduced, channels_last, True, exact=exact, observations=observations
+                        reduced,
+                        channels_last,
+                        True,
+                        folded=folded,
+                        exact=exact,
+                        observations=observations,
                     ),
                 )
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
@@ -210,7 +239,7 @@ def _with_noise(probe: Tensor) -> Tensor:
 def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
     """Check that logits agree within tolerance, and input gradients in direction, on the probe."""
     try:
-        with frozen_eval(model), candidate.observations.paused():
+        with frozen_eval(model), candidate.observations.paused(), _without_tf32():
             logits, gradient = _response(model, probe)
             format_ = torch.channels_last if candidate.channels_last else torch.contiguous_format
             own_logits, own_gradient = _response(candidate, probe.contiguous(memory_format=format_))
@@ -226,6 +255,18 @@ def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
     zero_gradient = gradient.flatten(1).abs().amax(1) == 0
     same_direction = (cosine > (0.8 if candidate.bf16 else 0.999)) | zero_gradient
     return same_logits and bool(same_direction.all())
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Multiply in full float32 within: TF32's rounding is larger than what copies may differ by."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32, cudnn.allow_tf32 = False, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _response(model: Classifier, probe: Tensor) -> tuple[Tensor, Tensor]:

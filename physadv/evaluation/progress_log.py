@@ -128,6 +128,10 @@ class ProgressLog:
         with foreign_errors(str(self._marks_file), DataError, "no log of an evaluation"):
             return float(sum(mark.get(key, 0) for mark in self.marks))
 
+    def named(self, key: str) -> set[str]:
+        """Return the texts that marks have at ``key``."""
+        return {str(mark[key]) for mark in self.marks if key in mark}
+
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
     """Record in ``folder`` the ``identity`` of an evaluation, or compare it with the recorded one.

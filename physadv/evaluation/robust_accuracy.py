@@ -215,7 +215,8 @@ class Evaluation:
                     for i, r in enumerate(verdict.rows.tolist())
                 }
                 spent = {"seconds": now - begun, "forwards": verdict.forwards}
-                ledger.write(number, verdict.stage, rows, near=near, **spent)
+                ran = {"gradients_of": verdict.gradients_of} if verdict.gradients_of else {}
+                ledger.write(number, verdict.stage, rows, near=near, **spent, **ran)
                 begun = now
                 yield verdict.stage
         if not ledger.finished(number, names[-1]):
@@ -354,7 +355,7 @@ class Evaluation:
 
     def result(self) -> dict[str, Any]:
         """Rates with intervals, what each attack broke, the curve, doubts and their light, seconds,
-        images asked about."""
+        images asked about, and what gradients were taken of."""
         rows = self.ledger.rows
         findings = [*self._hindsight(), *self.findings]
         by = Counter(
@@ -371,6 +372,7 @@ class Evaluation:
             "light": worst_light(finding.light for finding in findings),
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
+            "gradients_of": sorted({name for led in ledgers for name in led.named("gradients_of")}),
         }
 
 

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
-from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
+from physadv.attacks._fused_model import (
+    FusedModel,
+    Speed,
+    calls_of_copy,
+    gradient_model_for,
+)
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
@@ -90,6 +95,7 @@ class StageOutcome:
         broken: Whether the model misclassifies them (k,).
         near: Lowest scale-free margin (k,) so far.
         forwards: Number of images evaluated by the model or its faster copy.
+        gradients_of: What gradients were taken of, in words; empty where none were.
     """
 
     stage: str
@@ -98,6 +104,7 @@ class StageOutcome:
     broken: Tensor
     near: Tensor
     forwards: int
+    gradients_of: str = ""
 
 
 def sample_verdicts(
@@ -160,7 +167,12 @@ def sample_verdicts(
                 faster = gradient_model_for(guard, speed, case.images)
                 case, has_gradient_model = replace(case, gradient_model=faster), True
 
+            calls = calls_of_copy(case.gradient_model)
             outcome = _evaluate(case, stage.name, unbroken, stage.run(case))
+            if stage.name != CLEAN and stage.family == "white":
+                of_copy = calls_of_copy(case.gradient_model) > calls
+                ran = str(case.gradient_model) if of_copy else "the model itself"
+                outcome = replace(outcome, gradients_of=ran)
             yield outcome
             remaining = (~outcome.broken).nonzero()[:, 0]
             unbroken = unbroken[remaining]

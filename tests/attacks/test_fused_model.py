@@ -14,6 +14,9 @@ from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
 from physadv.core.findings import FindingWarning
+from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
+from physadv.evaluation.stages import sample_verdicts
+from physadv.threat.constraints import LpBall
 
 
 def batch_norms(module: nn.Module) -> int:
@@ -119,6 +122,55 @@ def test_findings_are_of_the_attack_not_of_the_probe(speed: str) -> None:
         result = pgd(net, x, y, eps=1e-4, steps=4, speed=speed)
     told = {f.name: f.finding for f in result.findings}
     assert f"{len(x) - 1} of {len(x)} images" in told["zero-gradient"]
+
+
+def test_what_ran_is_told_not_what_was_asked() -> None:
+    """Each stage names the copy where it used one, and the model itself where no copy agrees."""
+    x, y = of_net(Net())
+    ball = LpBall("linf", 8 / 255)
+    for net, told in (
+        (Net(), "a copy of the model, 2 batch norms folded, channels last"),
+        (hooked(Net()), "the model itself"),
+    ):
+        plan = [attack_by_name("pgd", "linf", AttackSettings(steps=4))]
+        found = list(sample_verdicts(net.eval(), x, y, ball=ball, plan=plan))
+        assert [verdict.gradients_of for verdict in found] == ["", told]
+
+
+def hooked(net: nn.Module) -> nn.Module:
+    """The net with a forward hook, which forbids a copy."""
+    net.register_forward_hook(lambda *_: None)
+    return net
+
+
+class Asking(Net):
+    """A net that notes whether TF32 was allowed when it ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        self.allowed.append(matmul or cudnn)
+        return super().forward(x)
+
+
+def test_copies_are_compared_without_tf32() -> None:
+    """TF32 is off while a copy is compared with its model, and the caller's choice back after."""
+    net = Asking()
+    x, _ = of_net(net)
+    net.allowed.clear()
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = True
+        fuse_model(net, x)
+        assert matmul.allow_tf32
+        assert cudnn.allow_tf32
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+    assert net.allowed == [False]
 
 
 def test_unknown_speed() -> None:

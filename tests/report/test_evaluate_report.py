@@ -24,6 +24,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "light": "green",
         "seconds": 1.0,
         "forwards": 400,
+        "gradients_of": ["the model itself"],
     } | changes
 
 
