@@ -24,12 +24,14 @@ from physadv.certification.bounds.rounding import rounding_of_margins
 from physadv.certification.bounds.tracing import folded_graph
 from physadv.certification.bounds.verify import TIME_LIMIT
 from physadv.certification.vnnlib import VnnlibProperty, read_vnnlib
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import DataError, OptionError, PhysadvError
 from physadv.core.parsing import parse_number
 from physadv.core.text import read_text
 from physadv.models.onnx_model import load_onnx_model
 
 _MOST_INSTANCES = 100_000
+REFUSED = "refused"
+"""Verdict on a property that cannot be read, or whose network cannot be bounded."""
 
 
 @dataclass(frozen=True)
@@ -225,31 +227,56 @@ def read_instances(path: str | Path, model: str | Path | None = None) -> list[In
 
 
 def verify_instances(
-    instances: Sequence[Instance], *, time_limit: float = TIME_LIMIT, seed: int = 0
+    instances: Sequence[Instance],
+    *,
+    time_limit: float = TIME_LIMIT,
+    seed: int = 0,
+    keep_refused: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Verify instances one after the other, and yield a row each: its files, the verdict, seconds,
-    parts and, where falsified, the counterexample with the outputs.
+    CPU seconds, parts and, where falsified, the counterexample with the outputs.
 
     Args:
         instances: Networks and properties, from :func:`read_instances`.
         time_limit: Most seconds an instance; one that names less has less.
         seed: Seed of the attacks.
+        keep_refused: Whether what the errors below refuse becomes a row of the verdict "refused"
+            with its ``reason``, and the others go on.
 
     Raises:
         ModelError: A network cannot be read, or bounds cannot pass one of its operations.
         DataError: A property cannot be read or does not fit its network.
     """
     loaded: tuple[Path, nn.Module, tuple[int, ...], LayerGraph] | None = None
+    refusal: tuple[Path, PhysadvError] | None = None
     for instance in instances:
-        if loaded is None or loaded[0] != instance.model:
-            loaded = (instance.model, *load_instance(instance))
         seconds = min(time_limit, instance.time_limit or time_limit)
-        _, model, shape, graph = loaded
-        result = verify_property(
-            model, instance.property, shape, graph=graph, time_limit=seconds, seed=seed
-        )
-        names = {"model": instance.model.name, "property": instance.property.name}
-        yield {**names, **result.as_row()}
+        row: dict[str, Any] = {
+            "model": instance.model.name,
+            "property": instance.property.name,
+            "limit": seconds,
+        }
+        start, cpu_start = time.monotonic(), time.process_time()
+        try:
+            if refusal is not None and refusal[0] == instance.model:
+                raise refusal[1]
+            if loaded is None or loaded[0] != instance.model:
+                try:
+                    loaded = (instance.model, *load_instance(instance))
+                except PhysadvError as error:
+                    refusal = instance.model, error
+                    raise
+            _, model, shape, graph = loaded
+            result = verify_property(
+                model, instance.property, shape, graph=graph, time_limit=seconds, seed=seed
+            )
+            row |= result.as_row()
+        except PhysadvError as error:
+            if not keep_refused:
+                raise
+            spent = round(time.monotonic() - start, 3)
+            row |= {"verdict": REFUSED, "seconds": spent, "parts": 0, "reason": str(error)}
+        yield {**row, "cpu_seconds": round(time.process_time() - cpu_start, 3)}
 
 
 def load_instance(instance: Instance) -> tuple[nn.Module, tuple[int, ...], LayerGraph]:

@@ -30,7 +30,7 @@ _LABELS = {
     "steps": "Attack steps",
     "baselines": "Baselines of noise and blur",
 }
-_SPELLED = {"jpeg": "JPEG", "eot": "EOT", "pgd": "PGD", "cpu": "CPU"}
+_SPELLED = {"jpeg": "JPEG", "eot": "EOT", "pgd": "PGD", "cpu": "CPU", "vnnlib": "VNNLIB"}
 
 
 def count_noun(n: int, noun: str) -> str:

@@ -171,7 +171,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
 
 def _is_same(key: str, old: Any, new: Any) -> bool:
     """Whether two entries of an identity agree; two names of one place are one data set."""
-    if key == "data" and isinstance(old, str) and isinstance(new, str):
+    if key in ("data", "vnnlib") and isinstance(old, str) and isinstance(new, str):
         return is_same_path(old, new)
     return bool(old == new)
 

@@ -11,8 +11,10 @@ from physadv_cli.configured import from_config, hidden_option, threat_forms
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
 if TYPE_CHECKING:
+    from physadv.core.rows import Row
     from physadv.evaluation.certification_task import CertificationTask
     from physadv.evaluation.progress_log import ProgressLog
+    from physadv.evaluation.verification_task import VerificationTask
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -83,32 +85,54 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
 
 
 def _certify_properties(config: CertifyConfig, run: RunOptions) -> None:
-    """Verify the properties of ``--vnnlib``, one row each; exit code 1 where one is falsified."""
-    from physadv.certification.verify_property import read_instances, verify_instances
-    from physadv.core.rows import append_rows
+    """Verify the properties of ``--vnnlib``, one row each; exit code 1 where one is falsified or
+    refused."""
+    from physadv.evaluation.verification_task import VerificationTask
+    from physadv.report.verification_report import write_verification_report
+
+    task = VerificationTask.from_config(config)
+    folder = run.open_folder(config, task.claim)
+    log = task.open_log(folder)
+    stopped = False
+    try:
+        _watch_properties(task, log)
+    except KeyboardInterrupt:
+        stopped = True
+
+    result = {**task.result(log), "out": str(folder)}
+    rows = [log.rows[i] for i in sorted(log.rows)]
+    if rows:
+        result["report"] = str(write_verification_report(folder, result, rows))
+    run.finish(result, _properties_summary(result, rows, stopped=stopped))
+    if stopped:
+        raise SystemExit(130)
+    if result["counts"]["falsified"] or result["counts"]["refused"]:
+        raise SystemExit(1)
+
+
+def _watch_properties(task: VerificationTask, log: ProgressLog) -> None:
+    """Run with a bar: properties finished, and the last verdict."""
     from physadv_cli.progress import bar
 
-    instances = read_instances(config.vnnlib or "", config.model or None)[: config.limit]
-    folder = run.open_folder(config)
-    rows = []
     with bar() as progress:
-        line = progress.add_task("verifying", total=len(instances))
-        found = verify_instances(instances, time_limit=config.time_limit, seed=config.seed)
-        for done, row in enumerate(found, 1):
-            append_rows(folder / "rows.jsonl", [row])
-            rows.append(row)
-            progress.update(line, completed=done, note=str(row["verdict"]))
+        line = progress.add_task("verifying", total=len(task.instances))
+        progress.update(line, completed=len(log.rows))
+        for row in task.run(log):
+            progress.update(line, completed=len(log.rows), note=str(row["verdict"]))
 
-    counts = {v: sum(r["verdict"] == v for r in rows) for v in ("verified", "falsified", "timeout")}
-    seconds = sum(float(row["seconds"]) for row in rows)
-    result = {"properties": len(rows), **counts, "seconds": seconds, "out": str(folder)}
-    lines = [f"{row['property']}  {row['verdict']}  {row['seconds']:.1f} s" for row in rows[:20]]
-    lines += [f"... {len(rows) - 20} more"] if len(rows) > 20 else []
-    total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    lines += [f"{total}; {seconds:.1f} s; rows and counterexamples in {folder}"]
-    run.finish(result, "\n".join(lines))
-    if counts["falsified"]:
-        raise SystemExit(1)
+
+def _properties_summary(result: dict[str, Any], rows: list[Row], *, stopped: bool) -> str:
+    """For people: the first properties, the counts, and where everything is."""
+    lines = [f"stopped after {len(rows)} of {result['properties']} properties"] if stopped else []
+    for row in rows[:20]:
+        reason = f"  {row['reason']}" if "reason" in row else ""
+        lines.append(f"{row['property']}  {row['verdict']}  {row['seconds']:.1f} s{reason}")
+    if len(rows) > 20:
+        lines.append(f"... {len(rows) - 20} more")
+    total = ", ".join(f"{count} {verdict}" for verdict, count in result["counts"].items() if count)
+    lines.append(f"{total or 'nothing verified'}; {result['seconds']:.1f} s; rows, counterexamples")
+    lines[-1] += f" and report in {result['out']}"
+    return "\n".join(lines)
 
 
 def _join_threat(values: dict[str, Any]) -> dict[str, Any]:
