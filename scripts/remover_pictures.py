@@ -37,7 +37,7 @@ from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EotRanges
-from physadv.eot.scenes.boxes import box_corners
+from physadv.datasets.box_annotations import box_corners
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.stage import ZERO

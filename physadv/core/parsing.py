@@ -1,4 +1,4 @@
-"""Parsing of JSON, TOML, XML and numbers from elsewhere: within bounds of size, depth and range,
+"""Parsing of JSON, TOML, YAML, XML and numbers from elsewhere: within bounds of size, depth and range,
 with one kind of error whatever is wrong."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+import yaml
 
 from physadv.core.errors import DataError, PhysadvError
 
@@ -22,6 +23,8 @@ _MOST_VALUES = 16_000_000
 """Most values in a JSON text; each takes some 60 bytes, so that it stays under 1 GB in memory."""
 _MOST_TOML = 4 << 20
 """Longest TOML text in characters: its parser takes about a second for 1 MB."""
+_MOST_YAML = 1 << 20
+"""Longest YAML text in characters: its parser takes about 10 s for 1 MB."""
 _MOST_DOTS = 200
 """Most parts of a dotted key in TOML, whose parser takes the square of their number."""
 _MOST_ELEMENTS = 1_000_000
@@ -157,6 +160,50 @@ def parse_toml(
         _check_whole_numbers(table)
         _check_characters(text, table)
         return table
+
+
+def parse_yaml(
+    text: str,
+    name: str,
+    *,
+    error: type[PhysadvError] = DataError,
+    remedy: str = "Correct the file",
+) -> Any:
+    """Parse YAML as text alone: no tag makes an object, and ``no`` stays the word.
+
+    Args:
+        text: The text.
+        name: Name of the file, for errors.
+        error: Class of the error to raise.
+        remedy: What the reader of that error should do.
+
+    Returns:
+        Dictionaries, lists and text.
+
+    Raises:
+        PhysadvError: Of class ``error``: the text is no YAML, longer than a million characters, too
+            deeply nested, or repeats parts by aliases, which may multiply.
+
+    Example:
+        >>> parse_yaml("names: [yes, no]", "data.yaml")
+        {'names': ['yes', 'no']}
+    """
+    with _as_one_error("YAML", name, error, remedy):
+        if len(text) > _MOST_YAML:
+            raise ValueError(f"{len(text)} characters, at most {_MOST_YAML} are read")
+        try:
+            return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - it makes text alone
+        except yaml.YAMLError as fault:
+            raise ValueError(_in_words(fault)) from fault
+
+
+class _PlainLoader(yaml.BaseLoader):
+    """Loader of text, lists and tables, without aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it repeats parts by aliases")
+        return super().compose_node(parent, index)
 
 
 def parse_xml(

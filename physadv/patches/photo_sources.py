@@ -14,7 +14,8 @@ from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections, Prediction
-from physadv.eot.scenes.boxes import BOXES_FILE, LabeledBox, match_names
+from physadv.datasets.box_annotations import LabeledBox
+from physadv.eot.scenes.boxes import BOXES_FILE, match_names
 from physadv.eot.scenes.load import SceneSources, photo_boxes, split_parts
 from physadv.eot.scenes.photos import OnObjects, PatchAnywhere, PatchPose, ScenePhoto, read_photos
 from physadv.eot.scenes.sign_framing import Float

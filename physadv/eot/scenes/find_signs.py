@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from physadv.core.image_io import Array
 from physadv.core.sign_artwork import octagon_mm
-from physadv.eot.scenes.boxes import Corners, read_boxes
+from physadv.datasets.box_annotations import Corners
+from physadv.eot.scenes.boxes import read_boxes
 
 __all__ = ["find_signs", "read_boxes"]
 

@@ -23,14 +23,8 @@ from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.stop_signs import STOP_NAMES, VARIED
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.datasets import read_dataset
-from physadv.eot.scenes.boxes import (
-    BOXES_FILE,
-    Corners,
-    LabeledBox,
-    box_corners,
-    find_box_file,
-    read_boxes,
-)
+from physadv.datasets.box_annotations import Corners, LabeledBox, box_corners
+from physadv.eot.scenes.boxes import BOXES_FILE, find_box_file, read_boxes
 from physadv.eot.scenes.find_signs import find_signs
 from physadv.eot.scenes.sign_faces import HELD_OUT_FACES, TRAINING_FACES
 from physadv.eot.scenes.signs import DrawnScenes, MixedScenes, PhotoScenes, PhotoSign, SceneSource
