@@ -44,10 +44,13 @@ if TYPE_CHECKING:
     from physadv.core.errors import PhysadvError as PhysadvError
     from physadv.core.types import Detections as Detections
     from physadv.datasets import read_dataset as read_dataset
+    from physadv.datasets.detection import read_detection_dataset as read_detection_dataset
     from physadv.defenses.load_model import load_model as load_model
     from physadv.eot.pipeline import Pipeline as Pipeline
     from physadv.eot.presets import eot_preset as eot_preset
     from physadv.eot.ranges import EotRanges as EotRanges
+    from physadv.evaluation.detector_evaluation import DetectorResult as DetectorResult
+    from physadv.evaluation.detector_evaluation import evaluate_detector as evaluate_detector
     from physadv.evaluation.evaluate import EvaluationResult as EvaluationResult
     from physadv.evaluation.evaluate import evaluate as evaluate
     from physadv.evaluation.metrics.intervals import RateInterval as RateInterval
@@ -75,6 +78,7 @@ _HOMES = {
     "CloakResult": "privacy.cloak_photo",
     "DataError": "core.errors",
     "Detections": "core.types",
+    "DetectorResult": "evaluation.detector_evaluation",
     "EotRanges": "eot.ranges",
     "EvaluationResult": "evaluation.evaluate",
     "GeometryError": "core.errors",
@@ -97,6 +101,7 @@ _HOMES = {
     "cloak_photo": "privacy.cloak_photo",
     "eot_preset": "eot.presets",
     "evaluate": "evaluation.evaluate",
+    "evaluate_detector": "evaluation.detector_evaluation",
     "fgsm": "attacks.gradient",
     "list_models": "models.load",
     "load_model": "defenses.load_model",
@@ -104,6 +109,7 @@ _HOMES = {
     "pgd": "attacks.gradient",
     "read_bundle": "patches.bundle",
     "read_dataset": "datasets",
+    "read_detection_dataset": "datasets.detection",
     "render_patch": "patches.make_patch",
     "square_attack": "attacks.score_based",
 }

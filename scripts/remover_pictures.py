@@ -29,6 +29,7 @@ from physadv.core.rows import Row
 from physadv.core.stop_signs import PLAIN
 from physadv.core.types import Model
 from physadv.datasets import read_dataset
+from physadv.datasets.box_annotations import box_corners
 from physadv.datasets.split import split_by_group
 from physadv.defenses.load_model import load_model
 from physadv.defenses.patch_removal import PatchRemover
@@ -37,7 +38,6 @@ from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EotRanges
-from physadv.datasets.box_annotations import box_corners
 from physadv.eot.scenes.load import SceneSources, load_scene_sources
 from physadv.eot.scenes.signs import MixedScenes, PhotoScenes, PhotoSign, SceneSize
 from physadv.eot.stage import ZERO

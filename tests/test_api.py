@@ -32,6 +32,7 @@ EXPORTS = [
     "CloakResult",
     "DataError",
     "Detections",
+    "DetectorResult",
     "EotRanges",
     "EvaluationResult",
     "GeometryError",
@@ -58,6 +59,7 @@ EXPORTS = [
     "eot",
     "eot_preset",
     "evaluate",
+    "evaluate_detector",
     "fgsm",
     "list_models",
     "load_model",
@@ -65,6 +67,7 @@ EXPORTS = [
     "pgd",
     "read_bundle",
     "read_dataset",
+    "read_detection_dataset",
     "render_patch",
     "square_attack",
 ]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
     from physadv.evaluation.evaluate import EvaluationTask
     from physadv.evaluation.robust_accuracy import Evaluation, EvaluationProgress
+    from physadv.models.cards import LoadedModel
 
 
 def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> None:
@@ -26,7 +27,13 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     from physadv.evaluation.adversarial_examples import strongest_example
     from physadv.report.evaluate_report import write_evaluate_report
 
-    task = _prepare(config, settings)
+    model = _load(config)
+    if model.card.task == "detect":
+        from physadv_cli.evaluating_detectors import run_detector_evaluation
+
+        run_detector_evaluation(config, run, model, settings)
+        return
+    task = _prepare(config, model, settings)
     data = task.samples.summary
     print_data(data)
     folder = run.open_folder(config, task.claim, data=data)
@@ -61,16 +68,30 @@ def _queries(task: EvaluationTask) -> dict[str, int]:
     return {} if box is None else {"queries": box.sent, "query_budget": box.settings.budget}
 
 
-def _prepare(config: SampleConfig, settings: dict[str, Any]) -> EvaluationTask:
-    """Load and check everything that the configuration names."""
+def _load(config: SampleConfig) -> LoadedModel:
+    """Load the model with the defenses before it."""
+    from physadv.defenses.load_model import load_model
+
+    return load_model(
+        config.model,
+        weights=config.weights,
+        device=config.device,
+        settings=config.model_settings,
+    )
+
+
+def _prepare(config: SampleConfig, model: LoadedModel, settings: dict[str, Any]) -> EvaluationTask:
+    """Load and check everything else that the configuration names."""
+    from physadv.core.errors import OptionError
     from physadv.evaluation.evaluate import prepare_evaluation
 
-    return prepare_evaluation(
-        config.model,
+    if config.detector_goal:
+        limit = "It is for detectors, and this is a classifier"
+        raise OptionError("--detector-goal", limit, "Leave it out")
+    task = prepare_evaluation(
+        model,
         config.data,
         config.threat,
-        weights=config.weights,
-        model_settings=config.model_settings,
         split=config.split,
         labels=config.labels,
         limit=config.limit,
@@ -79,9 +100,13 @@ def _prepare(config: SampleConfig, settings: dict[str, Any]) -> EvaluationTask:
         batch_size=config.batch_size,
         speed=config.speed,
         seed=config.seed,
-        device=config.device,
+        device=model.device,
         **settings,
     )
+    if config.model_settings:
+        words = ", ".join(f"{k} {v}" for k, v in config.model_settings.items())
+        task.facts["model_settings"] = words
+    return task
 
 
 def _watch(evaluation: Evaluation) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -45,7 +46,8 @@ class _Journey(OrderedGroup):
         except Exception as error:
             message = getattr(error, "message", None)
             if isinstance(message, str):
-                error.message = redact_addresses(message)  # type: ignore[attr-defined]
+                with suppress(AttributeError):  # other libraries' errors compute theirs
+                    error.message = redact_addresses(message)  # type: ignore[attr-defined]
             raise
 
 

@@ -8,7 +8,7 @@ with and without gradients, is one on detectors, and the same checks judge its i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import pgd
 from physadv.core.boxes import box_iou
-from physadv.core.errors import ModelError, OptionError
+from physadv.core.errors import OptionError
 from physadv.core.findings import Finding
 from physadv.core.types import Detections
 from physadv.models.cards import LoadedModel
-from physadv.models.detectors import DetectedBoxes, non_maximum_suppression
+from physadv.models.detectors import DetectedBoxes, PredictSettings, predict_boxes
 
 DetectorGoal = Literal["hide", "fabricate", "mislabel"]
 GOALS: tuple[DetectorGoal, ...] = ("hide", "fabricate", "mislabel")
@@ -167,11 +167,14 @@ def detector_attack(
         >>> bool(result.success), len(result.before[0]), len(result.after[0])
         (True, 1, 0)
     """
-    if threshold is None:
-        stated = model.card.extra.get("score_threshold") if isinstance(model, LoadedModel) else None
-        threshold = 0.25 if stated is None else float(stated)
+    stated = model.card.extra if isinstance(model, LoadedModel) else {}
+    predict = PredictSettings.of(stated)
+    if threshold is not None:
+        _check(goal, threshold)
+        predict = replace(predict, score_threshold=threshold)
+    threshold = predict.score_threshold
     _check(goal, threshold)
-    before = _boxes(model, images, threshold)
+    before = _boxes(model, images, predict)
     if objects is not None and len(objects) != len(images):
         raise OptionError(
             f"{len(objects)} lists of objects for {len(images)} images", "One each", "Check them"
@@ -196,7 +199,7 @@ def detector_attack(
         moved,
         torch.cat(success) if success else torch.zeros(0, dtype=torch.bool),
         before,
-        _boxes(model, moved, threshold),
+        _boxes(model, moved, predict),
         tuple(findings),
     )
 
@@ -209,18 +212,7 @@ def _check(goal: str, threshold: float) -> None:
 
 
 def _boxes(
-    model: Callable[[Tensor], Detections], images: Tensor, threshold: float
+    model: Callable[[Tensor], Detections], images: Tensor, predict: PredictSettings
 ) -> tuple[DetectedBoxes, ...]:
-    """Boxes of each image after suppression."""
-    found: list[DetectedBoxes] = []
-    with torch.no_grad():
-        for image in images:
-            detections = model(image[None])
-            if not isinstance(detections, Detections):
-                raise ModelError(
-                    f"a model that returned {type(detections).__name__}",
-                    "A detector is needed, which returns Detections",
-                    "Use the attacks on classifiers",
-                )
-            found += non_maximum_suppression(detections, threshold)
-    return tuple(found)
+    """Boxes of each image after suppression, one at a time."""
+    return tuple(predict_boxes(model, image[None], predict)[0] for image in images)

@@ -1,5 +1,5 @@
-"""Parsing of JSON, TOML, YAML, XML and numbers from elsewhere: within bounds of size, depth and range,
-with one kind of error whatever is wrong."""
+"""Parsing of JSON, TOML, YAML, XML and numbers from elsewhere: within bounds of size, depth and
+range, with one kind of error whatever is wrong."""
 
 from __future__ import annotations
 
@@ -192,12 +192,12 @@ def parse_yaml(
         if len(text) > _MOST_YAML:
             raise ValueError(f"{len(text)} characters, at most {_MOST_YAML} are read")
         try:
-            return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - it makes text alone
+            return yaml.load(text, Loader=_PlainLoader)
         except yaml.YAMLError as fault:
             raise ValueError(_in_words(fault)) from fault
 
 
-class _PlainLoader(yaml.BaseLoader):
+class _PlainLoader(yaml.BaseLoader):  # type: ignore[misc]
     """Loader of text, lists and tables, without aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -16,6 +16,7 @@ from physadv.attacks._guarded_model import guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.evaluation.stages import AttackStage, Family, StageInput
+from physadv.threat.constraints import LpBall
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,49 @@ def attack_by_name(
         "black" if settings.surrogates else attack.family,
         lambda case: _run(attack, case, settings),
     )
+
+
+def attack_function(
+    name: str, ball: LpBall, settings: AttackSettings, seed: int
+) -> Callable[..., AttackResult]:
+    """Return an attack with its options bound, for any model of two logits or more.
+
+    Args:
+        name: Name of the attack, a key of ``ATTACKS``.
+        ball: Threat model.
+        settings: Options of the attack.
+        seed: Seed of its random starts.
+
+    Returns:
+        Function of a model, images, labels and, by keyword, the number ``index`` of the image.
+
+    Raises:
+        OptionError: The name is unknown, or the attack has no such norm or option.
+    """
+    if name not in ATTACKS:
+        raise OptionError(f"attack {name!r}", f"one of {', '.join(ATTACKS)}", "Choose one of these")
+    attack = ATTACKS[name]
+    _check_settings(attack, name, ball.norm, settings, False)
+
+    def run(model: Classifier, images: Tensor, labels: Tensor, *, index: int = 0) -> AttackResult:
+        known: dict[str, Any] = {
+            "levels": ball.levels,
+            "speed": "plain",
+            "seed": seed,
+            "index": torch.tensor([index], device=images.device),
+            "restarts": settings.restarts,
+            "loss": settings.loss,
+        }
+        options = {k: known[k] for k in attack.takes if known[k] is not None or k == "levels"}
+        if "index" not in attack.takes and "seed" in options:
+            options["seed"] = seed + index  # else each image would get the same draws
+        if attack.steps is not None and settings.steps is not None:
+            options[attack.steps] = settings.steps
+        if len(attack.norms) > 1:
+            options["norm"] = ball.norm
+        return attack.function(model, images, labels, eps=ball.eps, **options)
+
+    return run
 
 
 def _check_settings(

@@ -17,6 +17,15 @@ class SampleConfig(ModelSettings):
 
     model: shared.ModelName
     weights: shared.ModelWeights = None
+    detector_goal: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Detectors: hide, fabricate or mislabel objects; may repeat.",
+            "Attack",
+            default="all three",
+            completions=("hide", "fabricate", "mislabel"),
+        ),
+    ] = ()
     data: shared.DataPath
     split: shared.DataSplit = "test"
     labels: shared.ClassLabels = None

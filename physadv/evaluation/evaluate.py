@@ -511,7 +511,7 @@ def _load_classifier(
         raise ModelError(
             f"model {loaded.card.name!r}",
             "a classifier is needed, and this is a detector",
-            "attack detectors with `physadv patch`",
+            "use physadv.evaluate_detector, or make_patch",
         )
 
     return loaded

@@ -3,13 +3,16 @@ class."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from physadv.core.boxes import box_iou
+from physadv.core.errors import ModelError
 from physadv.core.types import Detections
 
 
@@ -34,6 +37,98 @@ class DetectedBoxes:
         """Return only the boxes of class ``label``."""
         chosen = self.labels == label
         return DetectedBoxes(self.boxes[chosen], self.scores[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How a detector turns its candidates into boxes where it is deployed.
+
+    A card, or ``<file>.toml`` beside a model file, states them under these names.
+
+    Attributes:
+        score_threshold: Score in (0, 1) from which a box counts.
+        nms_iou: Overlap in (0, 1] over which the lesser of two boxes of a class is dropped.
+        multi_label: Whether a candidate counts for each class that reaches the threshold.
+        max_boxes: Largest number of boxes an image.
+
+    Raises:
+        ModelError: A value cannot be used.
+
+    Example:
+        >>> PredictSettings.of({"nms_iou": 0.7}).in_words()
+        'score from 0.25, NMS at IoU 0.7, best class of each candidate, at most 300 boxes'
+    """
+
+    score_threshold: float = 0.25
+    nms_iou: float = 0.45
+    multi_label: bool = False
+    max_boxes: int = 300
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "nms_iou"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 < value <= 1:
+                raise ModelError(f"{name} {value!r}", "It lies in (0, 1]", "Correct the card")
+        if not isinstance(self.multi_label, bool):
+            raise ModelError(f"multi_label {self.multi_label!r}", "True or false", "Correct it")
+        most = self.max_boxes
+        if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= 100_000:
+            raise ModelError(f"max_boxes {most!r}", "1 to 100000", "Correct the card")
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> PredictSettings:
+        """Return the settings among the entries of ``table``, such as a card's ``extra``."""
+        names = ("score_threshold", "nms_iou", "multi_label", "max_boxes")
+        return cls(**{name: table[name] for name in names if table.get(name) is not None})
+
+    def in_words(self) -> str:
+        """Return the settings in words, for cards and reports."""
+        classes = "every class" if self.multi_label else "best class"
+        return (
+            f"score from {self.score_threshold:g}, NMS at IoU {self.nms_iou:g}, {classes} of each "
+            f"candidate, at most {self.max_boxes} boxes"
+        )
+
+    def boxes_of(self, detections: Detections, floor: float | None = None) -> list[DetectedBoxes]:
+        """Return the boxes of each image of ``detections``; from the score ``floor`` instead of the
+        threshold, where one is given."""
+        return non_maximum_suppression(
+            detections,
+            self.score_threshold if floor is None else floor,
+            self.nms_iou,
+            multi_label=self.multi_label,
+            limit=self.max_boxes,
+        )
+
+
+def predict_boxes(
+    model: Callable[[Tensor], Any], images: Tensor, settings: PredictSettings | None = None
+) -> list[DetectedBoxes]:
+    """Return the boxes that a detector finds, as its own prediction does.
+
+    Args:
+        model: Detector that returns Detections before suppression.
+        images: Images (b, 3, h, w) in [0, 1].
+        settings: Threshold and suppression; None for those of the model's card.
+
+    Returns:
+        Boxes of each image, best first.
+
+    Raises:
+        ModelError: The model returns no Detections.
+    """
+    with torch.no_grad():
+        detections = model(images)
+    if not isinstance(detections, Detections):
+        raise ModelError(
+            f"a model that returned {type(detections).__name__}",
+            "A detector is needed, which returns Detections",
+            "Use the attacks on classifiers",
+        )
+    card = getattr(model, "card", None)
+    chosen = settings or PredictSettings.of(card.extra if card is not None else {})
+    return chosen.boxes_of(detections)
 
 
 def non_maximum_suppression(

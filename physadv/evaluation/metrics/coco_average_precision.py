@@ -93,27 +93,62 @@ def coco_average_precision(
         >>> coco_average_precision([one]).ap
         1.0
     """
-    if area not in AREAS:
-        raise OptionError(f"area {area!r}", f"One of {', '.join(AREAS)}", "Choose one of them")
-    classes = sorted({int(c) for image in images for c in image.true_labels})
-    by_overlap, objects = {}, 0
-    for number in classes:
-        matched = [_match(image, number, AREAS[area], most) for image in images]
-        count = sum(m.count for m in matched)
-        if count:
-            objects += count
-            by_overlap[number] = _precision(matched, count)
+    return CocoMatches(images, area=area, most=most).average_precision()
 
-    if not by_overlap:
-        return CocoAveragePrecision(nan, nan, nan, {}, 0)
-    table = np.stack(list(by_overlap.values()))
-    return CocoAveragePrecision(
-        float(table.mean()),
-        float(table[:, OVERLAPS.index(0.5)].mean()),
-        float(table[:, OVERLAPS.index(0.75)].mean()),
-        {number: float(row.mean()) for number, row in by_overlap.items()},
-        objects,
-    )
+
+class CocoMatches:
+    """Detections matched to objects once, for the average precision of any choice of images.
+
+    Args:
+        images: Detections and objects of each image.
+        area: Range of areas that counts, a key of ``AREAS``.
+        most: Largest number of detections of a class in an image that count, the best first.
+
+    Raises:
+        OptionError: ``area`` is unknown.
+
+    Example:
+        >>> box = np.array([[0.0, 0.0, 10.0, 10.0]])
+        >>> one = ImageDetections(box, np.array([0.9]), np.array([0]), box, np.array([0]))
+        >>> none = ImageDetections(box[:0], np.zeros(0), np.zeros(0, int), box, np.array([0]))
+        >>> matches = CocoMatches([one, none])
+        >>> matches.average_precision([0]).ap50, round(matches.average_precision().ap50, 2)
+        (1.0, 0.5)
+    """
+
+    def __init__(
+        self, images: Sequence[ImageDetections], *, area: str = "all", most: int = 100
+    ) -> None:
+        if area not in AREAS:
+            raise OptionError(f"area {area!r}", f"One of {', '.join(AREAS)}", "Choose one of them")
+        self.count = len(images)
+        classes = sorted({int(c) for image in images for c in image.true_labels})
+        self._matched = {
+            number: [_match(image, number, AREAS[area], most) for image in images]
+            for number in classes
+        }
+
+    def average_precision(self, chosen: Sequence[int] | None = None) -> CocoAveragePrecision:
+        """Return the figures of the images ``chosen``, by their number; of all where it is None."""
+        numbers = range(self.count) if chosen is None else chosen
+        by_overlap, objects = {}, 0
+        for number, every in self._matched.items():
+            matched = [every[i] for i in numbers]
+            count = sum(m.count for m in matched)
+            if count:
+                objects += count
+                by_overlap[number] = _precision(matched, count)
+
+        if not by_overlap:
+            return CocoAveragePrecision(nan, nan, nan, {}, 0)
+        table = np.stack(list(by_overlap.values()))
+        return CocoAveragePrecision(
+            float(table.mean()),
+            float(table[:, OVERLAPS.index(0.5)].mean()),
+            float(table[:, OVERLAPS.index(0.75)].mean()),
+            {number: float(row.mean()) for number, row in by_overlap.items()},
+            objects,
+        )
 
 
 @dataclass(frozen=True)
