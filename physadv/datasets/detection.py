@@ -247,6 +247,18 @@ def read_detection_dataset(path: str | Path, *, split: str | None = None) -> Det
         DataError: The data are missing, empty, damaged or in no such layout, or the part is not
             there.
         OptionError: ``split`` names no part.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from physadv.core.image_io import save_png
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_png(Path(folder) / "a.png", np.zeros((20, 10, 3), np.uint8))
+        ...     _ = Path(folder, "a.txt").write_text("0 0.5 0.5 0.2 0.4")
+        ...     _ = Path(folder, "classes.txt").write_text("stop")
+        ...     data = read_detection_dataset(folder)
+        ...     data.classes, data[0][1].boxes.round().tolist()
+        (('stop',), [[4.0, 6.0, 6.0, 14.0]])
     """
     check_split(split)
     place = Path(path).expanduser()

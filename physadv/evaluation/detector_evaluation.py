@@ -601,7 +601,7 @@ def evaluate_detector(
         >>> data = detection_in_memory([image], [box], [np.array([0])], ("object",))
         >>> detector = as_model(Level(), task="detect", classes=["object"])
         >>> result = evaluate_detector(detector, data, "linf:0.3", goals=["hide"], attack="pgd")
-        >>> result.clean.ap50.value, result.goals["hide"].ap50.value
+        >>> result.clean.recall.rate, result.goals["hide"].recall.rate
         (1.0, 0.0)
     """
     with preserved_state():

@@ -1517,3 +1517,6 @@ def scratch() -> Path:
     """Return a new folder in memory where there is one."""
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     return Path(tempfile.mkdtemp(prefix="physadv-fuzz-", dir=place))
+
+
+from fuzz import data_set_readers  # noqa: E402, F401 - registers its readers here
