@@ -16,13 +16,13 @@ import argparse
 import gzip
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
@@ -31,6 +31,7 @@ from physadv.certification.bounds.verify import margin_forms, prepare_graph, ver
 from physadv.core.rows import Row, append_rows
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.models.architectures.cnn import ARCHITECTURES, build_network
 from physadv.models.architectures.signnet import SignNet
 
 
@@ -94,31 +95,84 @@ def interleaved(actions: Mapping[str, Callable[[], object]], runs: int) -> dict[
     return times
 
 
+class _Block(nn.Module):
+    """Residual block of two 3x3 convolutions with batch normalization."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rectified sum of branch and shortcut."""
+        total: Tensor = self.branch(x) + self.shortcut(x)
+        return total.relu()
+
+
+def _residual() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(_Block(16, 16, 1), _Block(16, 32, 2), _Block(32, 64, 2)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
+
+
+def _pooled(pool: type[nn.Module]) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), pool(2)),
+        *(nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), pool(2)),
+        *(nn.Flatten(), nn.Linear(2048, 64), nn.ReLU(), nn.Linear(64, 10)),
+    )
+
+
+def _cost_nets(data: Path) -> Iterator[tuple[str, nn.Module, tuple[int, int, int]]]:
+    """Yield the networks whose cost is measured, with the shape of an image."""
+    weights = data / "weights" / "wongkolter_mnist_eps01.pth"
+    yield "wongkolter-mnist", load_model("wongkolter-mnist", weights=weights), (1, 28, 28)
+    torch.manual_seed(0)
+    for name in ARCHITECTURES[:4]:
+        for channels, side in ((1, 28), (3, 32)):
+            net = build_network(name, channels=channels, side=side, classes=10)
+            yield name, net, (channels, side, side)
+    yield "signnet", SignNet(), (3, 64, 64)
+    yield "residual", _residual(), (3, 32, 32)
+    yield "max-pooled", _pooled(nn.MaxPool2d), (3, 32, 32)
+    yield "average-pooled", _pooled(nn.AvgPool2d), (3, 32, 32)
+
+
 @torch.no_grad()
 def costs(args: argparse.Namespace) -> list[Row]:
-    """IBP with merged margins beside a forward pass of the module itself, on a plain and a residual
-    net."""
-    mnist = load_model(
-        "wongkolter-mnist", weights=args.data / "weights" / "wongkolter_mnist_eps01.pth"
-    )
+    """IBP with merged margins beside a forward pass of the module itself, on nets of each kind."""
     found = []
-    for name, net, shape in (
-        ("wongkolter-mnist", mnist, (1, 28, 28)),
-        ("signnet", SignNet().eval(), (3, 64, 64)),
-    ):
+    for name, module, shape in _cost_nets(args.data):
+        net = module.eval().requires_grad_(False)
         graph = prepare_graph(net, shape)
-        x = torch.rand((64, *shape), generator=torch.Generator().manual_seed(0))
-        forms = margin_forms(torch.zeros(64, dtype=torch.long), graph.classes)
+        x = torch.rand((args.batch, *shape), generator=torch.Generator().manual_seed(0))
+        forms = margin_forms(torch.zeros(args.batch, dtype=torch.long), graph.classes)
         times = interleaved(
             {
                 "forward": partial(net, x),
                 "folded": partial(graph, x),
                 "ibp": partial(_ibp, graph, x, forms),
             },
-            args.runs * (10 if name == "wongkolter-mnist" else 1),  # milliseconds need more turns
+            args.runs,
         )
-        row: Row = {"net": name, "batch": 64, "turns": 0}
-        row["turns"] = len(times["ibp"])
+        row: Row = {
+            "net": name,
+            "input": "x".join(map(str, shape)),
+            "batch": args.batch,
+            "turns": len(times["ibp"]),
+        }
         row |= {f"{key}_s": statistics.median(taken) for key, taken in times.items()}
         for below in ("forward", "folded"):
             ratios = [a / b for a, b in zip(times["ibp"], times[below], strict=True)]
@@ -126,10 +180,12 @@ def costs(args: argparse.Namespace) -> list[Row]:
             row[f"over_{below}_quartiles"] = statistics.quantiles(ratios, n=4)[::2]
         low, high = row["over_forward_quartiles"]
         print(
-            f"{name:17} forward {row['forward_s'] * 1e3:.2f} ms, IBP {row['ibp_s'] * 1e3:.2f} ms: "
+            f"{name:17} {row['input']:8} forward {row['forward_s'] * 1e3:6.2f} ms, "
+            f"IBP {row['ibp_s'] * 1e3:6.2f} ms: "
             f"x{row['over_forward']:.2f} (quartiles {low:.2f} to {high:.2f}), "
             f"x{row['over_folded']:.2f} of the pass "
-            f"with norms folded; {row['turns']} turns"
+            f"with norms folded; {row['turns']} turns",
+            flush=True,
         )
         found.append(row)
     return found
@@ -147,7 +203,8 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--runs", type=int, default=21)
+    parser.add_argument("--runs", type=int, default=61)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)

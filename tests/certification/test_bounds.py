@@ -26,7 +26,7 @@ from physadv.certification.bounds.activations import (
 from physadv.certification.bounds.graph import LayerGraph, relu_nodes
 from physadv.certification.bounds.ibp import interval_boxes
 from physadv.certification.bounds.input_ball import InputBall
-from physadv.certification.bounds.layers import MaxLayer, ScaleLayer
+from physadv.certification.bounds.layers import MaxLayer, ReluLayer, ScaleLayer
 from physadv.certification.bounds.linear_forms import WindowForms
 from physadv.certification.bounds.relaxations import Relaxation, max_planes, relu_lines
 from physadv.certification.bounds.tracing import trace_graph
@@ -228,6 +228,32 @@ def test_relu_lies_between_its_lines(low: float, width: float, at: float, parall
     x = box[0] + at * (box[1] - box[0])
     assert float(found.lower * x) <= float(x.relu()) + 1e-9
     assert float(found.upper * x + found.upper_shift) >= float(x.relu()) - 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_middle_and_radius_of_a_relu_are_those_of_its_ends(dtype: torch.dtype) -> None:
+    """On boxes below, across and above zero, points among them; and so are the gradients."""
+    draw = torch.Generator().manual_seed(3)
+    middle = torch.randn(4000, generator=draw, dtype=torch.float64).to(dtype)
+    radius = torch.rand(4000, generator=draw, dtype=torch.float64).to(dtype)
+    radius[::7] = 0
+    middle.requires_grad_(True)
+    radius.requires_grad_(True)
+
+    lower, upper = ReluLayer().value_range(middle - radius, middle + radius)
+    wanted = (lower + upper) / 2, (upper - lower) / 2
+    found = ReluLayer().middle_range(middle, radius)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, atol=4 * torch.finfo(dtype).eps)
+        weights = torch.randn(4000, generator=draw, dtype=torch.float64).to(dtype)
+        pairs = [
+            torch.autograd.grad((v * weights).sum(), (middle, radius), retain_graph=True)
+            for v in (one, other)
+        ]
+        own = (radius > 0).detach()
+        for a, b in zip(*pairs, strict=True):
+            assert torch.allclose(a[own], b[own])
+    assert bool((found[1] >= 0).all())
 
 
 SMOOTH = [SigmoidLayer(), TanhLayer(), SoftplusLayer(), SoftplusLayer(3.0, 12.0)]

@@ -4,7 +4,7 @@ two forward passes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
     ConcatLayer,
+    ConvLayer,
     GatherLayer,
     Layer,
-    NonnegativeMap,
     RelaxedLayer,
     ReshapeLayer,
     ScaleLayer,
@@ -33,12 +33,33 @@ Tighten = Callable[[int, Box], Box]
 
 @dataclass(frozen=True)
 class _ValueBounds:
-    """Bounds of a value: its box and, while it is an affine image of an l_2 ball with axes, center
-    and axes."""
+    """Bounds of a value: a box by its ends or by its middle and radius, whichever was computed; and
+    center and axes while the value is an affine image of an l_2 ball with axes.
 
-    box: Box
+    Affine layers and ReLUs pass middle and radius on, which saves passes over the values.
+    """
+
+    ends: Box | None = None
+    middle: Box | None = None
     center: Tensor | None = None
     axes: Tensor | None = None
+
+    @property
+    def box(self) -> Box:
+        """Lower and upper end."""
+        if self.ends is not None:
+            return self.ends
+        middle, radius = self.middle_and_radius
+        return middle - radius, middle + radius
+
+    @property
+    def middle_and_radius(self) -> Box:
+        """Middle of the box, and half its width."""
+        if self.middle is not None:
+            return self.middle
+        lower, upper = self.box
+        middle = torch.lerp(lower, upper, 0.5)
+        return middle, upper - middle
 
 
 def interval_boxes(
@@ -73,7 +94,7 @@ def interval_boxes(
         (torch.Size([2, 3]), True)
     """
     axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
-    values = {0: _ValueBounds(ball.box(), ball.center, axes)}
+    values = {0: _ValueBounds(ball.box(), center=ball.center, axes=axes)}
     last_readers = graph.last_readers()
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
@@ -99,11 +120,19 @@ def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
     """
-    if ball.center.ndim == 4 and ball.center.shape[1] > 1 and not torch.is_grad_enabled():
-        # Convolutions of more than one channel are faster in this memory format.
+    if ball.center.ndim == 4 and not torch.is_grad_enabled() and _is_faster_channels_last(graph):
         ball = ball.channels_last()
     stops = interval_boxes(graph, ball, graph.last_nonlinear())
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), stops=stops)
+
+
+def _is_faster_channels_last(graph: LayerGraph) -> bool:
+    """Whether convolutions of ``graph`` are faster on values whose channels lie side by side, as
+    measured: those of more than one channel that keep the size of the map."""
+    layers = [node.layer for node in graph.nodes if isinstance(node.layer, ConvLayer)]
+    return any(
+        layer.stride == (1, 1) and layer.weight.shape[1] * layer.groups > 1 for layer in layers
+    )
 
 
 def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
@@ -111,41 +140,41 @@ def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
 
     Nothing is written in place: a slice, reshape or permute of the same memory may be read later.
     """
-    lower, upper = inputs[0].box
+    source = inputs[0]
     if isinstance(layer, RelaxedLayer):
-        return _ValueBounds(layer.value_range(lower, upper))
-    if isinstance(layer, ConcatLayer):
-        ends = zip(*(bounds.box for bounds in inputs), strict=True)
-        below, above = (layer.value(*end) for end in ends)
-        return _ValueBounds((below, above))
-    if isinstance(layer, AddLayer):
-        return _ValueBounds((lower + inputs[1].box[0], upper + inputs[1].box[1]))
+        middle = None if source.middle is None else layer.middle_range(*source.middle)
+        if middle is not None:
+            return _ValueBounds(middle=middle)
+        return _ValueBounds(layer.value_range(*source.box))
+    if isinstance(layer, AddLayer | ConcatLayer):
+        pairs = zip(*(bounds.middle_and_radius for bounds in inputs), strict=True)
+        center, radius = (layer.value(*parts) for parts in pairs)
+        return _ValueBounds(middle=(center, radius))
 
     if not isinstance(layer, AffineLayer):
         raise ModelError(
             f"layer {type(layer).__name__}", "has no interval rule", "Fold the graph first"
         )
-
-    if isinstance(layer, GatherLayer):
-        return _ValueBounds(layer.box(lower, upper))  # copies are no axes of an ellipsoid
-    if isinstance(layer, NonnegativeMap | ReshapeLayer):
-        return _ellipsoid(layer, (layer.value(lower), layer.value(upper)), inputs[0])
-    return _ellipsoid(layer, layer.box(lower, upper), inputs[0])
+    center, radius = source.middle_and_radius
+    bounds = _ValueBounds(middle=(layer.value(center), layer.spread(radius)))
+    # Copies are no axes of an ellipsoid.
+    return bounds if isinstance(layer, GatherLayer) else _ellipsoid(layer, bounds, source)
 
 
-def _ellipsoid(layer: AffineLayer, box: Box, source: _ValueBounds) -> _ValueBounds:
-    """Intersect ``box`` with the exact box of an ellipsoid, for the first layers after an l_2
+def _ellipsoid(layer: AffineLayer, bounds: _ValueBounds, source: _ValueBounds) -> _ValueBounds:
+    """Intersect ``bounds`` with the exact box of an ellipsoid, for the first layers after an l_2
     ball."""
     if source.axes is None or source.center is None:
-        return _ValueBounds(box)
+        return bounds
     if isinstance(layer, ScaleLayer | ReshapeLayer):
-        return _ValueBounds(box, layer.value(source.center), layer.spread(source.axes))
+        center, axes = layer.value(source.center), layer.spread(source.axes)
+        return replace(bounds, center=center, axes=axes)
 
     radius = layer.squared_spread(source.axes)
     if radius is None:
-        return _ValueBounds(box)
+        return bounds
 
-    middle = layer.value(source.center)
+    center, (lower, upper) = layer.value(source.center), bounds.box
     return _ValueBounds(
-        (torch.maximum(box[0], middle - radius), torch.minimum(box[1], middle + radius))
+        (torch.maximum(lower, center - radius), torch.minimum(upper, center + radius))
     )

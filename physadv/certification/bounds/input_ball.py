@@ -46,7 +46,7 @@ class InputBall:
         """Return (lower, upper), the smallest box that holds the set."""
         lower, upper = self.center - self.eps, self.center + self.eps
         if self.limits is not None:
-            lower, upper = lower.clamp(*self.limits), upper.clamp(*self.limits)
+            lower, upper = lower.clamp_(*self.limits), upper.clamp_(*self.limits)
         return lower, upper
 
     def minimum(self, forms: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class InputBall:
         if self.norm == "linf":
             return box_minimum(rows, *self.box())
 
-        at_center = torch.einsum("bkn,bn->bk", rows, self.center.flatten(1))
+        at_center = form_values(rows, self.center.flatten(1))
         least: Tensor = at_center - self.eps * rows.norm(dim=2)
         if self.limits is None:
             return least
@@ -144,4 +144,12 @@ def box_minimum(rows: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         upper: Upper ends, of the same shape.
     """
     middle, radius = (lower + upper).flatten(1) / 2, (upper - lower).flatten(1) / 2
-    return torch.einsum("bkn,bn->bk", rows, middle) - torch.einsum("bkn,bn->bk", rows.abs(), radius)
+    return form_values(rows, middle) - form_values(rows.abs(), radius)
+
+
+def form_values(rows: Tensor, value: Tensor) -> Tensor:
+    """Return the values (..., k) of linear forms ``rows`` (..., k, n) at ``value`` (..., n).
+
+    A row times a matrix is several times faster in a batch than a matrix times a column.
+    """
+    return (value[..., None, :] @ rows.mT)[..., 0, :]

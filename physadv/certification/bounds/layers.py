@@ -36,6 +36,11 @@ class RelaxedLayer(Layer):
         """Return the smallest box of the layer's values over the box from ``lower`` to
         ``upper``."""
 
+    def middle_range(self, middle: Tensor, radius: Tensor) -> Box | None:
+        """Return middle and radius of that box over the box of ``middle`` and ``radius``; None
+        where there is no faster way than by its ends."""
+        return None
+
     @abstractmethod
     def undecided(self, box: Box) -> Tensor:
         """Return (b, *shape) bool: the inputs whose smaller box would make the relaxation
@@ -64,12 +69,6 @@ class AffineLayer(Layer):
         None where it is not implemented."""
         return None
 
-    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest box of the layer's values over the box from ``lower`` to
-        ``upper``."""
-        middle, radius = self.value((lower + upper) / 2), self.spread((upper - lower) / 2)
-        return middle - radius, middle + radius
-
     def constant(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return c as (1, *out), for inputs of ``shape`` and the type and device of ``like``."""
         return self.value(torch.zeros((1, *shape), dtype=like.dtype, device=like.device))
@@ -82,47 +81,36 @@ class _Weighted(AffineLayer):
     weight: Tensor
     bias: Tensor | None
 
-    def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the layer's output on ``x`` with another weight and bias."""
-        raise NotImplementedError
-
-    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the box over the box from ``lower`` to ``upper``.
-
-        Without gradients W / 2 and |W| / 2 are cached, which saves passes over the values.
-        """
-        if torch.is_grad_enabled():
-            return super().box(lower, upper)
-
-        half, positive = self._halves()
-        middle = self._applied(lower + upper, half, self.bias)
-        radius = self._applied(upper - lower, positive, None)
-        return middle - radius, middle.add_(radius)
-
-    def _halves(self) -> tuple[Tensor, Tensor]:
-        """Return W / 2 and |W| / 2, computed anew after the weights changed."""
+    def _magnitudes(self) -> Tensor:
+        """Return |W|; without gradients it is kept, and computed anew after the weights changed."""
+        if torch.is_grad_enabled() or self.weight.requires_grad:
+            return self.weight.abs()
         stamp = self.weight._version, self.weight.data_ptr()
         kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != stamp or self.weight.requires_grad:
-            kept = stamp, self.weight / 2, self.weight.abs() / 2
+        if kept is None or kept[0] != stamp:
+            kept = stamp, self.weight.abs()
             object.__setattr__(self, "_kept", kept)
-        return kept[1], kept[2]
+        magnitudes: Tensor = kept[1]
+        return magnitudes
 
 
 @dataclass(frozen=True)
 class LinearLayer(_Weighted):
     """A fully connected layer: weight (out, in), bias (out) or None."""
 
-    def _applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
-
     def value(self, *inputs: Tensor) -> Tensor:
         """Return W x + c."""
         return F.linear(inputs[0], self.weight, self.bias)
 
+    def constant(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return c as (1, *out)."""
+        if self.bias is None or len(shape) != 1:
+            return super().constant(like, shape)
+        return self.bias[None]
+
     def spread(self, radius: Tensor) -> Tensor:
         """Return |W| ``radius``."""
-        return F.linear(radius, self.weight.abs())
+        return F.linear(radius, self._magnitudes())
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
         """Return the exact spread over an ellipsoid with half axes ``radius``."""
@@ -149,7 +137,7 @@ class ConvLayer(_Weighted):
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return the convolution of ``radius`` with |W|."""
-        return self._applied(radius, self.weight.abs(), None)
+        return self._applied(radius, self._magnitudes(), None)
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
         """Return the exact spread over an ellipsoid with half axes ``radius``."""
@@ -185,7 +173,7 @@ class ScaleLayer(AffineLayer):
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Return factor x + shift."""
-        return inputs[0] * self.factor + self.shift
+        return (inputs[0] * self.factor).add_(self.shift)
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return ``radius`` times |factor|."""
@@ -291,10 +279,6 @@ class GatherLayer(AffineLayer):
         """Return the chosen ``radius``."""
         return self.value(radius)
 
-    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the chosen ends."""
-        return self.value(lower), self.value(upper)
-
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the sums of ``form`` over the copies of each input of ``shape``."""
         flat = form.new_zeros((len(form), int(torch.Size(shape).numel())))
@@ -319,6 +303,16 @@ class ReluLayer(RelaxedLayer):
     def value_range(self, lower: Tensor, upper: Tensor) -> Box:
         """Return the positive parts of both ends."""
         return lower.relu(), upper.relu()
+
+    def middle_range(self, middle: Tensor, radius: Tensor) -> Box:
+        """Return middle and radius of the positive parts of a box, in three passes.
+
+        The new radius is 0 where the box lies below zero, half its upper end where it straddles
+        zero, and the old one above; the new middle is the radius or the old middle.
+        """
+        zero = radius.new_zeros(())
+        narrowed = torch.lerp(middle, radius, 0.5).clamp_(zero, radius)
+        return torch.maximum(narrowed, middle), narrowed
 
     def undecided(self, box: Box) -> Tensor:
         """Return which inputs straddle zero."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.certification.bounds.input_ball import InputBall, box_minimum
+from physadv.certification.bounds.input_ball import InputBall, box_minimum, form_values
 from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
@@ -86,9 +86,9 @@ class DenseForms(LinearForms):
         if isinstance(relaxed, MaxPlanes):
             return self._past_maxima(relaxed)
         negative, positive = self.rows.clamp_max(0), self.rows.clamp_min(0)
-        constant = _products(negative.flatten(2), relaxed.upper_shift.flatten(1))
+        constant = form_values(negative.flatten(2), relaxed.upper_shift.flatten(1))
         if relaxed.lower_shift is not None:
-            constant = constant + _products(positive.flatten(2), relaxed.lower_shift.flatten(1))
+            constant = constant + form_values(positive.flatten(2), relaxed.lower_shift.flatten(1))
 
         lower = relaxed.lower if relaxed.per_form else relaxed.lower[:, None]
         rows = torch.addcmul(negative * relaxed.upper[:, None], positive, lower)
@@ -99,7 +99,7 @@ class DenseForms(LinearForms):
     def _past_maxima(self, planes: MaxPlanes) -> tuple[DenseForms, Tensor]:
         rows = self.rows.flatten(2)
         negative, positive = rows.clamp_max(0), rows.clamp_min(0)
-        constant = _products(negative, planes.shift)
+        constant = form_values(negative, planes.shift)
 
         batch, forms = rows.shape[:2]
         flat = rows.new_zeros((batch, forms, int(torch.Size(planes.shape).numel())))
@@ -195,10 +195,10 @@ class WindowForms(LinearForms):
             return self.dense().past(relaxed)
         negative, positive = self.cut.clamp_max(0), self.cut.clamp_min(0)
         shift = self._windows(relaxed.upper_shift).flatten(2)
-        constant = _products(negative.flatten(3), shift)
+        constant = form_values(negative.flatten(3), shift)
         if relaxed.lower_shift is not None:
             shift = self._windows(relaxed.lower_shift).flatten(2)
-            constant = constant + _products(positive.flatten(3), shift)
+            constant = constant + form_values(positive.flatten(3), shift)
 
         above = negative * self._windows(relaxed.upper)
         cut = torch.addcmul(above, positive, self._windows(relaxed.lower))
@@ -212,14 +212,14 @@ class WindowForms(LinearForms):
 
     def dot(self, value: Tensor) -> Tensor:
         """Return the values (b, k) at ``value``."""
-        return _products(self.cut.flatten(3), self._windows(value).flatten(2)).flatten(1)
+        return form_values(self.cut.flatten(3), self._windows(value).flatten(2)).flatten(1)
 
     def minimum(self, ball: InputBall) -> Tensor:
         """Return lower bounds (b, k) over ``ball``."""
         if ball.norm == "linf":
             return self.box_minimum(ball.box())
         size = self._cleaned().cut.flatten(3).norm(dim=3)
-        at_center = _products(self.cut.flatten(3), self._windows(ball.center).flatten(2))
+        at_center = form_values(self.cut.flatten(3), self._windows(ball.center).flatten(2))
         least = (at_center - ball.eps * size).flatten(1)
         return least if ball.limits is None else torch.maximum(least, self.box_minimum(ball.box()))
 
@@ -228,7 +228,7 @@ class WindowForms(LinearForms):
         middle = self._windows((box[0] + box[1]) / 2).flatten(2)
         radius = self._windows((box[1] - box[0]) / 2).flatten(2)
         cut = self.cut.flatten(3)
-        return (_products(cut, middle) - _products(cut.abs(), radius)).flatten(1)
+        return (form_values(cut, middle) - form_values(cut.abs(), radius)).flatten(1)
 
     def plus(self, other: LinearForms) -> LinearForms:
         """Return the sum with ``other``, as windows where strides agree and one window holds the
@@ -312,8 +312,3 @@ def _widened(cuts: Tensor, layer: ConvLayer) -> Tensor:
     eye = torch.eye(inner, dtype=cuts.dtype, device=cuts.device).view(inner, *cuts.shape[1:])
     matrix = F.conv_transpose2d(eye, layer.weight, None, layer.stride, groups=layer.groups)
     return (cuts.flatten(1) @ matrix.flatten(1)).view(count, outer, side, side)
-
-
-def _products(rows: Tensor, value: Tensor) -> Tensor:
-    """Return (..., k) from forms (..., k, n) at values (..., n)."""
-    return (rows @ value[..., None])[..., 0]
