@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Pair = tuple[float, float]
+UNCHECKED = "(Quoted from memory, not checked against the paper.)"
+"""What follows a published figure whose source was not at hand."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from physadv.patches.optimize import measure_patch, optimize_patch, render_scene
 from physadv.patches.task import PatchTask, sample_scenes
 from physadv.studies.attack_configs import PhysicalConfig
 from physadv.studies.page import (
+    UNCHECKED,
     Axis,
     Chart,
     Comparison,
@@ -600,7 +601,7 @@ def _comparisons(
         Comparison(
             "Success of a robust example over the views it was made for",
             ATHALYE.cited,
-            "96.4 % (2-D, simulated), 83.4 % (3-D, rendered); table 1 and 2",
+            f"96.4 % (2-D, simulated), 83.4 % (3-D, rendered); tables 1 and 2. {UNCHECKED}",
             f"{_rate(own[last])}, made for and measured with the {last}",
             "Towards a chosen class and with small changes of a whole texture there; any wrong "
             "class and a visible sticker here.",
@@ -608,14 +609,14 @@ def _comparisons(
         Comparison(
             "Success printed and photographed",
             ATHALYE.cited,
-            "82 % of 100 photos of a turtle, 59 % of 100 of a baseball; table 3",
+            f"82 % of 100 photos of a turtle, 59 % of 100 of a baseball; table 3. {UNCHECKED}",
             f"{_rate(_way(rows, last, camera))}, {camera} in simulation",
             "Real photos there, a simulation here; a chosen class there.",
         ),
         Comparison(
             "Stickers on a stop sign, filmed while driving past",
             EYKHOLT.cited,
-            "84.8 % of the frames (LISA-CNN, camouflage art); 100 % at rest",
+            "84.8 % of the frames from a moving car, 100 % of the images in the lab (abstract)",
             f"{_rate(_way(rows, last, camera))}, {camera} in simulation",
             "Real frames there; another net, one large sticker and simulated cameras here.",
         ),
