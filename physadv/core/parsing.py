@@ -32,7 +32,7 @@ _DEEPEST = 100
 """Most elements within each other in XML."""
 _LARGEST_WHOLE = 1 << 64
 """Bound of whole numbers, above that of seeds; larger ones overflow floats, sizes and indices."""
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _CONSTANT = re.compile(r"[:\[,]\s*(NaN|-?Infinity)\b")
 _ODD_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|\\U0000(?:0000|[dD][89a-fA-F])")

@@ -45,14 +45,14 @@ _UNITS_PX = {
     **{"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 96 / 25.4},
     **{"em": 16.0, "ex": 8.0},
 }
-_LENGTH = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-z%]*)")
+_LENGTH = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-z%]*)")
 
 _FUNCTION = re.compile(r"\b(var|calc|env|attr|min|max|clamp)\(")
 _COLOR_FUNCTION = re.compile(r"\b(hwb|lab|lch|oklab|oklch|color|color-mix|light-dark)\(")
-_REFERENCE = re.compile(r"url\(\s*['\"]?([^'\")]*)['\"]?\s*\)\s*(\S*)")
+_REFERENCE = re.compile(r"url\(((?:'[^']*'|\"[^\"]*\"|[^'\"()])*)\)\s*(\S*)")
 _COLORS = ("fill", "stroke", "color", "stop-color", "flood-color", "lighting-color")
 _GEOMETRY = ("d", "cx", "cy", "r", "rx", "ry", "x", "y", "width", "height")
-_PSEUDO = re.compile(r"::?[\w-]+(?:\([^)]*\))?")
+_PSEUDO = re.compile(r"::?[\w-]+(?:\([^()]*\))?")
 _HARMLESS_PSEUDO = (":first-child", ":hover", ":focus", ":active", ":visited", ":link")
 
 
@@ -282,7 +282,8 @@ def _check_declaration(
         raise refuse()
 
     if key in _COLORS or key in {"filter", "clip-path", "mask"}:
-        for target, fallback in _REFERENCE.findall(value):
+        for quoted, fallback in _REFERENCE.findall(value):
+            target = quoted.strip().strip("'\"").strip()
             if not target.startswith("#"):
                 raise refuse()
             if target[1:] not in identifiers and not fallback:
@@ -299,8 +300,10 @@ def _check_background(value: str) -> None:
 
 def _check_sheet(sheet: str, identifiers: set[str | None]) -> None:
     """Refuse rules of a style sheet that the renderer passes over."""
-    sheet = re.sub(r"/\*.*?\*/|<!--|-->", "", sheet, flags=re.DOTALL)
-    sheet = re.sub(r"@font-face\s*\{[^}]*\}|@(charset|namespace)[^;]*;", "", sheet)
+    # What is not closed reaches to the end, as in CSS; to look for its end anew from each start
+    # would take time by the square of the length.
+    sheet = re.sub(r"/\*.*?(\*/|\Z)|<!--|-->", "", sheet, flags=re.DOTALL)
+    sheet = re.sub(r"@font-face\s*\{[^}]*(\}|\Z)|@(charset|namespace)[^;]*(;|\Z)", "", sheet)
     if rule := re.search(r"@[\w-]+", sheet):
         raise RefusedError(f"the rule {rule[0]} of its style sheet is not drawn", _DRAW_REMEDY)
 
@@ -313,7 +316,7 @@ def _check_sheet(sheet: str, identifiers: set[str | None]) -> None:
         if all(key.startswith("--") for key, _ in declarations):
             continue
         for selector in selectors.split(","):
-            plain = re.sub(r"\[[^\]]*\]", "", selector)
+            plain = re.sub(r"\[[^\]]*(\]|\Z)", "", selector)
             unknown = [p for p in _PSEUDO.findall(plain) if p not in _HARMLESS_PSEUDO]
             if unknown or "~" in plain or "|" in plain:
                 limit = f"the selector {selector.strip()[:40]!r} of its style sheet is not drawn"

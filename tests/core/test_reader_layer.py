@@ -203,6 +203,14 @@ def test_numbers_are_finite_and_sane(text: str) -> None:
         parse_number(text, "x0", "a.csv:2")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["1" * 300_000 + "x", "1." + "1" * 300_000 + "e", " " * 300_000])
+def test_long_texts_are_no_numbers_at_once(text: str) -> None:
+    """A pattern that tries each place to part the digits would take hours."""
+    with pytest.raises(DataError, match=r"x0 is"):
+        parse_number(text, "x0", "a.csv:2")
+
+
 @pytest.mark.parametrize("text", ["3000000000", "-1", "1.0", "1e3", "", "9" * 5000])
 def test_whole_numbers_are_sane(text: str) -> None:
     """A label of 3 * 10^9 would ask for as many classes."""

@@ -75,6 +75,12 @@ BOMBS = {
         "to draw|its renderer",
     ),
     "a style sheet without an end": (f"<style>{'a' * 300_000}</style>{RED}", ""),
+    "references without an end": (f'<rect width="9" height="9" fill="{"url(" * 200_000}"/>', ""),
+    "blanks in a reference": (f'<rect width="9" height="9" fill="url({" " * 200_000}"/>', ""),
+    "comments without an end": (f"<style>{'/*' * 200_000}</style>{RED}", ""),
+    "fonts without an end": (f"<style>{'@font-face{' * 100_000}</style>{RED}", ""),
+    "selectors without an end": (f"<style>{':a(' * 100_000}{{fill:red}}</style>{RED}", ""),
+    "attributes without an end": (f"<style>{'[a' * 100_000}{{fill:red}}</style>{RED}", ""),
     "many dashes": (
         '<path d="M0 0H1e9" stroke="red" stroke-dasharray="1e-7"/>',
         "",
