@@ -21,6 +21,7 @@ from physadv.core.errors import OptionError
 from physadv_cli import options
 from physadv_cli.help_page import REQUIRED
 from physadv_cli.runs import RunOptions, code_typed, console
+from physadv_cli.torchrun import refuse_several
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Action = Callable[[AnyConfig, RunOptions], None]
@@ -59,8 +60,8 @@ def from_config(
         overrides: options that replace a field's own, by the field's name; None leaves it out.
         hidden: options from :func:`hidden_option`, which ``adapt`` takes out of the values; where
             None, a configuration with a threat has ``--norm`` and ``--eps``.
-        switches: which further switches of a run the command has, as ``dry_run``; all that write
-            have ``overwrite``.
+        switches: which further options of a run the command has, as ``dry_run`` or ``shard``; all
+            that write have ``overwrite``.
 
     Returns:
         A function whose signature has a parameter for each option, for ``app.command``.
@@ -97,6 +98,8 @@ def from_config(
             values["threat"] = _threat(values, required=threat_required)
         if adapt is not None:
             values = adapt(values)
+        if "shard" not in switches:
+            refuse_several(kind.command)
         config = kind(**_from_text(kind, values))
         run.begin()
         for line in config.unused_options():
@@ -111,7 +114,7 @@ def from_config(
             ),
             *sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty),
             *extra,
-            *(_keyword(name, options.SWITCHES[name], False) for name in switches),
+            *(_keyword(n, options.SWITCHES[n], None if n == "shard" else False) for n in switches),
             *([_keyword("trust", options.Trust, False)] if _names_code(kind) else []),
             *run_parameters,
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from physadv_cli.ranks import Division, divided_run, refuse_division
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
 if TYPE_CHECKING:
@@ -24,26 +25,44 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
         run: where and how to report.
         settings: further keywords of :func:`physadv.evaluation.evaluate.prepare_evaluation`.
     """
-    from physadv.evaluation.adversarial_examples import strongest_example
-    from physadv.report.evaluate_report import write_evaluate_report
-
+    run.own_shard()  # a wrong one is refused before anything is loaded
     model = _load(config)
     if model.card.task == "detect":
         from physadv_cli.evaluating_detectors import run_detector_evaluation
 
+        refuse_division(run, "a detector")
         run_detector_evaluation(config, run, model, settings)
         return
     task = _prepare(config, model, settings)
-    data = task.samples.summary
-    print_data(data)
-    folder = run.open_folder(config, task.claim, data=data)
-    evaluation = task.start(folder, None if config.save is None else Path(config.save))
-    stopped = False
-    try:
-        _watch(evaluation)
-    except KeyboardInterrupt:
-        stopped = True
+    print_data(task.samples.summary)
+    with divided_run(run, config, task.claim, task.samples.summary) as part:
+        save = None if config.save is None else Path(config.save)
+        evaluation = task.start(part.own, save, shard=part.shard)
+        part.take_known(evaluation.ledger)
+        stopped = False
+        try:
+            _watch(evaluation)
+            part.join()
+            if part.several and part.is_first:  # the other radii need all rows
+                evaluation = task.start(part.folder, save)
+                _watch(evaluation)
+        except KeyboardInterrupt:
+            stopped = True
+        if part.is_first:
+            _finish(task, evaluation, run, part, stopped=stopped)
+    if stopped:
+        raise SystemExit(130)
 
+
+def _finish(
+    task: EvaluationTask, evaluation: Evaluation, run: RunOptions, part: Division, *, stopped: bool
+) -> None:
+    """Write the report and print the result; of a shard only how much is done."""
+    from physadv.evaluation.adversarial_examples import strongest_example
+    from physadv.report.evaluate_report import write_evaluate_report
+
+    folder, data = part.folder, task.samples.summary
+    is_share = not evaluation.shard.is_whole
     result = {
         **evaluation.result(),
         **task.facts,
@@ -51,13 +70,13 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
         "out": str(folder),
         **_queries(task),
     }
-    if evaluation.ledger.rows:
+    if is_share:
+        result |= {"shard": str(part.shard), "done": len(evaluation.ledger.rows)}
+    elif evaluation.ledger.rows:
         example = strongest_example(folder / "examples")
         result["report"] = str(write_evaluate_report(folder, result, task.facts, example, data))
     print_findings(result["doubts"])
-    run.finish(result, _summary(result, stopped=stopped))
-    if stopped:
-        raise SystemExit(130)
+    run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))
 
 
 def _queries(task: EvaluationTask) -> dict[str, int]:

@@ -126,8 +126,17 @@ SWITCHES: dict[str, Any] = {
             rich_help_panel="Output",
         ),
     ],
+    "shard": Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="Do this share of the batches alone, such as 2/8; `physadv merge` joins them.",
+            metavar="NUMBER/COUNT",
+            rich_help_panel="Run",
+        ),
+    ],
 }
-"""Switches of a run that only some commands have."""
+"""Options of a run that only some commands have; all are off by default."""
 Json = Annotated[
     bool,
     typer.Option(

@@ -38,9 +38,11 @@ from physadv.core.run_folder import (
     removed_if_only_recorded,
     set_aside,
 )
+from physadv.core.shards import WHOLE, Shard
 from physadv.core.trust import only_code_named
 from physadv.core.visible_text import visible_text
 from physadv_cli.streams import write_result
+from physadv_cli.torchrun import is_first
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
@@ -97,6 +99,8 @@ class RunOptions:
     overwrite: bool = False
     force: bool = False
     dry_run: bool = False
+    shard: str | None = None
+    """Share of the batches to do, such as "2/8"; None for all."""
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
     """What is released when the command ends, such as the lock of the run's folder."""
     folders: list[HeldFolder] = field(default_factory=list, compare=False)
@@ -104,12 +108,20 @@ class RunOptions:
 
     def begin(self) -> None:
         """Set how much is printed, and torch's threads."""
-        console.quiet = self.quiet
+        console.quiet = self.quiet or not is_first()
         console.full_errors = self.verbose
         if self.threads is not None:
             from physadv_cli.arithmetic import prepare_torch
 
             prepare_torch(self.threads)
+
+    def own_shard(self) -> Shard:
+        """Return the share of the run's batches that this process does.
+
+        Raises:
+            OptionError: ``--shard`` names none.
+        """
+        return WHOLE if self.shard is None else Shard.parse(self.shard)
 
     def open_folder(
         self,

@@ -16,6 +16,7 @@ from physadv.certification.smoothing.noise import noise_by_name
 from physadv.core.errors import OptionError
 from physadv.core.lights import worst_light
 from physadv.core.rows import Row
+from physadv.core.shards import WHOLE, Shard
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.certificate_attack import (
@@ -147,11 +148,12 @@ class CertificationTask:
         return ProgressLog(folder)
 
     def run(
-        self, log: ProgressLog, tick: Tick = lambda share: None
+        self, log: ProgressLog, tick: Tick = lambda share: None, *, shard: Shard = WHOLE
     ) -> Iterator[CertificationProgress]:
         """Certify every image that ``log`` has no row of yet, and yield after each group.
 
-        ``tick`` is called with the share of the present group that is finished. A certificate that
+        ``tick`` is called with the share of the present group that is finished. Of several shares
+        of one run, ``shard`` is certified alone. A certificate that
         breaks under attack is saved in the folder of ``log``, as broken-INDEX.npz.
         """
         folder, facts, command = log.folder, self.facts, self.command
@@ -168,6 +170,7 @@ class CertificationTask:
             tick=tick,
             attack=self.attack,
             report=save,
+            shard=shard,
         )
 
     def certified_share(self, log: ProgressLog) -> float:

@@ -29,6 +29,7 @@ from physadv.certification.smoothing.sequential_plan import SequentialPlan, make
 from physadv.certification.smoothing.settled_radius import certify_until_settled
 from physadv.core.errors import OptionError
 from physadv.core.rows import Row
+from physadv.core.shards import WHOLE, Shard
 from physadv.core.types import Model
 from physadv.defenses.registry import certified_defense
 from physadv.evaluation.certificate_attack import (
@@ -331,6 +332,7 @@ def certify_all(
     tick: Tick,
     attack: CertificateAttack | None = None,
     report: Callable[[Counterexample], None] = lambda example: None,
+    shard: Shard = WHOLE,
 ) -> Iterator[CertificationProgress]:
     """Certify the samples that have no row yet, group by group.
 
@@ -342,15 +344,22 @@ def certify_all(
         tick: Called with the share of a group's work done.
         attack: Attack on the certificates; each row attacked says whether it is ``broken``.
         report: Called with each certificate that broke, before its row is written.
+        shard: Groups of samples to certify.
 
     Yields:
         The progress after each group.
     """
-    waiting = [p for p in range(len(samples)) if samples.indices[p] not in ledger.rows]
-    done = len(samples) - len(waiting)
-    yield CertificationProgress(done, len(samples))
-    for start in range(0, len(waiting), certifier.group):
-        group = waiting[start : start + certifier.group]
+    starts = range(0, len(samples), certifier.group)
+    groups = [
+        range(start, min(start + certifier.group, len(samples)))
+        for number, start in enumerate(starts)
+        if shard.holds(number)
+    ]
+    waiting = [[p for p in group if samples.indices[p] not in ledger.rows] for group in groups]
+    total = sum(map(len, groups))
+    done = total - sum(map(len, waiting))
+    yield CertificationProgress(done, total)
+    for group in filter(None, waiting):
         indices = [samples.indices[p] for p in group]
         images, labels = samples.images(group).to(device), samples.targets(group).to(device)
         began = time.perf_counter()
@@ -366,7 +375,7 @@ def certify_all(
         spent = {"seconds": seconds, "attack_seconds": time.perf_counter() - began}
         ledger.write(indices[0], "certify", named, **spent)
         done += len(group)
-        yield CertificationProgress(done, len(samples))
+        yield CertificationProgress(done, total)
 
 
 def _attacked(

@@ -24,6 +24,7 @@ from physadv.core.lights import Light, worst_light
 from physadv.core.names import plain_name
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
+from physadv.core.shards import WHOLE, Shard
 from physadv.datasets import ImageDataset
 from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
@@ -169,12 +170,15 @@ class EvaluationTask:
         """Note in ``folder`` what is evaluated there. Raises OptionError where that is another."""
         claim_folder(folder, {**self.facts, **self.identity})
 
-    def start(self, folder: Path | None = None, save: Path | None = None) -> Evaluation:
+    def start(
+        self, folder: Path | None = None, save: Path | None = None, *, shard: Shard = WHOLE
+    ) -> Evaluation:
         """Return the evaluation to iterate over; one recorded in ``folder`` is resumed.
 
         Args:
             folder: the run's folder for rows, progress and examples; None records nothing.
             save: a folder for every adversarial image as PNG; needs a ball with 8-bit levels.
+            shard: batches to evaluate; the folders of all shares are merged afterwards.
 
         Returns:
             The evaluation; iterate over its ``run()``, then read its ``result()``.
@@ -213,6 +217,7 @@ class EvaluationTask:
             targets=self.targets,
             card=self.model.card,
             keep=keep if keepers else None,
+            shard=shard,
         )
 
 

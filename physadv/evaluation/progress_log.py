@@ -119,6 +119,13 @@ class ProgressLog:
             append_rows(self._rows_file, fresh)
             append_rows(self._marks_file, [mark])
 
+    def include(self, other: ProgressLog) -> None:
+        """Take the rows and marks of ``other`` as known, in memory only, where they are new."""
+        for index, row in other.rows.items():
+            self.rows.setdefault(index, row)
+        known = {(mark["batch"], mark["stage"]) for mark in self.marks}
+        self.marks += [m for m in other.marks if (m["batch"], m["stage"]) not in known]
+
     def finished(self, batch: int, last: str) -> bool:
         """Return whether ``batch`` is complete, that is its ``last`` stage is."""
         return last in self.stages_done(batch)
@@ -158,7 +165,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
     differing = [
         f"{key} {_in_words(recorded.get(key))} -> {_in_words(current.get(key))}"
         for key in sorted(recorded.keys() | current.keys(), key=lambda k: (k not in first, k))
-        if not _is_same(key, recorded.get(key), current.get(key))
+        if not is_same_entry(key, recorded.get(key), current.get(key))
     ]
     if differing:
         raise OptionError(
@@ -169,8 +176,9 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
     return True
 
 
-def _is_same(key: str, old: Any, new: Any) -> bool:
-    """Whether two entries of an identity agree; two names of one place are one data set."""
+def is_same_entry(key: str, old: Any, new: Any) -> bool:
+    """Return whether ``old`` and ``new`` agree at ``key`` of two identities; two names of one place
+    are one data set."""
     if key in ("data", "vnnlib") and isinstance(old, str) and isinstance(new, str):
         return is_same_path(old, new)
     return bool(old == new)

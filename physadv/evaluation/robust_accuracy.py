@@ -25,6 +25,7 @@ from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.gradient import pgd
 from physadv.core.lights import worst_light
 from physadv.core.rows import Row
+from physadv.core.shards import WHOLE, Shard
 from physadv.evaluation import masking_checks
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.data import SampleSource
@@ -84,6 +85,8 @@ class Evaluation:
         keep: Called with positions, clean and adversarial images of what was broken.
         targets: Function that returns the target classes of positions, for a targeted evaluation.
         card: Model's card, with whose accuracy the clean one is compared.
+        shard: Batches to evaluate. A share of them leaves the other radii until the shares are
+            merged, since these depend on all rows.
     """
 
     model: Classifier
@@ -99,6 +102,7 @@ class Evaluation:
     keep: Keep | None = None
     targets: Callable[[Sequence[int]], Tensor] | None = None
     card: ModelCard | None = None
+    shard: Shard = WHOLE
     findings: list[Finding] = field(default_factory=list)
     ledger: ProgressLog = field(init=False)
     rounds: dict[float, ProgressLog] = field(init=False, default_factory=dict)
@@ -131,7 +135,8 @@ class Evaluation:
         yield from self._round(
             self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep
         )
-        yield from self._curve()
+        if self.shard.is_whole:
+            yield from self._curve()
 
     def probe(self, count: int = 64) -> list[Finding]:
         """Return the findings of the self-checks on ``count`` images."""
@@ -178,12 +183,18 @@ class Evaluation:
         members: list[int],
         keep: Keep | None,
     ) -> Iterator[EvaluationProgress]:
-        """Every batch of ``members`` through every stage of ``plan``."""
-        for number, start in enumerate(range(0, len(members), self.batch_size)):
-            batch = members[start : start + self.batch_size]
+        """Every batch of ``members`` in this shard through every stage of ``plan``."""
+        starts = range(0, len(members), self.batch_size)
+        batches = {
+            number: members[start : start + self.batch_size]
+            for number, start in enumerate(starts)
+            if self.shard.holds(number)
+        }
+        total = sum(map(len, batches.values()))
+        for number, batch in batches.items():
             if not ledger.finished(number, plan[-1].name):
                 for stage in self._batch(ledger, ball, plan, number, batch, keep):
-                    yield self._progress(ledger, len(members), stage)
+                    yield self._progress(ledger, total, stage)
 
     def _batch(
         self,
@@ -280,7 +291,12 @@ class Evaluation:
     def _progress(self, ledger: ProgressLog, total: int, stage: str) -> EvaluationProgress:
         name = ledger.name
         return EvaluationProgress(
-            len(ledger.rows), total, _rate(ledger, "correct"), _rate(ledger, "robust"), stage, name
+            min(len(ledger.rows), total),
+            total,
+            _rate(ledger, "correct"),
+            _rate(ledger, "robust"),
+            stage,
+            name,
         )
 
     def _curve(self) -> Iterator[EvaluationProgress]:

@@ -8,10 +8,12 @@ import typer
 
 from physadv.certification.config import CertifyConfig
 from physadv_cli.configured import from_config, hidden_option, threat_forms
+from physadv_cli.ranks import Division, divided_run, refuse_division
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
 if TYPE_CHECKING:
     from physadv.core.rows import Row
+    from physadv.core.shards import Shard
     from physadv.evaluation.certification_task import CertificationTask
     from physadv.evaluation.progress_log import ProgressLog
     from physadv.evaluation.verification_task import VerificationTask
@@ -24,7 +26,15 @@ def register(app: typer.Typer, panel: str) -> None:
         "certify",
         short_help="Certified accuracy: randomized smoothing or bounds. Resumable.",
         rich_help_panel=panel,
-    )(from_config(certify, CertifyConfig, adapt=_join_threat, hidden=[*threat_forms(), radius]))
+    )(
+        from_config(
+            certify,
+            CertifyConfig,
+            adapt=_join_threat,
+            hidden=[*threat_forms(), radius],
+            switches=("shard",),
+        )
+    )
 
 
 def certify(config: CertifyConfig, run: RunOptions) -> None:
@@ -55,33 +65,58 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     --limit 200
     """
     if config.vnnlib is not None:
+        refuse_division(run, "--vnnlib")
         _certify_properties(config, run)
         return
     from physadv.evaluation.certification_task import CertificationTask
+
+    run.own_shard()  # a wrong one is refused before anything is loaded
+    task = CertificationTask.from_config(config)
+    print_data(task.samples.summary)
+    with divided_run(run, config, task.claim, task.samples.summary) as part:
+        log, is_share = task.open_log(part.own), not part.shard.is_whole
+        part.take_known(log)
+        stopped = False
+        try:
+            _watch(task, log, part.shard)
+            part.join()
+            if part.several and part.is_first:
+                log, is_share = task.open_log(part.folder), False
+        except KeyboardInterrupt:
+            stopped = True
+        broken = 0
+        if part.is_first:
+            broken = _finish(task, log, run, part, stopped=stopped, is_share=is_share)
+    if broken:
+        raise SystemExit(1)
+    if stopped:
+        raise SystemExit(130)
+
+
+def _finish(
+    task: CertificationTask,
+    log: ProgressLog,
+    run: RunOptions,
+    part: Division,
+    *,
+    stopped: bool,
+    is_share: bool,
+) -> int:
+    """Write the report, print the result, of a shard only how much is done, and return the number
+    of certificates that broke."""
     from physadv.report.certify_report import write_certify_report
 
-    task = CertificationTask.from_config(config)
-    data = task.samples.summary
-    print_data(data)
-    folder = run.open_folder(config, task.claim, data=data)
-    log = task.open_log(folder)
-    stopped = False
-    try:
-        _watch(task, log)
-    except KeyboardInterrupt:
-        stopped = True
-
+    folder, data = part.folder, task.samples.summary
     result = {**task.result(log), "data_summary": data.as_dict(), "out": str(folder)}
-    if log.rows:
+    if is_share:
+        result |= {"shard": str(part.shard), "done": len(log.rows)}
+    elif log.rows:
         facts = {**task.facts, "device": task.device}
         report = write_certify_report(folder, result, facts, list(log.rows.values()), data)
         result["report"] = str(report)
     print_findings(result["doubts"])
-    run.finish(result, _summary(result, stopped=stopped))
-    if result["broken"]:
-        raise SystemExit(1)
-    if stopped:
-        raise SystemExit(130)
+    run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))
+    return int(result["broken"])
 
 
 def _certify_properties(config: CertifyConfig, run: RunOptions) -> None:
@@ -152,23 +187,22 @@ def _join_threat(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "threat": f"{name}:{given}" if given else name}
 
 
-def _watch(task: CertificationTask, log: ProgressLog) -> None:
+def _watch(task: CertificationTask, log: ProgressLog, shard: Shard) -> None:
     """Run with a bar: images finished, certified accuracy so far, time left."""
     from physadv_cli.progress import bar
 
-    total = len(task.samples)
     with bar() as progress:
-        line = progress.add_task("certifying", total=total)
-        done = 0
+        line = progress.add_task("certifying", total=len(task.samples))
+        done = total = 0
 
         def tick(share: float) -> None:
             group = min(task.certifier.group, total - done)
             progress.update(line, completed=done + share * group)
 
-        for step in task.run(log, tick):
-            done = step.done
+        for step in task.run(log, tick, shard=shard):
+            done, total = step.done, step.total
             note = f"certified {task.certified_share(log):.1%}" if done else ""
-            progress.update(line, completed=done, note=note)
+            progress.update(line, completed=done, total=total, note=note)
 
 
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:

@@ -1,0 +1,155 @@
+"""Processes that torchrun starts, which divide one run among them.
+
+``torchrun --nproc-per-node 2 -m physadv evaluate ...`` runs the same command in each. They share
+the work by batches and write rows of their own below the run's folder; the first one joins them,
+does what needs all rows, prints and writes the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from physadv.core.config import Config
+from physadv.core.errors import OptionError
+from physadv.core.files import make_folder
+from physadv.core.shards import Shard
+from physadv.core.wording import count_noun
+from physadv_cli.runs import RunOptions
+from physadv_cli.torchrun import is_one_of_several
+
+if TYPE_CHECKING:
+    from physadv.datasets import DatasetSummary
+    from physadv.evaluation.progress_log import ProgressLog
+
+
+@dataclass(frozen=True)
+class Division:
+    """How this process takes part in a run.
+
+    Attributes:
+        shard: Its share of the batches.
+        folder: The run's folder.
+        own: Folder for this process's rows; the run's folder where it runs alone.
+        several: Whether torchrun started several processes.
+    """
+
+    shard: Shard
+    folder: Path
+    own: Path
+    several: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prints, joins the rows and writes the report."""
+        return not self.several or self.shard.number == 1
+
+    def words(self, result: Mapping[str, Any]) -> str:
+        """Return for people how much of the run is done, and how it goes on.
+
+        Args:
+            result: Result of this process's share, with ``done``, its number of images.
+        """
+        done = count_noun(result["done"], "image")
+        if self.several:
+            return f"stopped after {done} of this process; the same command goes on"
+        return (
+            f"shard {self.shard} of the run: {done}, rows in {self.folder}\n"
+            "once every shard is done: physadv merge SHARD_FOLDER... --out FOLDER"
+        )
+
+    def take_known(self, log: ProgressLog) -> None:
+        """Let ``log``, of this process, know the rows that the run's folder has already."""
+        from physadv.evaluation.progress_log import ProgressLog
+
+        if self.own != self.folder:
+            log.include(ProgressLog(self.folder))
+
+    def join(self) -> None:
+        """Wait for the other processes; the first one then joins all rows in the run's folder."""
+        if not self.several:
+            return
+        from torch import distributed
+
+        distributed.barrier()
+        if self.is_first:
+            from physadv.evaluation.merge_runs import gather_ranks
+
+            gather_ranks(self.folder)
+
+
+def refuse_division(run: RunOptions, what: str) -> None:
+    """Refuse to divide a run that cannot be.
+
+    Args:
+        run: Options of the run.
+        what: What the run is of.
+
+    Raises:
+        OptionError: ``--shard`` is given, or torchrun started several processes.
+    """
+    if run.shard is not None or is_one_of_several():
+        raise OptionError(
+            f"a run of {what} in several processes",
+            "runs of classifiers over a data set are divided",
+            "Start it alone, without --shard",
+        )
+
+
+@contextmanager
+def divided_run(
+    run: RunOptions,
+    config: Config,
+    claim: Callable[[Path], Any],
+    data: DatasetSummary | None = None,
+) -> Iterator[Division]:
+    """Open the run's folder, in one process or in all that torchrun started.
+
+    Rows that processes of an earlier, interrupted run left are joined first, however many there
+    were.
+
+    Args:
+        run: Options of the run.
+        config: What the run records.
+        claim: Called with a folder; raises where it holds another run.
+        data: What the run's data were taken for.
+
+    Yields:
+        How this process takes part.
+
+    Raises:
+        OptionError: ``--shard`` names no share, or stands beside torchrun; or the folder holds
+            another run.
+    """
+    from physadv.evaluation.merge_runs import gather_ranks, rank_folder
+
+    if not is_one_of_several():
+        shard = run.own_shard()
+        folder = run.open_folder(config, claim, data=data)
+        gather_ranks(folder)
+        yield Division(shard, folder, folder)
+        return
+
+    if run.shard is not None:
+        raise OptionError(
+            f"--shard {run.shard} under torchrun", "torchrun divides the run", "Leave one of them"
+        )
+    from torch import distributed
+
+    distributed.init_process_group("gloo")
+    try:
+        rank, count = distributed.get_rank(), distributed.get_world_size()
+        if rank == 0:
+            folder = run.open_folder(config, claim, data=data)
+            gather_ranks(folder)
+        agreed = [str(folder) if rank == 0 else ""]
+        distributed.broadcast_object_list(agreed)
+        folder = Path(agreed[0])
+        own = make_folder(rank_folder(folder, rank))
+        claim(own)
+        yield Division(Shard(rank + 1, count), folder, own, several=True)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,158 @@
+"""One run in several processes: shards that are merged, and what torchrun starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import commandline
+import numpy as np
+import pytest
+from commandline import environment
+
+from physadv.core.rows import read_rows
+
+MODEL = """
+import torch
+
+def make():
+    torch.manual_seed(3)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+        torch.nn.Linear(512, 4))
+"""
+EVALUATE = ("evaluate", "--threat", "linf:0.01", "--curve", "0.005", "--batch-size", "5")
+CERTIFY = ("certify", "--threat", "l2:0.1", "--sigma", "0.25", "--n", "200", "--batch-size", "64")
+COMMON = ("--model", "own:make", "--data", "data.npz", "--trust", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, data that it reads rightly, and undisturbed runs of one process."""
+    folder = tmp_path_factory.mktemp("divided")
+    (folder / "own.py").write_text(MODEL)
+    code = (
+        "import own, numpy, torch; net = own.make()\n"
+        "x = numpy.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=numpy.uint8)\n"
+        "y = net(torch.from_numpy(x).permute(0, 3, 1, 2) / 255).argmax(1)\n"
+        "numpy.savez('data.npz', images=x, labels=y.numpy())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    assert len(np.load(folder / "data.npz")["labels"]) == 24
+    for name, command in (("evaluated", EVALUATE), ("certified", CERTIFY)):
+        physadv(folder, *command, *COMMON, "--out", name)
+    return folder
+
+
+def torchrun(processes: int) -> list[str]:
+    """The command line that starts physadv in so many processes. Without the two dashes, torchrun
+    takes options such as --n for its own."""
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m"]
+    return [sys.executable, *start, "--", "physadv"]
+
+
+def physadv(folder: Path, *words: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
+    """The finished command, alone or started by torchrun in several processes."""
+    if processes:
+        done = subprocess.run(
+            [*torchrun(processes), *words],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    else:
+        done = commandline.physadv(folder, *words)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def rows(folder: Path) -> dict[str, list[str]]:
+    """The rows of each file of a run, sorted."""
+    return {
+        file.name: sorted(json.dumps(row, sort_keys=True) for row in read_rows(file))
+        for file in folder.glob("*.jsonl")
+        if not file.name.endswith("marks.jsonl")
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "whole"), [(EVALUATE, "evaluated"), (CERTIFY, "certified")], ids=lambda x: x[:1]
+)
+def test_shards_merge_to_the_run_of_one_process(
+    place: Path, tmp_path: Path, command: tuple[str, ...], whole: str
+) -> None:
+    """Three shards, merged and finished by the same command, have every row of one process."""
+    parts = [str(tmp_path / str(number)) for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        said = physadv(place, *command, *COMMON, "--shard", f"{number}/3", "--out", part).stderr
+        assert f"shard {number}/3 of the run:" in said
+        assert "physadv merge" in said
+    merged = str(tmp_path / "merged")
+    done = physadv(place, "merge", *parts, "--out", merged, "--json")
+    assert json.loads(done.stdout)["complete"]
+    physadv(place, *command, *COMMON, "--out", merged)
+    assert rows(Path(merged)) == rows(place / whole)
+    assert (Path(merged) / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "whole"), [(EVALUATE, "evaluated"), (CERTIFY, "certified")], ids=lambda x: x[:1]
+)
+def test_two_processes_of_torchrun_agree_with_one(
+    place: Path, tmp_path: Path, command: tuple[str, ...], whole: str
+) -> None:
+    """Rows, counts and certificates are those of one process, exactly; one process prints."""
+    done = physadv(place, *command, *COMMON, "--out", str(tmp_path), "--json", processes=2)
+    assert rows(tmp_path) == rows(place / whole)
+    assert json.loads(done.stdout)["complete"]
+    assert done.stderr.count("rows and report in") == 1
+    assert not (tmp_path / "ranks").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_which_resumes_with_another_number(
+    place: Path, tmp_path: Path
+) -> None:
+    """One of three is killed: all end; what they had finished is kept, by one process or two."""
+    out = tmp_path / "out"
+    job = subprocess.Popen(
+        [*torchrun(3), *EVALUATE, *COMMON, "--out", str(out)],
+        cwd=place,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(1200):
+        if list(out.glob("ranks/*/rows.marks.jsonl")) or job.poll() is not None:
+            break
+        time.sleep(0.05)
+    children = subprocess.run(
+        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert children
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert job.wait(120) != 0
+    physadv(place, *EVALUATE, *COMMON, "--out", str(out), processes=2)
+    assert rows(out) == rows(place / "evaluated")
+
+
+def test_other_commands_are_not_started_twice(place: Path, tmp_path: Path) -> None:
+    """A command that is not divided says so in one line and ends with exit code 1."""
+    several = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "physadv", "patch", "--model", "signs", "--out", str(tmp_path)],
+        cwd=place,
+        env=environment() | several,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "patch under torchrun: attack, evaluate and certify are divided" in done.stderr
