@@ -28,14 +28,23 @@ def twin_summary(folder: str | None, bundle: Mapping[str, Any] | None) -> dict[s
     return {} if folder is None else {"twin_check": stage_of_check(Path(folder), bundle)}
 
 
-def report_run(folder: Path, run: RunOptions) -> None:
-    """Write the report of the check in ``folder`` and print its result as ``run`` has it."""
+def report_run(folder: Path, run: RunOptions, *, queries: int | None = None) -> None:
+    """Write the report of the check in ``folder`` and print its result as ``run`` has it.
+
+    Args:
+        folder: the run's folder.
+        run: how to print.
+        queries: images that were sent to a model that only answers; None for other models.
+    """
     from physadv.report.check_report import write_check_report
 
     report = write_check_report(folder)
     left_out = {"patch_by_distance_and_yaw", "settings"}
     summary = {key: value for key, value in report.summary.items() if key not in left_out}
-    run.finish({"run": str(folder), **summary}, _in_words(report.summary, report.html))
+    words = _in_words(report.summary, report.html)
+    if queries is not None:
+        summary["queries"], words = queries, f"{words}\n{queries} queries sent"
+    run.finish({"run": str(folder), **summary}, words)
 
 
 def _in_words(summary: Mapping[str, Any], html: Path) -> str:

@@ -19,7 +19,7 @@ from physadv.attacks._fused_model import Speed
 from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
-from physadv.attacks.decision_based import rays
+from physadv.attacks.decision_based import hopskipjump, rays
 from physadv.attacks.gradient import Loss
 from physadv.attacks.minimum_norm import fab
 from physadv.attacks.score_based import square_attack
@@ -148,6 +148,31 @@ def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     if norm == "linf":
         plan.append(AttackStage("rays", "black", _rays))
     return plan
+
+
+def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
+    """Return the attacks in ``norm`` on a model that answers with classes alone.
+
+    Raises:
+        OptionError: The norm is l1, for which there is none.
+    """
+    if norm == "l1":
+        raise OptionError(
+            "norm l1 and a model that answers with classes", "No attack here", "Use linf or l2"
+        )
+    rays_first = [AttackStage("rays", "black", _rays)] if norm == "linf" else []
+    return [*rays_first, AttackStage("hopskipjump", "black", _hopskipjump)]
+
+
+def _hopskipjump(case: StageInput) -> AttackResult:
+    return hopskipjump(
+        case.gradient_model,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm=case.ball.norm,
+        seed=case.seed,
+    )
 
 
 def _apgd(case: StageInput, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:

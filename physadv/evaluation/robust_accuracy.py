@@ -29,7 +29,12 @@ from physadv.core.shards import WHOLE, Shard
 from physadv.evaluation import masking_checks
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.data import SampleSource
-from physadv.evaluation.ensemble import quick_stages, score_based_stages, standard_stages
+from physadv.evaluation.ensemble import (
+    decision_stages,
+    quick_stages,
+    score_based_stages,
+    standard_stages,
+)
 from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import ProgressLog
@@ -40,6 +45,7 @@ from physadv.evaluation.stages import (
     StageOutcome,
     sample_verdicts,
 )
+from physadv.models.black_box import black_box_within
 from physadv.models.cards import ModelCard
 from physadv.models.preserved_state import PreservedState, preserved_state
 from physadv.threat.constraints import LpBall
@@ -129,14 +135,21 @@ class Evaluation:
             self.plan = (UNCHANGED,)
         if not self.plan:
             blind = any(d.name == "no-gradient" for d in self.findings)
-            self.plan = (
-                score_based_stages(self.ball.norm) if blind else standard_stages(self.ball.norm)
-            )
+            self.plan = self._standard_plan(blind=blind)
         yield from self._round(
             self.ledger, self.ball, self.plan, list(range(len(self.samples))), self.keep
         )
         if self.shard.is_whole:
             yield from self._curve()
+
+    def _standard_plan(self, *, blind: bool) -> Sequence[AttackStage]:
+        """The ensemble for what the model gives: gradients, scores, or classes alone."""
+        if not blind:
+            return standard_stages(self.ball.norm)
+        boxes = [black_box_within(module) for module in modules_of(self.model)]
+        if any(box is not None and box.outputs == "labels" for box in boxes):
+            return decision_stages(self.ball.norm)
+        return score_based_stages(self.ball.norm)
 
     def probe(self, count: int = 64) -> list[Finding]:
         """Return the findings of the self-checks on ``count`` images."""

@@ -15,6 +15,8 @@ from physadv.core.stop_signs import PLAIN, VARIED, check_face_kind
 
 ANYWHERE = "anywhere"
 """Value of ``object`` for a patch that may lie anywhere in a photo."""
+STEP_RULES = ("auto", "gradient", "square", "evolution")
+"""Values of ``search_by``."""
 SEARCHES = ("none", "place", "proportions", "shape")
 """Values of ``search``."""
 _SEARCHED_STARTS, _STARTS_WITH_BARS = 20, 32
@@ -167,6 +169,15 @@ class PatchConfig(ModelSettings):
             completions=SEARCHES,
         ),
     ] = "none"
+    search_by: Annotated[
+        str,
+        ConfigField(
+            "What steps follow: gradient; scores alone, by square or evolution; auto: square for a "
+            "model that only answers, else gradient.",
+            "Optimization",
+            completions=STEP_RULES,
+        ),
+    ] = "auto"
     restarts: Annotated[
         int,
         ConfigField(
@@ -209,6 +220,12 @@ class PatchConfig(ModelSettings):
         if self.search not in SEARCHES:
             raise OptionError(
                 f"--search {self.search}", f"It must be one of {', '.join(SEARCHES)}", "Choose one"
+            )
+        if self.search_by not in STEP_RULES:
+            raise OptionError(
+                f"--search-by {self.search_by}",
+                f"It must be one of {', '.join(STEP_RULES)}",
+                "Choose one",
             )
         if self.search != "none" and self.object != "sign":
             raise OptionError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from physadv.attacks._fused_model import fuse_model
 from physadv.attacks._optimizers import CosineAdam
-from physadv.attacks.patch_loop import Victim, View, descend_patch
+from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
+from physadv.attacks.patch_search import SearchMethod, search_patch
 from physadv.core.random_streams import generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
@@ -117,6 +118,7 @@ def optimize_patch(
     patch: Tensor | None = None,
     best: tuple[Tensor, float] | None = None,
     state: object = None,
+    method: str = "gradient",
 ) -> Iterator[PatchProgress]:
     """Optimize a universal patch under expectation over transformation.
 
@@ -140,6 +142,7 @@ def optimize_patch(
             image.
         best: Best patch so far and its success.
         state: State of the optimizer.
+        method: "gradient"; or "square" or "evolution", which search by scores alone.
 
     Yields:
         The state after each step.
@@ -154,16 +157,22 @@ def optimize_patch(
     first = initial_patch(task) if patch is None else patch.to(task.device)
     best_patch, best_success = best if best is not None else (first, -1.0)
 
-    loop = descend_patch(
-        first,
-        views=training_views(task, draws),
-        regularizer=regularizer_of(task, tv, nps),
-        project=project_printable,
-        update=CosineAdam(lr, steps),
-        steps=steps,
-        start=start,
-        state=state,
-    )
+    loop: Iterator[PatchStep]
+    shared: dict[str, Any] = {
+        "regularizer": regularizer_of(task, tv, nps),
+        "project": project_printable,
+        "update": CosineAdam(lr, steps),
+        "steps": steps,
+        "start": start,
+        "state": state,
+    }
+    if method == "gradient":
+        loop = descend_patch(first, views=training_views(task, draws), **shared)
+    else:
+        views = training_views(task, draws, by_scores=True)
+        loop = search_patch(
+            first, views=views, method=cast(SearchMethod, method), seed=task.seed, **shared
+        )
     best_rate = None
     for step in loop:
         success = None
@@ -186,7 +195,7 @@ def optimize_patch(
         )
 
 
-def training_views(task: PatchTask, draws: int) -> list[View]:
+def training_views(task: PatchTask, draws: int, *, by_scores: bool = False) -> list[View]:
     """Return the pictures of each step and the models that are shown them.
 
     All models are shown the same scenes under the same draws, as far as their sizes allow.
@@ -194,6 +203,7 @@ def training_views(task: PatchTask, draws: int) -> list[View]:
     Args:
         task: The patch problem.
         draws: Scenes and EOT draws a step, see :func:`training_draws`.
+        by_scores: Whether scores alone are asked for: the models then stay as they are.
     """
     parts = task.by_scene_size()
     appearance = task.appearance.to(task.device)
@@ -203,7 +213,7 @@ def training_views(task: PatchTask, draws: int) -> list[View]:
             scenes = sample_scenes(part, part.scene_sources.train, count, "train", index)
             return render_scenes(part, appearance.printed(current), scenes, ("train", index))
 
-        return View(render, training_victims(part))
+        return View(render, training_victims(part, by_scores=by_scores))
 
     counts = training_draws(parts, draws)
     return [view_of(part, count) for part, count in zip(parts, counts, strict=True)]
@@ -219,12 +229,12 @@ def training_draws(parts: Sequence[PatchTask], draws: int) -> list[int]:
     return [frames if part.scene_size.whole_frame else draws for part in parts]
 
 
-def training_victims(task: PatchTask) -> list[Victim]:
-    """Return the models of ``task`` for gradients, each with its goal."""
+def training_victims(task: PatchTask, *, by_scores: bool = False) -> list[Victim]:
+    """Return the models of ``task`` for gradients, or as they are, each with its goal."""
     goals = [task.goal_of(number) for number in range(len(task.models))]
+    models = task.models if by_scores else gradient_models(task)
     return [
-        Victim(model, goal.loss, goal.succeeded)
-        for model, goal in zip(gradient_models(task), goals, strict=True)
+        Victim(model, goal.loss, goal.succeeded) for model, goal in zip(models, goals, strict=True)
     ]
 
 

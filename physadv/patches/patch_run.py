@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from physadv.attacks.patch_search import SearchMethod, queries_of
 from physadv.core import shared_fields as shared
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_bytes
@@ -17,6 +18,7 @@ from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
+from physadv.models.black_box import BlackBox, black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, profile_findings, rates_table
@@ -43,6 +45,10 @@ from physadv.patches.visibility import (
     visible_ranges,
 )
 
+_FEW_VALIDATION_DRAWS = 48
+"""Draws of a validation where each costs a query."""
+_VALIDATED_EVERY = 50
+_CONTROL_QUERIES, _VISIBILITY_QUERIES = 3 * 128, 400
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
 
@@ -80,6 +86,9 @@ class PatchRun:
         self._key = checkpoint_key(config)
         self._starts = config.number_of_starts  # what is found changes the configuration
         task = PatchTask.from_config(config, model=model)
+        refuse_race_by_scores(config, task)
+        self.method = step_rule(config, task)
+        refuse_small_budget(config, task, self.method)
         self.curves = self._visibility(task)
         if self.curves and not keeps_distances(config):
             task = replace(task, ranges=visible_ranges(task, self.curves))
@@ -134,7 +143,7 @@ class PatchRun:
             mask=won.best.mask or self.config.mask,
         )
 
-    def steps(self, *, validate_every: int = 50) -> Iterator[PatchProgress]:
+    def steps(self, *, validate_every: int = _VALIDATED_EVERY) -> Iterator[PatchProgress]:
         """Run the remaining steps and yield the state after each.
 
         Starts that have not raced yet do so before. Every ``validate_every`` steps the patch is
@@ -164,6 +173,8 @@ class PatchRun:
             tv=self.config.tv,
             nps=self.config.printability_weight,
             validate_every=validate_every,
+            validation_draws=128 if self.method == "gradient" else _FEW_VALIDATION_DRAWS,
+            method=self.method,
             **start,
         )
         for progress in loop:
@@ -235,6 +246,69 @@ class PatchRun:
         return {"further_victims": tables} if tables else {}
 
 
+def step_rule(config: PatchConfig, task: PatchTask) -> str:
+    """Return what the steps of ``config`` on the models of ``task`` follow: "gradient", "square" or
+    "evolution".
+
+    Raises:
+        OptionError: A gradient is asked for, and a model only answers.
+    """
+    asked = bool(black_boxes(task))
+    if config.search_by == "auto":
+        return "square" if asked else "gradient"
+    if config.search_by == "gradient" and asked:
+        raise OptionError(
+            "--search-by gradient", "A model that only answers has none", "Use square or evolution"
+        )
+    return config.search_by
+
+
+def black_boxes(task: PatchTask) -> list[BlackBox]:
+    """Return the models of ``task`` that only answer."""
+    modules = [model for model in task.models if isinstance(model, nn.Module)]
+    return [box for module in modules if (box := black_box_within(module)) is not None]
+
+
+def planned_queries(config: PatchConfig, method: str, *, test_draws: int | None = None) -> int:
+    """Return about how many images a run shows to each model: controls, steps, validations, test.
+
+    Args:
+        config: Configuration of the run.
+        method: What its steps follow, "square" or "evolution".
+        test_draws: Held-out draws; None for those of ``config``.
+    """
+    validations = -(-config.steps // _VALIDATED_EVERY) * 4 * _FEW_VALIDATION_DRAWS
+    steps = queries_of(cast(SearchMethod, method), config.steps, config.draws)
+    before = _CONTROL_QUERIES + (_VISIBILITY_QUERIES if config.object == "sign" else 0)
+    return before + steps + validations + 3 * (test_draws or config.test_draws)
+
+
+def refuse_small_budget(config: PatchConfig, task: PatchTask, method: str) -> None:
+    """Refuse a run that a black box's budget of queries cannot carry to its end. Raises
+    OptionError."""
+    if method == "gradient":
+        return
+    needed = planned_queries(config, method)
+    for box in black_boxes(task):
+        budget = box.settings.budget
+        if budget and box.sent + needed > budget:
+            raise OptionError(
+                f"{box.name}: the run takes about {needed:,} queries",
+                f"Its budget is {budget:,}, of which {box.sent:,} are sent",
+                "Lower --steps, --draws or --test-draws, or raise the budget",
+            )
+
+
+def refuse_race_by_scores(config: PatchConfig, task: PatchTask) -> None:
+    """Refuse several starts on a model without gradients. Raises OptionError."""
+    if config.number_of_starts > 1 and step_rule(config, task) != "gradient":
+        raise OptionError(
+            f"{config.number_of_starts} starts by scores alone",
+            "Starts race by their gradients",
+            "Leave out --search and --restarts",
+        )
+
+
 def _keep_profiles(config: PatchConfig, folder: Path) -> None:
     """Copy the named profiles into the bundle, which can then be measured again anywhere."""
     for name in PROFILES:
@@ -251,6 +325,8 @@ def checkpoint_key(config: PatchConfig) -> int:
     """
     table = {**config.as_card_table(), "device": "cpu", **config.profile_checksums()}
     ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
+    if config.search_by == "auto":
+        ignored.add("search_by")  # keys of earlier versions know no other
     words = [f"{k}={v}" for k, v in table.items() if k not in ignored]
     if config.eot_ranges:
         words.append(f"eot_ranges={configured_ranges(config).as_dict()}")
@@ -297,7 +373,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
     }
     if "victim" in recorded:  # a card of an earlier version names no faces and at most one folder
         folders = list(shared.as_folders(recorded.get("signs")))
-        recorded = {"faces": PLAIN, **recorded, "signs": folders}
+        recorded = {"faces": PLAIN, "search_by": "auto", **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from physadv.attacks.patch_search import METHODS
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.stop_signs import STOP_NAMES
@@ -23,6 +24,7 @@ from physadv.eot.ranges import EotRanges
 from physadv.eot.scenes.load import SceneSources
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import SceneSize, SceneSource
+from physadv.models.black_box import black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, require_logits
 from physadv.models.loading import is_import_path
@@ -150,7 +152,8 @@ class PatchTask:
             pipeline=pipeline,
         )
         probe = sample_scenes(task, task.scene_sources.train, 2, "probe").images.to(first.device)
-        notes = (*sources.notes, *check_model(first, probe))
+        by_scores = config.search_by in METHODS or black_box_within(first) is not None
+        notes = (*sources.notes, *check_model(first, probe, gradients=not by_scores))
         require_logits(first, probe)
         return replace(task, scene_sources=replace(sources, notes=notes))
 

@@ -44,6 +44,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     from physadv.check.run_check import assert_fresh
     from physadv.check.stopping_rule import WIDTH
     from physadv.core.run_folder import refuse_other_run
+    from physadv.models.black_box import black_box_within
 
     if run.out is not None and run.out.is_dir():
         run.take_folder(run.out)
@@ -78,4 +79,5 @@ def check(config: CheckConfig, run: RunOptions) -> None:
         steps = task.run(sources, folder, facts=twin, remote=remote, on_message=watch.tell)
         with closing(steps):
             watch.follow(steps)
-    checking.report_run(folder, run)
+    box = black_box_within(task.model)
+    checking.report_run(folder, run, queries=None if box is None else box.sent)

@@ -130,7 +130,7 @@ def run_patch(
     """
     from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE, rate_lines
     from physadv.patches.face_rates import rates_by_face
-    from physadv.patches.patch_run import PatchRun
+    from physadv.patches.patch_run import PatchRun, black_boxes
     from physadv.patches.visibility import limit_lines
     from physadv.report.patch_report import write_patch_report
     from physadv_cli.progress import status_line
@@ -146,6 +146,7 @@ def run_patch(
     for line in limit_lines(run.task, run.curves):
         console.print(line, style="dim")
     print_findings([finding.as_dict() for finding in controls])
+    _print_plan(run)
     stopped = _race(run) or _optimize(run)
     if run.resumed_at:
         console.print(f"resumed at step {run.resumed_at}")
@@ -175,6 +176,10 @@ def run_patch(
         result["detection"] = {
             block: rates.as_dict() for block, rates in measured.detection.items()
         }
+    boxes = black_boxes(run.task)
+    if boxes:
+        result["queries"] = sum(box.sent for box in boxes)
+        result["query_budget"] = boxes[0].settings.budget
     card, page = bundle.card, write_patch_report(bundle.folder)
     tables = {name: card.heldout[name] for name in (BY_DISTANCE, BY_ANGLE) if name in card.heldout}
     result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
@@ -184,10 +189,30 @@ def run_patch(
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
         f"{_detector_lines(measured.detection)}{columns}"
-        f"{_face_lines(by_face) if by_face else ''}"
+        f"{_face_lines(by_face) if by_face else ''}{_query_line(result)}"
         f"bundle: {bundle.folder}\nreport: {page}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
+
+
+def _print_plan(run: PatchRun) -> None:
+    """Print how many queries a run on a model that only answers takes."""
+    from physadv.patches.patch_run import black_boxes, planned_queries
+
+    boxes = black_boxes(run.task)
+    if boxes and run.method != "gradient":
+        budget = boxes[0].settings.budget
+        limit = f"budget {budget:,}" if budget else "no budget"
+        needed = planned_queries(run.config, run.method)
+        console.print(f"{run.method} search by answers: about {needed:,} queries, {limit}")
+
+
+def _query_line(result: Mapping[str, Any]) -> str:
+    """The queries that a run on a model that only answers has sent; nothing for others."""
+    if "queries" not in result:
+        return ""
+    most = result["query_budget"]
+    return f"{result['queries']} queries sent{f', {most} allowed' if most else ''}\n"
 
 
 def _race(run: PatchRun) -> bool:
