@@ -38,8 +38,9 @@ class ModelCard:
         sha256: Hash of the weights' file; pins what is loaded.
         accuracy: Measured accuracy, with the data, the interval and who measured it.
         urls: Addresses that ``physadv models fetch`` tries in turn.
-        extra: Further entries of the card: ``score_threshold`` of a detector, how images are
-            resized (see :attr:`resizing`), tables of a measurement.
+        extra: Further entries of the card: how images are resized (see :attr:`resizing`) and how a
+            detector makes boxes (see :class:`physadv.models.detectors.PredictSettings`), tables of
+            a measurement.
 
     Example:
         >>> card = ModelCard("demo", classes=("stop", "yield"))
@@ -97,8 +98,8 @@ class ModelCard:
     @property
     def resizing(self) -> InputResizing | None:
         """How images are brought to the model's input, by ``input_size`` and the keys ``resize``,
-        ``short_side``, ``interpolation`` and ``antialias`` of the card; None where it states no
-        size."""
+        ``short_side``, ``interpolation``, ``antialias`` and ``pad_color`` of the card; None where
+        it states no size."""
         return resizing_from(self.input_size, self.task, self.extra)
 
     @property

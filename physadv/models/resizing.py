@@ -17,12 +17,13 @@ from torch import Tensor
 from physadv.core.errors import ModelError
 
 Fit = Literal["crop", "letterbox", "letterbox-corner", "stretch"]
-Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Interpolation = Literal["bilinear", "bicubic", "nearest", "area"]
+PadColor = int | tuple[int, ...]
+"""Gray, or red, green and blue, from 0 to 255."""
 STANDARD_SIDE, STANDARD_SHORT_SIDE = 224, 256
 """Side of the crop and short side of the resized image in px, by ImageNet models' convention."""
 PADDING = 114 / 255
-"""sRGB value of the bars beside a letterboxed image, as in YOLO's own."""
-"""Gray of a letterbox's borders, as YOLO detectors are trained with."""
+"""sRGB value of the bars beside a letterboxed image, as YOLO detectors are trained with."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class InputResizing:
             "stretch" does not keep the aspect.
         short_side: Length in px of the short side before a crop to a square; None for 256/224 of
             the input's sides.
-        interpolation: "bilinear", "bicubic" or "nearest".
+        interpolation: "bilinear", "bicubic", "nearest" or "area" (the mean of the pixels covered).
         antialias: Whether images are smoothed where they shrink.
+        pad_color: Color of a letterbox's bars, one number or three from 0 to 255; 114 is YOLO's.
 
     Raises:
         ModelError: A value cannot be used.
@@ -56,8 +58,10 @@ class InputResizing:
     short_side: int | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
+    pad_color: PadColor = 114
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pad_color", _checked_color(self.pad_color))
         for name, value, known in (
             ("resize", self.fit, get_args(Fit)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
@@ -88,8 +92,20 @@ class InputResizing:
         height, width = self.size
         if self.fit.startswith("letterbox"):
             below, right = height - top - resized_size[0], width - left - resized_size[1]
-            return F.pad(resized, (left, right, top, below), value=PADDING)
+            return self._padded(resized, (left, right, top, below))
         return resized[..., -top : height - top, -left : width - left]
+
+    def _padded(self, images: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
+        """``images`` with bars of the pad color, their widths as torch orders them."""
+        if isinstance(self.pad_color, int):
+            return F.pad(images, sides, value=self.pad_color / 255)
+        color = images.new_tensor(self.pad_color).div(255).view(1, -1, 1, 1)
+        # Zero is the bars' value under the shift, so that one padding serves three colors.
+        return F.pad(images - color, sides) + color
+
+    def _factor(self, height: int, width: int) -> float:
+        """What a letterbox scales an image by."""
+        return min(self.size[0] / height, self.size[1] / width)
 
     def boxes_on_image(self, boxes: Tensor, height: int, width: int) -> Tensor:
         """Return boxes in px of an image that was resized.
@@ -101,7 +117,11 @@ class InputResizing:
         """
         if (height, width) == self.size:
             return boxes
-        (rows, columns), (top, left) = self._placement(height, width)
+        inner, (top, left) = self._placement(height, width)
+        rows, columns = float(inner[0]), float(inner[1])
+        if self.fit.startswith("letterbox"):  # one factor for both sides, as YOLO's own have it
+            factor = self._factor(height, width)
+            rows, columns = height * factor, width * factor
         scale = boxes.new_tensor((width / columns, height / rows) * 2)
         return (boxes - boxes.new_tensor((left, top) * 2)) * scale
 
@@ -128,6 +148,8 @@ class InputResizing:
         size = f"{self.size[1]}x{self.size[0]} px"
         how = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
         how += "" if self.antialias else ", not antialiased"
+        if self.fit.startswith("letterbox") and self.pad_color != 114:
+            how += f", bars of {self.pad_color}"
         if self.fit == "stretch":
             aspects = {(height * self.size[1], width * self.size[0]) for height, width in sizes}
             if aspects and all(height == width for height, width in aspects):
@@ -157,10 +179,10 @@ class InputResizing:
             return self.size, (0, 0)
 
         if self.fit.startswith("letterbox"):
-            scale = min(rows / height, columns / width)
+            scale = self._factor(height, width)
+            if self.fit == "letterbox-corner":  # YOLOX cuts the fraction off, YOLO rounds it
+                return (max(1, int(height * scale)), max(1, int(width * scale))), (0, 0)
             inner = (max(1, round(height * scale)), max(1, round(width * scale)))
-            if self.fit == "letterbox-corner":
-                return inner, (0, 0)
 
             # The odd pixel of padding goes below and right, as in YOLO's own.
             return inner, ((rows - inner[0]) // 2, (columns - inner[1]) // 2)
@@ -178,11 +200,22 @@ class InputResizing:
             return images
         if self.interpolation == "nearest":
             return F.interpolate(images, size, mode="nearest-exact")
+        if self.interpolation == "area":
+            return F.interpolate(images, size, mode="area")
         resized = F.interpolate(
             images, size, mode=self.interpolation, antialias=self.antialias, align_corners=False
         )
         # Bicubic interpolation overshoots at edges; 8-bit images, which models see, cannot.
         return resized.clamp(0, 1) if self.interpolation == "bicubic" else resized
+
+
+def _checked_color(color: Any) -> PadColor:
+    """The color of the bars as a gray or three numbers. Raises ModelError for anything else."""
+    numbers = list(color) if isinstance(color, list | tuple) else [color]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) not in (1, 3) or not whole or not all(0 <= n <= 255 for n in numbers):
+        raise ModelError(f"pad_color {color!r}", "A gray or three numbers, 0 to 255", "Use 114")
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
 
 
 def standard_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -200,8 +233,8 @@ def resizing_from(
     Args:
         size: Height and width in px of the input, or None.
         task: "classify" or "detect".
-        settings: Values by key, of which "resize", "short_side", "interpolation" and "antialias"
-            are read.
+        settings: Values by key, of which "resize", "short_side", "interpolation", "antialias"
+            and "pad_color" are read.
 
     Raises:
         ModelError: A value cannot be used.
@@ -214,4 +247,5 @@ def resizing_from(
         settings.get("short_side"),
         cast(Interpolation, settings.get("interpolation", "bilinear")),
         settings.get("antialias", True),
+        settings.get("pad_color", 114),
     )

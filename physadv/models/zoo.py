@@ -214,6 +214,7 @@ def fastestdet_card() -> ModelCard:
         urls=tuple(f"{raw}/{file}" for file in _FASTESTDET_FILES),
         extra={
             "score_threshold": 0.65,
+            "nms_iou": 0.45,
             "resize": "stretch",
             "size_bytes": 1157945,
             "parameters": 241_000,
@@ -242,6 +243,7 @@ def yolox_nano_card() -> ModelCard:
         urls=(f"{raw}/{_YOLOX_FILE}",),
         extra={
             "score_threshold": 0.3,
+            "nms_iou": 0.45,
             **YOLOX_PREPROCESSING,
             "size_bytes": 3660092,
             "parameters": 904_463,
