@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from physadv.core.visible_text import visible_line
+from physadv_cli.gate import Gate, end_by, outcomes_table
 from physadv_cli.runs import RunOptions
+
+if TYPE_CHECKING:
+    from physadv.evaluation.metrics.requirements import RequirementOutcome
 
 
 def twin_summary(folder: str | None, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -28,8 +32,13 @@ def twin_summary(folder: str | None, bundle: Mapping[str, Any] | None) -> dict[s
     return {} if folder is None else {"twin_check": stage_of_check(Path(folder), bundle)}
 
 
+def check_gate(run: RunOptions) -> Gate:
+    """Return the requirements of a check. Raises OptionError for one that cannot be read."""
+    return Gate.of(run, ("success", "recognized", "precision"))
+
+
 def report_run(folder: Path, run: RunOptions, *, queries: int | None = None) -> None:
-    """Write the report of the check in ``folder`` and print its result as ``run`` has it.
+    """Write the report of the check in ``folder``, print its result, and end by what is required.
 
     Args:
         folder: the run's folder.
@@ -39,12 +48,42 @@ def report_run(folder: Path, run: RunOptions, *, queries: int | None = None) -> 
     from physadv.report.check_report import write_check_report
 
     report = write_check_report(folder)
+    outcomes = _judge(folder, run, report.summary)
     left_out = {"patch_by_distance_and_yaw", "settings"}
     summary = {key: value for key, value in report.summary.items() if key not in left_out}
+    result = {"run": str(folder), **summary, **outcomes_table(outcomes)}
     words = _in_words(report.summary, report.html)
     if queries is not None:
-        summary["queries"], words = queries, f"{words}\n{queries} queries sent"
-    run.finish({"run": str(folder), **summary}, words)
+        result["queries"], words = queries, f"{words}\n{queries} queries sent"
+    run.finish(result, words)
+    end_by(outcomes)
+
+
+def _judge(
+    folder: Path, run: RunOptions, summary: Mapping[str, Any]
+) -> Sequence[RequirementOutcome]:
+    """Judge the patch's success, the true class on the clean sign, and the half width of the
+    interval of success."""
+    gate = check_gate(run)
+    if not gate.requirements:
+        return ()
+    from physadv.evaluation.metrics.intervals import RateInterval
+
+    def figure(block: str, key: str, low: str, high: str) -> RateInterval:
+        found = summary["blocks"].get(block)
+        if found is None:
+            return RateInterval(0.0, 0.0, 1.0, 0)
+        return RateInterval(found[key], found[low], found[high], found["frames"], found["clips"])
+
+    success = figure("patch", "attack_success_rate", "low", "high")
+    half = (success.high - success.low) / 2
+    figures = {
+        "success": success,
+        "recognized": figure("clean", "true_class_rate", "true_class_low", "true_class_high"),
+        "precision": RateInterval(half, half, half, success.n),
+    }
+    void = "" if summary["valid"] else str(summary["headline"])
+    return gate.judge(folder, str(summary["settings"].get("model", "the model")), figures, void)
 
 
 def _in_words(summary: Mapping[str, Any], html: Path) -> str:

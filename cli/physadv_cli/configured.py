@@ -27,6 +27,8 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 Action = Callable[[AnyConfig, RunOptions], None]
 Adapt = Callable[[dict[str, Any]], dict[str, Any]]
 _PAIR = tuple[float, float]
+_OFF = {"shard": None, "require": None}
+"""Defaults of options of a run that are no switches."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def from_config(
             ),
             *sorted(parameters, key=lambda p: p.default is not inspect.Parameter.empty),
             *extra,
-            *(_keyword(n, options.SWITCHES[n], None if n == "shard" else False) for n in switches),
+            *(_keyword(n, options.SWITCHES[n], _OFF.get(n, False)) for n in switches),
             *([_keyword("trust", options.Trust, False)] if _names_code(kind) else []),
             *run_parameters,
         ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
     from physadv.evaluation.evaluate import EvaluationTask
+    from physadv.evaluation.metrics.requirements import RequirementOutcome
     from physadv.evaluation.robust_accuracy import Evaluation, EvaluationProgress
     from physadv.models.cards import LoadedModel
 
@@ -25,12 +27,14 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
         run: where and how to report.
         settings: further keywords of :func:`physadv.evaluation.evaluate.prepare_evaluation`.
     """
-    run.own_shard()  # a wrong one is refused before anything is loaded
+    run.own_shard()  # what is typed wrong is refused before anything is loaded
+    gate = Gate.of(run, ("clean", "robust"))
     model = _load(config)
     if model.card.task == "detect":
         from physadv_cli.evaluating_detectors import run_detector_evaluation
 
         refuse_division(run, "a detector")
+        gate.refuse("detectors: their average precision is no share of images")
         run_detector_evaluation(config, run, model, settings)
         return
     task = _prepare(config, model, settings)
@@ -48,17 +52,27 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
                 _watch(evaluation)
         except KeyboardInterrupt:
             stopped = True
+        outcomes = []
         if part.is_first:
-            _finish(task, evaluation, run, part, stopped=stopped)
+            outcomes = _finish(task, evaluation, run, part, gate, stopped=stopped)
     if stopped:
         raise SystemExit(130)
+    end_by(outcomes)
 
 
 def _finish(
-    task: EvaluationTask, evaluation: Evaluation, run: RunOptions, part: Division, *, stopped: bool
-) -> None:
-    """Write the report and print the result; of a shard only how much is done."""
+    task: EvaluationTask,
+    evaluation: Evaluation,
+    run: RunOptions,
+    part: Division,
+    gate: Gate,
+    *,
+    stopped: bool,
+) -> list[RequirementOutcome]:
+    """Write the report, print the result, of a shard only how much is done, and judge the
+    requirements."""
     from physadv.evaluation.adversarial_examples import strongest_example
+    from physadv.evaluation.metrics.intervals import RateInterval
     from physadv.report.evaluate_report import write_evaluate_report
 
     folder, data = part.folder, task.samples.summary
@@ -75,8 +89,12 @@ def _finish(
     elif evaluation.ledger.rows:
         example = strongest_example(folder / "examples")
         result["report"] = str(write_evaluate_report(folder, result, task.facts, example, data))
+    figures = {name: RateInterval(**result[f"{name}_accuracy"]) for name in ("clean", "robust")}
+    outcomes = gate.judge(folder, task.facts["victim"], figures, void_reason(result["doubts"]))
+    result |= outcomes_table(outcomes)
     print_findings(result["doubts"])
     run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))
+    return outcomes
 
 
 def _queries(task: EvaluationTask) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The app, and the mapping of errors to exit codes.
 
-0 is done, 1 a known error in one line, 2 wrong usage, 130 an interrupted run.
+0 is done, 1 a known error in one line, 2 wrong usage, 3 a requirement that was not met, 130 an
+interrupted run.
 """
 
 from __future__ import annotations

@@ -135,6 +135,15 @@ SWITCHES: dict[str, Any] = {
             rich_help_panel="Run",
         ),
     ],
+    "require": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require",
+            help="End with exit code 3 unless a figure keeps a limit; may repeat.",
+            metavar="FIGURE>=SHARE",
+            rich_help_panel="Output",
+        ),
+    ],
 }
 """Options of a run that only some commands have; all are off by default."""
 Json = Annotated[

@@ -101,6 +101,8 @@ class RunOptions:
     dry_run: bool = False
     shard: str | None = None
     """Share of the batches to do, such as "2/8"; None for all."""
+    require: Sequence[str] | None = None
+    """Limits that figures must keep, such as "robust >= 0.5"."""
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, compare=False)
     """What is released when the command ends, such as the lock of the run's folder."""
     folders: list[HeldFolder] = field(default_factory=list, compare=False)

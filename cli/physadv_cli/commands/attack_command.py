@@ -15,7 +15,7 @@ def register(app: typer.Typer, panel: str) -> None:
         "attack",
         short_help="One epsilon-ball attack (fgsm, pgd, apgd ...) over a data set. Resumable.",
         rich_help_panel=panel,
-    )(from_config(attack, AttackConfig, switches=("shard",)))
+    )(from_config(attack, AttackConfig, switches=("shard", "require")))
 
 
 def attack(config: AttackConfig, run: RunOptions) -> None:

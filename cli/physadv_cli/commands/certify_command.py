@@ -8,6 +8,7 @@ import typer
 
 from physadv.certification.config import CertifyConfig
 from physadv_cli.configured import from_config, hidden_option, threat_forms
+from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from physadv.core.rows import Row
     from physadv.core.shards import Shard
     from physadv.evaluation.certification_task import CertificationTask
+    from physadv.evaluation.metrics.requirements import RequirementOutcome
     from physadv.evaluation.progress_log import ProgressLog
     from physadv.evaluation.verification_task import VerificationTask
+
+_FIGURES = {"certified": "certified_accuracy", "accuracy": "accuracy"}
+"""Figures that may be required, with their keys in the result."""
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -32,7 +37,7 @@ def register(app: typer.Typer, panel: str) -> None:
             CertifyConfig,
             adapt=_join_threat,
             hidden=[*threat_forms(), radius],
-            switches=("shard",),
+            switches=("shard", "require"),
         )
     )
 
@@ -66,11 +71,13 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     """
     if config.vnnlib is not None:
         refuse_division(run, "--vnnlib")
+        Gate.of(run, tuple(_FIGURES)).refuse("properties: a falsified one ends with exit code 1")
         _certify_properties(config, run)
         return
     from physadv.evaluation.certification_task import CertificationTask
 
-    run.own_shard()  # a wrong one is refused before anything is loaded
+    run.own_shard()  # what is typed wrong is refused before anything is loaded
+    gate = Gate.of(run, tuple(_FIGURES))
     task = CertificationTask.from_config(config)
     print_data(task.samples.summary)
     with divided_run(run, config, task.claim, task.samples.summary) as part:
@@ -84,13 +91,14 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
                 log, is_share = task.open_log(part.folder), False
         except KeyboardInterrupt:
             stopped = True
-        broken = 0
+        outcomes = []
         if part.is_first:
-            broken = _finish(task, log, run, part, stopped=stopped, is_share=is_share)
-    if broken:
+            outcomes = _finish(task, log, run, part, gate, stopped=stopped, is_share=is_share)
+    if any(row.get("broken") for row in log.rows.values()):
         raise SystemExit(1)
     if stopped:
         raise SystemExit(130)
+    end_by(outcomes)
 
 
 def _finish(
@@ -98,12 +106,14 @@ def _finish(
     log: ProgressLog,
     run: RunOptions,
     part: Division,
+    gate: Gate,
     *,
     stopped: bool,
     is_share: bool,
-) -> int:
-    """Write the report, print the result, of a shard only how much is done, and return the number
-    of certificates that broke."""
+) -> list[RequirementOutcome]:
+    """Write the report, print the result, of a shard only how much is done, and judge the
+    requirements."""
+    from physadv.evaluation.metrics.intervals import RateInterval
     from physadv.report.certify_report import write_certify_report
 
     folder, data = part.folder, task.samples.summary
@@ -114,9 +124,12 @@ def _finish(
         facts = {**task.facts, "device": task.device}
         report = write_certify_report(folder, result, facts, list(log.rows.values()), data)
         result["report"] = str(report)
+    figures = {name: RateInterval(**result[key]) for name, key in _FIGURES.items()}
+    outcomes = gate.judge(folder, task.facts["victim"], figures, void_reason(result["doubts"]))
+    result |= outcomes_table(outcomes)
     print_findings(result["doubts"])
     run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))
-    return int(result["broken"])
+    return outcomes
 
 
 def _certify_properties(config: CertifyConfig, run: RunOptions) -> None:

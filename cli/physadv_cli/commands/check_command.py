@@ -21,7 +21,7 @@ def register(app: typer.Typer, panel: str) -> None:
         cls=ServeWithoutPort,
         short_help="Success of a patch on filmed or simulated signs, with controls. Resumable.",
         rich_help_panel=panel,
-    )(from_config(check, CheckConfig))
+    )(from_config(check, CheckConfig, switches=("require",)))
 
 
 def check(config: CheckConfig, run: RunOptions) -> None:
@@ -46,6 +46,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     from physadv.core.run_folder import refuse_other_run
     from physadv.models.black_box import black_box_within
 
+    checking.check_gate(run)  # a requirement that cannot be read is refused at once
     if run.out is not None and run.out.is_dir():
         run.take_folder(run.out)
     if run.out is not None and not run.overwrite:

@@ -15,7 +15,7 @@ def register(app: typer.Typer, panel: str) -> None:
         "evaluate",
         short_help="Robust accuracy by an ensemble of attacks. Resumable.",
         rich_help_panel=panel,
-    )(from_config(evaluate, EvaluateConfig, switches=("shard",)))
+    )(from_config(evaluate, EvaluateConfig, switches=("shard", "require")))
 
 
 def evaluate(config: EvaluateConfig, run: RunOptions) -> None:
