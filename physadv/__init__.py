@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from physadv.core.errors import PhysadvError as PhysadvError
     from physadv.core.types import Detections as Detections
     from physadv.datasets import read_dataset as read_dataset
-    from physadv.datasets.detection import read_detection_dataset as read_detection_dataset
+    from physadv.datasets.read import read_detection_dataset as read_detection_dataset
     from physadv.defenses.load_model import load_model as load_model
     from physadv.eot.pipeline import Pipeline as Pipeline
     from physadv.eot.presets import eot_preset as eot_preset
@@ -109,7 +109,7 @@ _HOMES = {
     "pgd": "attacks.gradient",
     "read_bundle": "patches.bundle",
     "read_dataset": "datasets",
-    "read_detection_dataset": "datasets.detection",
+    "read_detection_dataset": "datasets.read",
     "render_patch": "patches.make_patch",
     "square_attack": "attacks.score_based",
 }

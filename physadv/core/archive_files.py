@@ -1,11 +1,13 @@
-"""Zip archives and gzip data of others, unpacked in memory within budgets; nothing is unpacked to
-disk."""
+"""Zip and tar archives and gzip data of others, unpacked in memory within budgets; nothing is
+unpacked to disk."""
 
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from physadv.core.errors import DataError, PhysadvError
@@ -90,6 +92,85 @@ def read_member(
         assert_bytes(info.file_size, name, most=most_bytes, packed=info.compress_size, error=error)
         with archive.open(info) as stream:
             return stream.read(info.file_size)  # zipfile checks the sum at the end
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file is a tar archive that is not compressed; False where it cannot be
+    read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(265)[257:262] == b"ustar"
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A regular file in a tar archive: where its bytes lie."""
+
+    start: int
+    size: int
+
+
+def tar_members(path: Path, *, error: type[PhysadvError] = DataError) -> dict[str, TarMember]:
+    """Return where the regular files of a tar archive lie, by name; nothing is unpacked.
+
+    Args:
+        path: The archive, not compressed.
+        error: Class of the error.
+
+    Returns:
+        Place of each file; of two of one name the first.
+
+    Raises:
+        PhysadvError: It is no tar archive, is cut off, or has too many members.
+    """
+    members: dict[str, TarMember] = {}
+    length = path.stat().st_size
+    with (
+        foreign_errors(f"{path}", error, "not a readable tar", "Fetch the file again"),
+        tarfile.open(path, "r:", errors="surrogateescape") as archive,
+    ):
+        for count, info in enumerate(archive, 1):
+            archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+            if count > MAX_MEMBERS:
+                raise error(f"{path}", f"over {MAX_MEMBERS} members", "Pack several archives")
+            if not info.isreg() or info.issparse() or not info.name:
+                continue
+            if info.offset_data + info.size > length:
+                raise error(f"{path}: {info.name}", "It is cut off", "Fetch the file again")
+            members.setdefault(info.name.removeprefix("./"), TarMember(info.offset_data, info.size))
+    return members
+
+
+def read_tar_member(
+    path: Path,
+    member: TarMember,
+    name: str,
+    *,
+    most_bytes: int,
+    error: type[PhysadvError] = DataError,
+) -> bytes:
+    """Return the bytes of a file in a tar archive.
+
+    Args:
+        path: The archive.
+        member: Place of the file, from :func:`tar_members`.
+        name: Name of the archive and the file in errors.
+        most_bytes: Most bytes.
+        error: Class of the error.
+
+    Raises:
+        PhysadvError: It is too large, or the archive cannot be read.
+    """
+    assert_bytes(member.size, name, most=most_bytes, error=error)
+    with foreign_errors(name, error, "cannot be read", "Fetch the tar again"):
+        with path.open("rb") as stream:
+            stream.seek(member.start)
+            data = stream.read(member.size)
+        if len(data) < member.size:
+            raise error(name, "It is cut off", "Fetch the tar again")
+        return data
 
 
 def gunzip(

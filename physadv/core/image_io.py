@@ -19,6 +19,7 @@ from physadv.core.files import write_bytes
 from physadv.core.litter import is_litter
 from physadv.core.picture_files import (
     HEIF_SUFFIXES,
+    JXL_SUFFIXES,
     SIDEWAYS,
     as_stored,
     load_picture,
@@ -33,9 +34,13 @@ from physadv.core.svg import decode_svg, rasterize_svg
 from physadv.core.text import read_file
 
 Array = npt.NDArray[np.uint8]
-IMAGE_SUFFIXES = HEIF_SUFFIXES | frozenset(
-    {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
-    | {".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = (
+    HEIF_SUFFIXES
+    | JXL_SUFFIXES
+    | frozenset(
+        {".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+        | {".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+    )
 )
 """Suffixes of the files in a folder that are read as images; a file named alone may have any."""
 _AMPLE_PX = 4096

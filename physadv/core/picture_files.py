@@ -27,9 +27,11 @@ from physadv.core.text import read_file
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 """Suffixes of HEIF pictures, which the package pillow-heif reads where it is installed."""
+JXL_SUFFIXES = frozenset({".jxl"})
+"""Suffix of JPEG XL pictures, which the package pillow-jxl-plugin reads where it is installed."""
 _FORMATS = (
     *("PNG", "JPEG", "MPO", "TIFF", "WEBP", "GIF", "BMP", "DIB", "ICO", "PPM", "TGA", "AVIF"),
-    *("JPEG2000", "PSD", "HEIF"),
+    *("JPEG2000", "PSD", "HEIF", "JXL"),
 )
 """Formats that are read. Pillow knows more, of which some start programs (EPS) or decode so slowly
 that a small file takes minutes."""
@@ -44,6 +46,7 @@ _MOST_PAGES = 5000
 """Most pages of a TIFF, each of which Pillow compares with all before it."""
 _UNREADABLE = "not a readable image"
 _TOO_LARGE = "Scale it down"
+_JXL_SIGNATURES = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 
@@ -77,6 +80,8 @@ def open_picture(data: bytes, name: str, *, most_pixels: int | None = None) -> I
         raise ImageError(name, "empty file", "Replace or remove the file")
     if _is_heif(data) or Path(name).suffix.lower() in HEIF_SUFFIXES:
         register_heif(name)
+    if data.startswith(_JXL_SIGNATURES):
+        register_jxl(name)
 
     with foreign_errors(name, ImageError, _UNREADABLE), _without_warnings():
         Image.init()
@@ -157,6 +162,23 @@ def register_heif(name: str) -> None:
             name, "HEIC needs the package pillow-heif", "pip install pillow-heif"
         ) from error
     register_heif_opener()
+
+
+def register_jxl(name: str) -> None:
+    """Enable reading of JPEG XL files.
+
+    Args:
+        name: Name of the file in errors.
+
+    Raises:
+        ImageError: The package pillow-jxl-plugin is missing.
+    """
+    try:
+        import pillow_jxl  # noqa: F401 - its import registers the format
+    except ImportError as error:
+        raise ImageError(
+            name, "JPEG XL needs the package pillow-jxl-plugin", "pip install pillow-jxl-plugin"
+        ) from error
 
 
 def shown_size(data: bytes, name: str) -> tuple[int, int]:

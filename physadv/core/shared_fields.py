@@ -74,7 +74,10 @@ ScoreThreshold = Annotated[
     ConfigField(THRESHOLD_HELP, "Goal", least=0, most=1, default="the model card's, else 0.25"),
 ]
 
-DATA_HELP = "Data set: class folders, idx, npz, GTSRB layout, or a zip of those."
+DATA_HELP = (
+    "Data set: class folders, CSV or list of paths, globs, Arrow or Parquet, WebDataset, idx, npz, "
+    "GTSRB, zip or tar; YOLO, COCO or VOC boxes for detectors."
+)
 """Help of ``--data`` wherever it stands."""
 DataPath = Annotated[
     str,

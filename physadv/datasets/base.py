@@ -29,6 +29,8 @@ class ImageDataset:
         names: Names (n) of the images.
         boxes: Corners (n, 4) x0, y0, x1, y1 of the object in px of its image, where known.
         summary: What the reader took the data for.
+        header_size: Function that returns width and height in px of image i from its header; None
+            where images must be read for it.
 
     Raises:
         DataError: There is no image, lengths differ, or a label has no class.
@@ -47,6 +49,7 @@ class ImageDataset:
     names: tuple[str, ...]
     boxes: Boxes | None = None
     summary: DatasetSummary = field(default_factory=DatasetSummary)
+    header_size: Callable[[int], tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -78,7 +81,11 @@ class ImageDataset:
         return self.read(index), int(self.labels[index])
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """Return height and width in px of the image ``index``, which is read for it."""
+        """Return height and width in px of the image ``index``, from its header where that can
+        be."""
+        if self.header_size is not None:
+            width, height = self.header_size(index)
+            return int(height), int(width)
         height, width = self.read(index).shape[:2]
         return int(height), int(width)
 
@@ -87,7 +94,7 @@ class ImageDataset:
 
     def subset(self, indices: Sequence[int] | Labels) -> ImageDataset:
         """Return the images of ``indices``, in that order, with the same classes."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        chosen, size = np.asarray(indices, dtype=np.int64), self.header_size
         return ImageDataset(
             lambda i: self.read(int(chosen[i])),
             self.labels[chosen],
@@ -96,6 +103,7 @@ class ImageDataset:
             tuple(self.names[i] for i in chosen),
             None if self.boxes is None else self.boxes[chosen],
             self.summary,
+            None if size is None else lambda i: size(int(chosen[i])),
         )
 
     def counts(self) -> Labels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,9 @@ from physadv.datasets.box_annotations import (
     parse_yolo,
     yaml_class_names,
 )
-from physadv.datasets.file_access import FileSource, open_file_source
+from physadv.datasets.file_access import FileSource
 from physadv.datasets.left_out import left_out
-from physadv.datasets.parts import check_split, choose_parts, part_of, shown_parts
+from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
 _MOST_LABEL_BYTES = 1 << 24
@@ -226,50 +226,6 @@ def detection_in_memory(
         tuple(names) or tuple(f"#{i}" for i in range(len(images))),
         tuple(present),
     )
-
-
-def read_detection_dataset(path: str | Path, *, split: str | None = None) -> DetectionDataset:
-    """Read a detection data set from a folder, a zip, a tar, a COCO file or a data.yaml.
-
-    The layout is found by looking: COCO (``annotations/*.json`` or Roboflow's
-    ``_annotations.coco.json``), Pascal VOC (an XML file an image), YOLO (a label file an image, and
-    a data.yaml or classes.txt with names). Images without a label file have no object.
-
-    Args:
-        path: Folder or file.
-        split: Part to read: "train", "val" or "test", by whatever name the set has for it, or that
-            name; "all" or None for everything. A set without parts is returned whole.
-
-    Returns:
-        Images (h, w, 3) uint8 with their objects.
-
-    Raises:
-        DataError: The data are missing, empty, damaged or in no such layout, or the part is not
-            there.
-        OptionError: ``split`` names no part.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from physadv.core.image_io import save_png
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = save_png(Path(folder) / "a.png", np.zeros((20, 10, 3), np.uint8))
-        ...     _ = Path(folder, "a.txt").write_text("0 0.5 0.5 0.2 0.4")
-        ...     _ = Path(folder, "classes.txt").write_text("stop")
-        ...     data = read_detection_dataset(folder)
-        ...     data.classes, data[0][1].boxes.round().tolist()
-        (('stop',), [[4.0, 6.0, 6.0, 14.0]])
-    """
-    check_split(split)
-    place = Path(path).expanduser()
-    only = None
-    if place.is_file() and place.suffix.lower() in (".json", ".yaml", ".yml"):
-        root = place.parent
-        if root.name.casefold() in ("annotations", "annotation"):
-            root = root.parent
-        only, place = place.relative_to(root).as_posix(), root
-    source = open_file_source(place)
-    return dataset_of_source(source, split, only)
 
 
 def dataset_of_source(
@@ -549,36 +505,60 @@ def _assembled(
     names = sorted(
         (n for n in found.boxes if not parts or parts_by_image.get(n) in chosen), key=natural_key
     )
-    boxes = [[in_order(box) for box in found.boxes[name]] for name in names]
-
     # Numbers of all parts, so that a part in which a class is missing has those of the whole set.
-    occurring = Counter(box.class_name for own in found.boxes.values() for box in own)
+    occurring = {box.class_name for own in found.boxes.values() for box in own}
     if "" in occurring:
         raise DataError(f"{source.path}", "A box has no class", "Name the class of each box")
-    others = sorted((c for c in occurring if c not in found.classes), key=natural_key)
-    classes = (*found.classes, *others)
-    numbers = {name: i for i, name in enumerate(classes)}
-    arrays = _BoxArrays.of(boxes, numbers)
-
-    counts = Counter(box.class_name for own in boxes for box in own)
-    empty = sum(not own for own in boxes)
-    objects = f"{sum(counts.values())} objects of {len(counts)} classes"
-    notes = [objects + (f", {empty} images without one" if empty else ""), *found.notes]
+    others = sorted(occurring - set(found.classes), key=natural_key)
     used = {*names, *found.files}
-    return DetectionDataset(
+    summary = DatasetSummary(
+        str(source.path),
+        f"{layout} boxes",
+        "all" if not parts or len(chosen) > 1 else parts[chosen[0]],
+        shown_parts(parts),
+        skipped=left_out(source.litter, source.names, used) if not parts else {},
+        notes=tuple(found.notes),
+    )
+    return detection_arrays(
         lambda i: source.image(names[i]),
-        arrays.of_image,
-        classes,
+        [found.boxes[name] for name in names],
+        (*found.classes, *others),
         tuple(names),
+        summary,
+    )
+
+
+def detection_arrays(
+    read: Callable[[int], Array],
+    by_image: Sequence[Sequence[LabeledBox]],
+    classes: Sequence[str],
+    names: tuple[str, ...],
+    summary: DatasetSummary,
+) -> DetectionDataset:
+    """Return a detection data set of boxes that are already sorted by image.
+
+    Args:
+        read: Function that returns image i as (h, w, 3) uint8 sRGB.
+        by_image: Boxes of each image.
+        classes: Names of the classes; further ones that occur are appended.
+        names: Names of the images.
+        summary: What the reader took the data for.
+    """
+    boxes = [[in_order(box) for box in own] for own in by_image]
+    counts = Counter(box.class_name for own in boxes for box in own)
+    others = sorted((c for c in counts if c not in classes), key=natural_key)
+    every = (*classes, *others)
+    arrays = _BoxArrays.of(boxes, {name: i for i, name in enumerate(every)})
+    empty = sum(not own for own in boxes)
+    note = f"{sum(counts.values())} objects of {len(counts)} classes"
+    note += f", {empty} images without one" if empty else ""
+    return DetectionDataset(
+        read,
+        arrays.of_image,
+        every,
+        names,
         tuple(np.unique(arrays.labels).tolist()),
-        DatasetSummary(
-            str(source.path),
-            f"{layout} boxes",
-            "all" if not parts or len(chosen) > 1 else parts[chosen[0]],
-            shown_parts(parts),
-            skipped=left_out(source.litter, source.names, used) if not parts else {},
-            notes=tuple(notes),
-        ),
+        replace(summary, notes=(note, *summary.notes)),
     )
 
 

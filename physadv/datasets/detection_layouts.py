@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import NoReturn
 
 from physadv.core.errors import DataError
 from physadv.datasets.file_access import FileSource
@@ -33,26 +34,29 @@ def is_generic(folder: str) -> bool:
     return folder.casefold() in _GENERIC
 
 
-def refuse_detection(source: FileSource) -> None:
-    """Refuse a set in the layout of YOLO, COCO, Pascal VOC or another with boxes.
+def refuse_detection(source: FileSource, layout: str) -> NoReturn:
+    """Refuse a set with boxes, where a class an image is needed.
 
     Args:
         source: Files of the data set.
+        layout: Its layout, as :func:`detection_layout` returns it.
 
     Raises:
-        DataError: It is one.
+        DataError: Always.
     """
-    layout = _layout_of(source)
-    if layout:
-        raise DataError(
-            f"{source.path}",
-            f"is a set for detection ({layout}): its images have boxes, and no class each",
-            "sort the images, or crops of the boxes, as <class>/<image>",
-        )
+    raise DataError(
+        f"{source.path}",
+        f"is a set for detection ({layout}): its images have boxes, and no class each",
+        "give it to a detector, or sort crops of the boxes as <class>/<image>",
+    )
 
 
-def _layout_of(source: FileSource) -> str:
-    """The detection layout of a source in words; empty for none."""
+def detection_layout(source: FileSource) -> str:
+    """Return the layout of a set with boxes in words; empty for other sets.
+
+    Args:
+        source: Files of the data set.
+    """
     images = source.images()
     others = sorted(set(source.names) - set(images))
     stems = {PurePosixPath(name).stem for name in images} if others else set()

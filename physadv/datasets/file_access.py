@@ -1,13 +1,23 @@
-"""Uniform access to the files of a folder or a zip, by relative names."""
+"""Uniform access to the files of a folder, a zip or tar files, by relative names."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from physadv.core.archive_files import is_zip, member_names, open_zip, read_member
+from physadv.core.archive_files import (
+    TarMember,
+    is_tar,
+    is_zip,
+    member_names,
+    open_zip,
+    read_member,
+    read_tar_member,
+    tar_members,
+)
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white
 from physadv.core.litter import is_litter
@@ -102,6 +112,31 @@ class ZipSource(FileSource):
         return read_member(self._zip, name, where, most_bytes=most_bytes)
 
 
+class TarSource(FileSource):
+    """Members of tar files, read in place; those of several shards under the name of each.
+
+    Args:
+        path: The tar file, or the folder of shards.
+        shards: The shards; empty for the one file.
+    """
+
+    def __init__(self, path: Path, shards: Sequence[Path] = ()) -> None:
+        self.path = path
+        self._places: dict[str, tuple[Path, TarMember]] = {}
+        for shard in shards or (path,):
+            prefix = f"{shard.stem}/" if shards else ""
+            for name, member in tar_members(shard).items():
+                self._places[prefix + name] = (shard, member)
+        self._take(list(self._places))
+
+    def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
+        """Return the bytes of the member ``name``. Raises DataError where it is too large or
+        damaged."""
+        shard, member = self._places[name]
+        where = f"{shard}: {name}"
+        return read_tar_member(shard, member, where, most_bytes=most_bytes)
+
+
 def _files_under(root: Path) -> list[str]:
     """Relative names of all files below a folder, also behind links, each folder once."""
     found, seen = [], set[str]()
@@ -116,7 +151,7 @@ def _files_under(root: Path) -> list[str]:
 
 
 def open_file_source(path: Path) -> FileSource:
-    """Open a folder or a zip file.
+    """Open a folder, a zip or a tar file, or a folder of tar shards.
 
     Args:
         path: The folder or the file.
@@ -129,10 +164,23 @@ def open_file_source(path: Path) -> FileSource:
     """
     if not path.exists():
         raise DataError(f"{path}", "no such file or folder", "check the path")
+    if path.is_file() and is_tar(path):
+        return _not_empty(TarSource(path), path)
+    if path.is_file() and path.name.lower().endswith((".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")):
+        raise DataError(
+            f"{path}", "A compressed tar cannot be read at any place", "Unpack it to a .tar first"
+        )
     if path.is_file() and not is_zip(path):
         reason = "empty file" if path.stat().st_size == 0 else "neither a folder nor a readable zip"
-        raise DataError(f"{path}", reason, "name a folder, a zip, an idx or an npz file")
-    source = FolderSource(path) if path.is_dir() else ZipSource(path)
+        raise DataError(f"{path}", reason, "name a folder, a zip, a tar, an idx or an npz file")
+    source: FileSource = FolderSource(path) if path.is_dir() else ZipSource(path)
+    shards = [path / n for n in source.names if n.lower().endswith(".tar") and "/" not in n]
+    if shards and isinstance(source, FolderSource) and not source.images():
+        source = TarSource(path, [shard for shard in shards if is_tar(shard)])
+    return _not_empty(source, path)
+
+
+def _not_empty(source: FileSource, path: Path) -> FileSource:
     if not source.names:
-        raise DataError(f"{path}", "holds no file", "name a folder or zip with images")
+        raise DataError(f"{path}", "holds no file", "name a folder or archive with images")
     return source

@@ -11,7 +11,7 @@ import numpy as np
 from physadv.core.errors import DataError
 from physadv.core.names import natural_key
 from physadv.datasets.base import ImageDataset
-from physadv.datasets.detection_layouts import is_generic, refuse_detection
+from physadv.datasets.detection_layouts import is_generic
 from physadv.datasets.file_access import FileSource
 from physadv.datasets.left_out import left_out, other_pictures
 from physadv.datasets.parts import choose_parts, part_of, parts_of, shown_parts
@@ -53,7 +53,6 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
         DataError: An image lies outside of the class folders, the folders are not those of classes,
             or the part is not there.
     """
-    refuse_detection(source)
     tree = _tree_of(source)
     chosen = choose_parts(tree.parts, split, f"{source.path}") if tree.parts else [""]
     for part in chosen:
@@ -82,6 +81,7 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
             skipped=left_out(source.litter, source.names, read),
             notes=_notes(source, tree, chosen, classes, set(labels.tolist())),
         ),
+        header_size=lambda i: source.size(names[i]),
     )
 
 

@@ -72,6 +72,10 @@ class SampleSource(Protocol):
         """Return the class numbers at ``positions``, (b,) int64."""
         ...
 
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Begin to decode the images at ``positions``, which are asked for next."""
+        ...
+
     def without(self, label: int) -> Self:
         """Return the images of all classes but ``label``."""
         ...
@@ -124,6 +128,9 @@ class TensorSamples:
     def images(self, positions: Sequence[int]) -> Float[Tensor, "b c h w"]:
         """Return the images at ``positions``, in [0, 1]."""
         return self.pixels[list(positions)]
+
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Do nothing: the images are in memory."""
 
     def targets(self, positions: Sequence[int]) -> Int[Tensor, " b"]:
         """Return the class numbers at ``positions``."""

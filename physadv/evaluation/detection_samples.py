@@ -21,8 +21,8 @@ from physadv.datasets.detection import (
     DetectionDataset,
     ObjectBoxes,
     detection_in_memory,
-    read_detection_dataset,
 )
+from physadv.datasets.read import read_detection_dataset
 from physadv.datasets.summary import DatasetSummary
 from physadv.evaluation.metrics.coco_average_precision import ImageDetections
 from physadv.models.cards import ModelCard

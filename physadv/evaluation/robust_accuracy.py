@@ -204,7 +204,9 @@ class Evaluation:
             if self.shard.holds(number)
         }
         total = sum(map(len, batches.values()))
-        for number, batch in batches.items():
+        following = [*list(batches.values())[1:], []]
+        for (number, batch), after in zip(batches.items(), following, strict=True):
+            self.samples.prefetch(after)  # decoded while this batch is attacked
             if not ledger.finished(number, plan[-1].name):
                 for stage in self._batch(ledger, ball, plan, number, batch, keep):
                     yield self._progress(ledger, total, stage)

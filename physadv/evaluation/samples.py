@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.datasets import DatasetSummary
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.class_matching import ClassMatch, LabelMap, match_classes
+from physadv.datasets.decoding import Decoder
 from physadv.datasets.summary import CLASS_FOLDERS, sizes_in_words
 from physadv.models.cards import ModelCard
 from physadv.models.resizing import InputResizing, standard_size
@@ -48,6 +49,7 @@ class EvaluationSamples:
     channels: int = 3
     match: ClassMatch | None = None
     image_sizes: str = ""
+    _decoder: Decoder = field(default_factory=Decoder, init=False, repr=False, compare=False)
 
     @property
     def summary(self) -> DatasetSummary:
@@ -69,7 +71,12 @@ class EvaluationSamples:
         Raises:
             DataError: The model takes gray images and one has colors.
         """
-        return torch.stack([self._image(self.indices[p]) for p in positions])
+        numbers = [self.indices[p] for p in positions]
+        return torch.stack(self._decoder.take(self._image, numbers))
+
+    def prefetch(self, positions: Sequence[int]) -> None:
+        """Begin to decode the images at ``positions`` in other threads."""
+        self._decoder.begin(self._image, [self.indices[p] for p in positions])
 
     def targets(self, positions: Sequence[int]) -> Tensor:
         """Return the class numbers (b,) of the images at ``positions``."""

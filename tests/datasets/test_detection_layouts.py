@@ -14,7 +14,7 @@ from PIL import Image
 from physadv.core.errors import DataError
 from physadv.core.parsing import parse_yaml
 from physadv.datasets.box_annotations import yaml_class_names
-from physadv.datasets.detection import read_detection_dataset
+from physadv.datasets.read import read_detection_dataset
 
 WIDTH, HEIGHT = 40, 20
 

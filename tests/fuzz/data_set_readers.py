@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz import mutations
@@ -19,7 +23,7 @@ from fuzz.readers import _COCO, _VOC, _png, _reader, _texts, _written
     4,
 )
 def _data_yaml(folder: Path, data: bytes) -> object:
-    from physadv.datasets.detection import read_detection_dataset
+    from physadv.datasets.read import read_detection_dataset
 
     _written(folder, "a.png", _png())
     _written(folder, "a.txt", b"0 0.5 0.5 0.2 0.3\n")
@@ -28,7 +32,7 @@ def _data_yaml(folder: Path, data: bytes) -> object:
 
 @_reader("detection set coco", _texts(_COCO), mutations.mutate_json, 2)
 def _coco_set(folder: Path, data: bytes) -> object:
-    from physadv.datasets.detection import read_detection_dataset
+    from physadv.datasets.read import read_detection_dataset
 
     _written(folder, "a.jpg", _png())
     return read_detection_dataset(_written(folder, "boxes.json", data))[0]
@@ -36,8 +40,86 @@ def _coco_set(folder: Path, data: bytes) -> object:
 
 @_reader("detection set voc", _texts(_VOC), mutations.mutate_text, 2)
 def _voc_set(folder: Path, data: bytes) -> object:
-    from physadv.datasets.detection import read_detection_dataset
+    from physadv.datasets.read import read_detection_dataset
 
     _written(folder, "a.jpg", _png())
     _written(folder, "a.xml", data)
     return read_detection_dataset(folder)[0]
+
+
+@_reader(
+    "csv listing",
+    _texts(
+        "path,label,split\na.png,stop,train\na.png,yield,test\n",
+        "a.png;3\na.png;0\n",
+        "ImageId\tPredictionString\na\tn01440764 1 2 3 4\n",
+    ),
+    mutations.mutate_text,
+    4,
+)
+def _csv_listing(folder: Path, data: bytes) -> object:
+    from physadv.datasets.read import read_dataset
+
+    _written(folder, "a.png", _png())
+    return read_dataset(_written(folder, "set.csv", data))[0]
+
+
+@_reader("list of paths", _texts("a.png 1\na.png 0\n", "*.png\n"), mutations.mutate_text, 2)
+def _path_list(folder: Path, data: bytes) -> object:
+    from physadv.datasets.read import read_dataset
+
+    _written(folder, "a.png", _png())
+    return read_dataset(_written(folder, "set.txt", data))[0]
+
+
+def _shards() -> Sequence[bytes]:
+    kinds = (("cls", b"1"), ("json", b'{"label": "stop"}'))
+    found = []
+    for suffix, label in kinds:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for name, data in (("000.png", _png()), (f"000.{suffix}", label)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        found.append(buffer.getvalue())
+    return found
+
+
+@_reader("webdataset shard", _shards, mutations.mutate_bytes, 2)
+def _shard(folder: Path, data: bytes) -> object:
+    from physadv.datasets.read import read_dataset
+
+    return read_dataset(_written(folder, "train-000.tar", data))[0]
+
+
+def _columnar(kind: str) -> Sequence[bytes]:
+    import pyarrow
+    from pyarrow import parquet
+
+    features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}
+    table = pyarrow.table({"image": [{"bytes": _png(), "path": "a"}] * 3, "label": [0, 1, 1]})
+    table = table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    buffer = io.BytesIO()
+    if kind == "parquet":
+        parquet.write_table(table, buffer, row_group_size=2)
+    else:
+        with pyarrow.ipc.new_stream(buffer, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    return [buffer.getvalue()]
+
+
+@_reader("parquet set", lambda: _columnar("parquet"), mutations.mutate_bytes, 2)
+def _parquet(folder: Path, data: bytes) -> object:
+    from physadv.datasets.read import read_dataset
+
+    return read_dataset(_written(folder, "train.parquet", data))[2]
+
+
+@_reader("arrow set", lambda: _columnar("arrow"), mutations.mutate_bytes, 2)
+def _arrow(folder: Path, data: bytes) -> object:
+    from physadv.datasets.read import read_dataset
+
+    return read_dataset(_written(folder, "train.arrow", data))[2]

@@ -1,0 +1,165 @@
+"""WebDataset shards: tar files whose members share a key, ``000.jpg`` beside ``000.cls``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from physadv.core.errors import DataError
+from physadv.core.names import natural_key
+from physadv.core.parsing import parse_json, parse_whole_number
+from physadv.core.reading import MAX_CLASSES
+from physadv.core.text import decode_text
+from physadv.datasets.base import ImageDataset
+from physadv.datasets.file_access import FileSource, TarSource
+from physadv.datasets.left_out import left_out
+from physadv.datasets.parts import choose_parts, part_of, shown_parts
+from physadv.datasets.summary import DatasetSummary
+
+_LABEL_SUFFIXES = (".cls", ".label", ".json", ".txt")
+_LABEL_KEYS = ("label", "cls", "class", "class_id", "target")
+_MOST_LABEL_BYTES = 1 << 20
+_CLASS_LISTS = ("classes.txt", "classnames.txt")
+
+
+def is_webdataset(source: FileSource) -> bool:
+    """Return whether the files of ``source`` are shards: images in tar files with labels of the
+    same key."""
+    if not isinstance(source, TarSource):
+        return False
+    images = source.images()[:1]
+    return bool(images) and _label_file(images[0], set(source.names)) is not None
+
+
+def read_webdataset(source: FileSource, split: str | None) -> ImageDataset:
+    """Read WebDataset shards.
+
+    A label is a number or a name in ``<key>.cls``, ``.label`` or ``.txt``, or under ``label``,
+    ``cls``, ``class`` or ``target`` in ``<key>.json``. Parts are told by the names of the shards.
+
+    Args:
+        source: Members of the shards.
+        split: Part to read, or None for everything.
+
+    Returns:
+        The images with their labels; each image is a group of its own.
+
+    Raises:
+        DataError: An image has no label, or one of another form.
+    """
+    names = set(source.names)
+    by_part: dict[str, list[str]] = {}
+    for image in source.images():
+        by_part.setdefault(_part_name(image), []).append(image)
+    parts = {name: part for name in by_part if (part := part_of(name))}
+    if parts and len(parts) == len(by_part):
+        chosen = choose_parts(parts, split, f"{source.path}")
+    else:
+        parts, chosen = {}, list(by_part)
+
+    images = [image for name in chosen for image in by_part[name]]
+    words, used = [], set(images)
+    for image in images:
+        file = _label_file(image, names)
+        if file is None:
+            raise DataError(
+                f"{source.path}: {image}", "It has no label", f"Add {_key(image)}.cls beside it"
+            )
+        used.add(file)
+        words.append(_label_of(source, file))
+    labels, classes = number_labels(words, f"{source.path}", _class_names(source))
+    return ImageDataset(
+        lambda i: source.image(images[i]),
+        labels,
+        classes,
+        tuple(images),
+        tuple(images),
+        summary=DatasetSummary(
+            str(source.path),
+            "WebDataset shards",
+            "all" if not parts or len(chosen) > 1 else parts[chosen[0]],
+            shown_parts(parts),
+            skipped=left_out(source.litter, source.names, used) if not parts else {},
+        ),
+        header_size=lambda i: source.size(images[i]),
+    )
+
+
+def number_labels(
+    words: list[str], where: str, names: tuple[str, ...] = ()
+) -> tuple[Any, tuple[str, ...]]:
+    """Return class numbers and names of labels that are numbers or names.
+
+    Args:
+        words: Label of each image, as text.
+        where: Name of the data set in errors.
+        names: Names of the classes by number, where the set states them.
+
+    Returns:
+        Numbers (n,) int64, and the names: those given, the numbers up to the highest, or the sorted
+        names.
+
+    Raises:
+        DataError: A number is beyond the names, or of a million or more.
+
+    Example:
+        >>> number_labels(["2", "0"], "set"), number_labels(["b", "a"], "set")[1]
+        ((array([2, 0]), ('0', '1', '2')), ('a', 'b'))
+    """
+    if all(word.isascii() and word.isdecimal() for word in words):
+        numbers = [parse_whole_number(w, "a label", where, most=MAX_CLASSES) for w in words]
+        highest = max(numbers, default=0)
+        if names and highest >= len(names):
+            raise DataError(f"{where}: label {highest}", f"{len(names)} classes are named")
+        classes = names or tuple(str(i) for i in range(highest + 1))
+        return np.asarray(numbers, np.int64), classes
+    known = names if names and set(words) <= set(names) else ()
+    classes = known or tuple(sorted(set(words), key=natural_key))
+    index = {name: i for i, name in enumerate(classes)}
+    return np.asarray([index[word] for word in words], np.int64), classes
+
+
+def _key(image: str) -> str:
+    """A member's key: its name up to the first dot of its last part, as WebDataset has it."""
+    folder, _, last = image.rpartition("/")
+    stem = last.partition(".")[0]
+    return f"{folder}/{stem}" if folder else stem
+
+
+def _label_file(image: str, names: set[str]) -> str | None:
+    key = _key(image)
+    return next((key + suffix for suffix in _LABEL_SUFFIXES if key + suffix in names), None)
+
+
+def _label_of(source: FileSource, file: str) -> str:
+    """The label in a member, as text."""
+    where = f"{source.path}: {file}"
+    text = decode_text(source.read(file, _MOST_LABEL_BYTES), where).text.strip()
+    if not file.endswith(".json"):
+        if not text or len(text) > 200 or "\n" in text:
+            raise DataError(where, "It is no label: one number or name is needed", "Correct it")
+        return text
+    table = parse_json(text, where)
+    if isinstance(table, Mapping):
+        table = next((table[key] for key in _LABEL_KEYS if key in table), None)
+    if isinstance(table, bool) or not isinstance(table, int | str) or not str(table).strip():
+        raise DataError(where, f"It states no {' or '.join(_LABEL_KEYS[:3])}", "Add one")
+    return str(table).strip()
+
+
+def _part_name(image: str) -> str:
+    """Words of a shard's name without its number, such as "train" of train-000012."""
+    shard = PurePosixPath(image).parts[0] if "/" in image else ""
+    return shard.rstrip("0123456789").rstrip("-_.") or shard
+
+
+def _class_names(source: FileSource) -> tuple[str, ...]:
+    """Names of the classes in a list beside the shards' images; empty where there is none."""
+    for name in source.names:
+        if PurePosixPath(name).name in _CLASS_LISTS:
+            text = decode_text(source.read(name, _MOST_LABEL_BYTES), name).text
+            return tuple(line.strip() for line in text.splitlines() if line.strip())
+    return ()
