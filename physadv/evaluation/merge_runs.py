@@ -18,9 +18,8 @@ from physadv.core.rows import Row, read_rows, replace_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
 from physadv.core.text import read_text
-from physadv.evaluation.progress_log import ProgressLog, is_same_entry
+from physadv.evaluation.progress_log import IDENTITY, ProgressLog, is_same_entry
 
-IDENTITY = "evaluation.json"
 _RECORDS = (CONFIG, IDENTITY, "environment.json")
 _RANKS = "ranks"
 _LARGEST_EXAMPLE = 64 << 20

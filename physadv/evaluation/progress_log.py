@@ -20,6 +20,9 @@ from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
 from physadv.core.tables import convert_value, read_table
 
+IDENTITY = "evaluation.json"
+"""Record in a run's folder of what is evaluated."""
+
 
 @dataclass(frozen=True)
 class _RowKeys:
@@ -150,7 +153,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
         OptionError: The folder holds another evaluation; the error names the first difference.
         DataError: The folder holds rows without an identity.
     """
-    file = folder / "evaluation.json"
+    file = folder / IDENTITY
     if not file.is_file():
         if any(folder.glob("*.marks.jsonl")):
             raise DataError(f"{folder}", "holds rows but no evaluation.json", "Name another --out")

@@ -214,6 +214,57 @@ def difference_interval(first: RateInterval, second: RateInterval) -> Difference
     return DifferenceInterval(value, max(float(low), -1.0), min(float(high), 1.0))
 
 
+def paired_share_difference(
+    first: Sequence[bool], second: Sequence[bool], confidence: float = 0.95
+) -> DifferenceInterval:
+    """Return the difference of two shares of the same independent trials, such as images.
+
+    It is method 10 of Newcombe (1998): the squares of the distances from each share to its Wilson
+    limits, added with the correlation of both outcomes.
+
+    Args:
+        first: Outcome of each trial, whose share is subtracted.
+        second: Outcome of the same trials, whose share it is subtracted from.
+        confidence: Confidence of the interval, in (0, 1).
+
+    Returns:
+        The difference with its interval; [-1, 1] for no trials.
+
+    Raises:
+        OptionError: The outcomes are not of the same number of trials.
+
+    Example:
+        >>> before = [True] * 80 + [False] * 20
+        >>> print(paired_share_difference(before, [True] * 70 + [False] * 30))
+        -10.0 points [-16.5, -3.8]
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape:
+        raise OptionError(f"{len(a)} and {len(b)} outcomes", "one of each trial", "Pair them")
+    n = len(a)
+    if n == 0:
+        return DifferenceInterval(0.0, -1.0, 1.0, paired=True)
+
+    both, neither = float((a & b).sum()), float((~a & ~b).sum())
+    lost, gained = float((a & ~b).sum()), float((~a & b).sum())
+    # The correlation is corrected towards 0 where it is positive, which widens the interval.
+    excess = both * neither - lost * gained
+    excess = max(excess - n / 2, 0.0) if excess > 0 else excess
+    spread = np.sqrt((both + lost) * (gained + neither) * (both + gained) * (lost + neither))
+    phi = excess / spread if spread else 0.0
+
+    one = wilson_interval(int(a.sum()), n, confidence)
+    two = wilson_interval(int(b.sum()), n, confidence)
+
+    def distance(from_two: float, from_one: float) -> float:
+        return float(np.sqrt(from_two**2 - 2 * phi * from_two * from_one + from_one**2))
+
+    value = two.rate - one.rate
+    below = distance(two.rate - two.low, one.high - one.rate)
+    above = distance(two.high - two.rate, one.rate - one.low)
+    return DifferenceInterval(value, max(value - below, -1), min(value + above, 1), paired=True)
+
+
 def paired_difference(
     first: Sequence[bool | float],
     second: Sequence[bool | float],

@@ -1,0 +1,111 @@
+"""The runs in a folder: what each was of, when, how far it came, and its result in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from physadv.core.config import COMMAND_KEY
+from physadv.core.errors import PhysadvError
+from physadv.core.members import member_of
+from physadv.core.run_folder import CONFIG
+from physadv.core.tables import read_table
+from physadv.report.run_comparison import read_figures
+
+_SUBJECTS = ("model", "bundle", "patch", "photos", "cloaked", "study", "data", "name")
+"""Settings of which the first that a run has names what it was of."""
+_FOLDERS = 10_000
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run's folder in a list.
+
+    Attributes:
+        folder: The folder.
+        command: Its activity, as typed after ``physadv``.
+        when: Start of the run, from the record of its settings.
+        subject: What it was of: the model, the patch or the photos.
+        result: Its result in one line, or how far it came.
+    """
+
+    folder: Path
+    command: str
+    when: datetime
+    subject: str
+    result: str
+
+
+def list_runs(root: str | Path) -> list[ListedRun]:
+    """Return the runs in the folders directly below ``root``, the newest first.
+
+    A folder that cannot be read is listed with the reason. Links are not followed.
+
+    Args:
+        root: Folder of runs, such as ``runs``.
+    """
+    found = [_run_in(folder) for folder in _folders(Path(root))]
+    return sorted(found, key=lambda run: (run.when, str(run.folder)), reverse=True)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    if not root.is_dir():
+        return
+    below = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    yield from (path for path in below[:_FOLDERS] if (path / CONFIG).is_file())
+
+
+def _run_in(folder: Path) -> ListedRun:
+    when = datetime.fromtimestamp((folder / CONFIG).stat().st_mtime, UTC)
+    try:
+        table = read_table(member_of(folder, CONFIG))
+        command = str(table.get(COMMAND_KEY, "cloak"))  # the record of a cloak names none
+        subject = next((_subject(table[key]) for key in _SUBJECTS if table.get(key)), "")
+        read = _RESULTS.get(command)
+        result = "" if read is None else read(folder)
+    except PhysadvError as error:
+        return ListedRun(folder, "?", when, "", f"cannot be read: {error}")
+    return ListedRun(folder, command.replace("-", " "), when, subject, result)
+
+
+def _subject(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _of_figures(folder: Path) -> str:
+    """The figures of an evaluation, a certification or a check, and how far it came."""
+    run = read_figures(folder)
+    done = next(iter(run.rates.values())).n
+    total = run.settings.get("images")
+    part = f"{done} of {total} images: " if isinstance(total, int) and done < total else ""
+    threat = f"  at {run.settings['threat']}" if "threat" in run.settings else ""
+    return part + ", ".join(f"{name} {rate}" for name, rate in run.rates.items()) + threat
+
+
+def _of_record(name: str, *keys: str) -> Callable[[Path], str]:
+    """Return a function that reads the text at ``keys`` of the record ``name`` in a folder."""
+
+    def read(folder: Path) -> str:
+        file = member_of(folder, name)
+        value: Any = read_table(file, finite=False) if file.is_file() else {}
+        for key in keys:
+            value = value.get(key, "") if isinstance(value, Mapping) else ""
+        return str(value) or "unfinished"
+
+    return read
+
+
+def _of_study(folder: Path) -> str:
+    return "finished" if (folder / "report.html").is_file() else "unfinished"
+
+
+_RESULTS: dict[str, Callable[[Path], str]] = {
+    **dict.fromkeys(("attack", "evaluate", "certify"), _of_figures),
+    "check": _of_record("report.json", "headline"),
+    "cloak-check": _of_record("check.json", "verdict", "words"),
+    "study": _of_study,
+}
+"""How the result of an activity's run is read; of others only its folder and subject are listed."""
