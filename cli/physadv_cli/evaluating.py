@@ -102,7 +102,7 @@ def _queries(task: EvaluationTask) -> dict[str, int]:
     from physadv.models.black_box import black_box_within
 
     box = black_box_within(task.model)
-    return {} if box is None else {"queries": box.sent, "query_budget": box.settings.budget}
+    return {} if box is None else {"queries": box.sent, "query_budget": box.budget}
 
 
 def _load(config: SampleConfig) -> LoadedModel:

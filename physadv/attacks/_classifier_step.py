@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from physadv.attacks.attack_result import AttackResult
-from physadv.core.errors import ImageError, ModelError, OptionError
+from physadv.core.errors import ImageError, OptionError
+from physadv.models.cards import require_gradient
 from physadv.models.outputs import log_probabilities
 from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, objective_by_name
@@ -272,13 +273,7 @@ def _single_gradient(
     x = x.detach().requires_grad_()
     logits = model(x)
     loss = goal(logits)
-    if not loss.requires_grad:
-        raise ModelError(
-            "model's output",
-            "does not depend on its input differentiably",
-            "Wrap the part that blocks gradients with bpda, or use a black-box attack such as "
-            "square_attack",
-        )
+    require_gradient(loss, modules_of(model))
 
     # allow_unused: the output of a constant model does not depend on x at all.
     grad = torch.autograd.grad(loss.sum(), x, allow_unused=True, materialize_grads=True)[0]

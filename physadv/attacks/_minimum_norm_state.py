@@ -11,12 +11,14 @@ from physadv.attacks._classifier_step import (
     check_batch,
     forward_count,
     loss_and_success,
+    modules_of,
 )
 from physadv.attacks._directions import per_sample
 from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import to_memory_format
-from physadv.core.errors import ModelError, OptionError
+from physadv.core.errors import OptionError
+from physadv.models.cards import require_gradient
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, lp_distance, parse_norm
 from physadv.threat.parsing import largest_radius
@@ -102,12 +104,7 @@ class NearestAdversarial:
         part = self.task.pick(rows)
         x = x.detach().requires_grad_()
         logits = part.gradient_model(x)
-        if not logits.requires_grad:
-            raise ModelError(
-                "model's output",
-                "does not depend on its input differentiably",
-                "Use a black-box attack",
-            )
+        require_gradient(logits, modules_of(part.gradient_model))
         is_adversarial = part.criterion(logits.detach())
 
         rivals = min(classes, logits.shape[1] - 1)

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import torch
@@ -100,7 +100,24 @@ class _Line(ABC):
         """Return the answer to some images."""
 
 
-class BlackBox(nn.Module):
+class AskedModel(nn.Module):
+    """A model without a gradient, whose queries are counted.
+
+    Attributes:
+        sent: Images that it was asked about.
+        budget: Largest number of them; 0 for no limit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent, self.budget = 0, 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the model itself: copies would count queries apart."""
+        return self
+
+
+class BlackBox(AskedModel):
     """A model that is asked instead of computed.
 
     Its output carries no gradient. ``sent`` counts the images sent so far.
@@ -116,17 +133,13 @@ class BlackBox(nn.Module):
     def __init__(self, name: str, settings: BlackBoxSettings) -> None:
         super().__init__()
         _check_settings(name, settings)
-        self.name, self.settings, self.sent = name, settings, 0
+        self.name, self.settings, self.budget = name, settings, settings.budget
         self.line: _Line = _HttpLine(settings) if settings.url else _CommandLine(settings, name)
         self._next_request = 0.0
         stated = self.line.describe()
         self.classes = settings.classes or tuple(map(str, stated.get("classes") or ()))
         self.outputs: str = settings.outputs or str(stated.get("outputs") or "")
         self.input_size = settings.input_size or tuple(stated.get("input_size") or ())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> BlackBox:
-        """Return the box itself: copies would count queries apart."""
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Ask for images (b, c, h, w) in [0, 1], rounded to 8 bits.
@@ -514,10 +527,10 @@ def _settings_in(file: Path) -> BlackBoxSettings:
     return settings
 
 
-def black_box_within(model: nn.Module) -> BlackBox | None:
+def black_box_within(model: nn.Module) -> AskedModel | None:
     """Return the black box that ``model`` asks, None where it asks none.
 
     Args:
         model: Any model.
     """
-    return next((part for part in model.modules() if isinstance(part, BlackBox)), None)
+    return next((part for part in model.modules() if isinstance(part, AskedModel)), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -18,6 +18,7 @@ from physadv.models.failures import failure_of
 from physadv.models.resizing import InputResizing, resizing_from
 
 Task = Literal["classify", "detect"]
+_NO_GRADIENT = "does not depend on its input differentiably"
 _ACCURACY = re.compile(r"(?:clean |top-1 )?(\d+(?:\.\d+)?) ?%")
 """Beginning of a card's line on accuracy: the clean accuracy in percent."""
 
@@ -175,6 +176,30 @@ class LoadedModel(nn.Module):
             if isinstance(error, PhysadvError) or is_out_of_memory(error):
                 raise
             raise failure_of(self.net, images, error) from error
+
+
+def require_gradient(loss: Tensor, modules: Iterable[nn.Module]) -> None:
+    """Raise ModelError where ``loss`` carries no gradient, with the reason that the card of a
+    model among ``modules`` gives.
+
+    Args:
+        loss: What was computed from the model's output.
+        modules: The modules that it is made of.
+
+    Raises:
+        ModelError: No gradient passes through the model.
+    """
+    if loss.requires_grad:
+        return
+    parts = [part for module in modules for part in module.modules()]
+    cards = [part.card for part in parts if isinstance(part, LoadedModel)]
+    reason = next((str(c.extra["gradient"]) for c in cards if c.extra.get("gradient")), "")
+    raise ModelError(
+        "model's output",
+        f"it has no gradient ({reason})" if reason else _NO_GRADIENT,
+        "Wrap the part that blocks gradients with bpda, or use a black-box attack such as "
+        "square_attack",
+    )
 
 
 def card_from(table: Mapping[str, Any], **defaults: Any) -> ModelCard:

@@ -228,16 +228,12 @@ def _gradient(model: Model, images: Tensor) -> str:
         prediction = model(inputs)
         values = prediction if isinstance(prediction, Tensor) else prediction.scores
         if not values.requires_grad:
-            raise ModelError(
-                "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
-            )
+            raise _without_gradient(model)
         best = values.flatten(1).amax(1)
         (gradient,) = torch.autograd.grad(best.sum(), inputs, allow_unused=True)
 
     if gradient is None:
-        raise ModelError(
-            "no gradient reaches the image", "attacks that optimize need one", _GRADIENT_REMEDY
-        )
+        raise _without_gradient(model)
     if not bool(gradient.isfinite().all()):
         raise ModelError(
             "the gradient is NaN or infinite",
@@ -253,6 +249,16 @@ def _gradient(model: Model, images: Tensor) -> str:
             "Confirm any robustness with a black-box attack."
         )
     return ""
+
+
+def _without_gradient(model: Model) -> ModelError:
+    card = getattr(model, "card", None)
+    reason = card.extra.get("gradient") if isinstance(card, ModelCard) else None
+    limit = "attacks that optimize need one"
+    if reason:
+        remedy = "Use a black-box attack, and --no-gradients here"
+        return ModelError("no gradient reaches the image", f"{limit} ({reason})", remedy)
+    return ModelError("no gradient reaches the image", limit, _GRADIENT_REMEDY)
 
 
 _GRADIENT_REMEDY = (

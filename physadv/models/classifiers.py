@@ -3,16 +3,17 @@ detections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
-from physadv.core.types import Detections, Prediction
+from physadv.core.types import Prediction
+from physadv.models.detector_outputs import read_detections
 from physadv.models.outputs import log_probabilities, read_logits, two_logits
 from physadv.models.resizing import InputResizing
 
@@ -49,6 +50,7 @@ class Preprocessed(nn.Module):
         bgr: Whether the network takes blue, green, red.
         scale: Factor on images in [0, 1] before mean and std, such as 255; positive.
         layout: "nchw", or "nhwc" for a network that takes channels last.
+        classes: Number of a detector's classes; None where it is not known.
     """
 
     mean: Tensor
@@ -66,9 +68,10 @@ class Preprocessed(nn.Module):
         bgr: bool = False,
         scale: float = 1.0,
         layout: Layout = "nchw",
+        classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.task, self.outputs = net, task, outputs
+        self.net, self.task, self.outputs, self.classes = net, task, outputs, classes
         self.bgr, self.scale, self.layout = bgr, scale, layout
         self.resizing = resizing
         self.register_buffer("mean", _channels(mean, 0.0, "mean"), persistent=False)
@@ -87,7 +90,9 @@ class Preprocessed(nn.Module):
         if self.task != "detect" and self.outputs in ("logit", "probability"):
             return two_logits(output, len(images), is_probability=self.outputs == "probability")
         if self.task == "detect":
-            found = _detections(output)
+            found = read_detections(
+                output, len(images), (resized.shape[-2], resized.shape[-1]), classes=self.classes
+            )
             if self.resizing is None:
                 return found
             return replace(found, boxes=self.resizing.boxes_on_image(found.boxes, height, width))
@@ -124,36 +129,3 @@ def _channels(value: float | Sequence[float] | None, default: float, name: str) 
             f"std {value}", "must be positive", "Give the numbers the model was trained with"
         )
     return numbers
-
-
-def _detections(output: Any) -> Detections:
-    """A detector's output before suppression -> Detections in px of its input.
-
-    Read are Detections, a (boxes, scores) pair, a mapping of these, and the YOLO layout: one tensor
-    (b, 4 + classes, n) of center x, center y, width, height in px and scores, alone or first in a
-    tuple.
-    """
-    if isinstance(output, Mapping) and {"boxes", "scores"} <= set(output):
-        output = (output["boxes"], output["scores"])
-    if (
-        isinstance(output, tuple | list)
-        and output
-        and not all(isinstance(part, Tensor) for part in output)
-    ):
-        output = output[0]
-
-    if isinstance(output, Detections):
-        boxes, scores = output.boxes, output.scores
-    elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] > 4:
-        center, half, scores = output[:, :2], output[:, 2:4] / 2, output[:, 4:].transpose(1, 2)
-        boxes = torch.cat((center - half, center + half), 1).transpose(1, 2)
-    elif isinstance(output, tuple | list) and len(output) == 2:
-        boxes, scores = output
-    else:
-        raise ModelError(
-            f"the detector returned {type(output).__name__}",
-            "(boxes (b, n, 4) in px, scores (b, n, classes)) before suppression is needed",
-            "Wrap the model so that it returns this pair",
-        )
-
-    return Detections(boxes, scores)

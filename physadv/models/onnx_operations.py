@@ -15,22 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from physadv.models.onnx_tensors import TENSOR_OPERATIONS, check_size, whole_numbers
+
 Settings = Mapping[str, Any]
 Operation = Callable[..., Any]
-MOST_NUMBERS = 1 << 28
-"""Most numbers of a value that an operation makes of its settings."""
 
 
-def _whole(value: Tensor | list[int] | None) -> list[int]:
-    """Return whole numbers given as a tensor or a list."""
-    if value is None:
-        return []
-    return [int(v) for v in (value.flatten().tolist() if isinstance(value, Tensor) else value)]
-
-
-def _check_size(shape: list[int]) -> None:
-    if math.prod(max(side, 1) for side in shape) > MOST_NUMBERS:
-        raise ValueError(f"an operation makes a value of shape {shape[:8]}")
+_BOOL, _FLOATS = 9, (1, 10, 11, 16)
+"""ONNX' numbers of types that Cast names."""
 
 
 def _spatial(settings: Settings, x: Tensor, kernel: list[int]) -> tuple[list[int], ...]:
@@ -48,7 +40,7 @@ def _spatial(settings: Settings, x: Tensor, kernel: list[int]) -> tuple[list[int
             total = max((-(-size // strides[i]) - 1) * strides[i] + reach - size, 0)
             before = total // 2 if mode == "SAME_UPPER" else total - total // 2
             pads[i], pads[count + i] = before, total - before
-    _check_size([x.shape[2 + i] + pads[i] + pads[count + i] for i in range(count)])
+    check_size([x.shape[2 + i] + pads[i] + pads[count + i] for i in range(count)])
     return strides, dilations, pads
 
 
@@ -126,10 +118,10 @@ def _batch_norm(
 
 
 def _reshape(x: Tensor, shape: Tensor | None = None, *, s: Settings) -> Tensor:
-    sides = _whole(s["shape"] if shape is None else shape)
+    sides = whole_numbers(s["shape"] if shape is None else shape)
     if not s.get("allowzero"):
         sides = [x.shape[i] if side == 0 else side for i, side in enumerate(sides)]
-    _check_size(sides)
+    check_size(sides)
     return x.reshape(sides)
 
 
@@ -141,7 +133,7 @@ def _flatten(x: Tensor, *, s: Settings) -> Tensor:
 
 
 def _axes(x: Tensor, axes: Tensor | None, s: Settings) -> list[int]:
-    return _whole(s.get("axes") if axes is None else axes)
+    return whole_numbers(s.get("axes") if axes is None else axes)
 
 
 def _squeeze(x: Tensor, axes: Tensor | None = None, *, s: Settings) -> Tensor:
@@ -166,7 +158,7 @@ def _transpose(x: Tensor, *, s: Settings) -> Tensor:
 
 
 def _slice(x: Tensor, *bounds: Tensor | None, s: Settings) -> Tensor:
-    given = [_whole(b) for b in bounds]
+    given = [whole_numbers(b) for b in bounds]
     starts, ends = given[:2] if len(given) > 1 else (s["starts"], s["ends"])
     axes = (given[2] if len(given) > 2 else s.get("axes")) or list(range(len(starts)))
     steps = (given[3] if len(given) > 3 else None) or [1] * len(starts)
@@ -189,7 +181,7 @@ def _gather(x: Tensor, index: Tensor, *, s: Settings) -> Tensor:
 
 
 def _split(x: Tensor, sizes: Tensor | None = None, *, s: Settings) -> tuple[Tensor, ...]:
-    axis, lengths = s.get("axis", 0), _whole(s.get("split") if sizes is None else sizes)
+    axis, lengths = s.get("axis", 0), whole_numbers(s.get("split") if sizes is None else sizes)
     if not lengths:
         count = s["num_outputs"]
         lengths = [-(-x.shape[axis] // count)] * (count - 1)
@@ -207,12 +199,12 @@ def _pad(
 ) -> Tensor:
     if axes is not None:
         raise ValueError("Pad names axes")
-    amounts = _whole(s.get("pads", s.get("paddings")) if pads is None else pads)
+    amounts = whole_numbers(s.get("pads", s.get("paddings")) if pads is None else pads)
     count = len(amounts) // 2
     fill = float(value) if value is not None else float(s.get("value", 0.0))
     mode = str(s.get("mode", "constant"))
     mode = {"edge": "replicate", "wrap": "circular"}.get(mode, mode)
-    _check_size([side + amounts[i] + amounts[count + i] for i, side in enumerate(x.shape)])
+    check_size([side + amounts[i] + amounts[count + i] for i, side in enumerate(x.shape)])
     if not any(amounts):
         return x
     if mode == "constant":
@@ -225,7 +217,8 @@ def _pad(
 
 def _reduce(x: Tensor, axes: Tensor | None = None, *, s: Settings, how: str) -> Tensor:
     chosen = [axis % x.ndim for axis in _axes(x, axes, s)] or list(range(x.ndim))
-    function = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}[how]
+    kinds = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax, "min": torch.amin}
+    function = kinds[how]
     return cast(Tensor, function(x, tuple(chosen), keepdim=bool(s.get("keepdims", 1))))  # type: ignore[operator]
 
 
@@ -238,9 +231,9 @@ def _clip(
 
 
 def _cast(x: Tensor, *, s: Settings) -> Tensor:
-    if s["to"] in (1, 10, 11):
+    if s["to"] in _FLOATS:
         return x if x.is_floating_point() else x.float()
-    return x.long()
+    return x.bool() if s["to"] == _BOOL else x.long()
 
 
 def _softmax(x: Tensor, *, s: Settings, log: bool) -> Tensor:
@@ -249,34 +242,43 @@ def _softmax(x: Tensor, *, s: Settings, log: bool) -> Tensor:
 
 
 def _resize(x: Tensor, *inputs: Tensor | None, s: Settings) -> Tensor:
-    # Upsample has (x, scales), Resize (x, roi, scales, sizes).
+    # Upsample has (x, scales), or stated them; Resize has (x, roi, scales, sizes).
     scales = inputs[1] if len(inputs) > 1 else inputs[0] if inputs else None
-    sizes = _whole(inputs[2]) if len(inputs) > 2 else []
+    sizes = whole_numbers(inputs[2]) if len(inputs) > 2 else []
     if sizes == [] and scales is not None and scales.numel():
         sizes = [int(side * float(f)) for side, f in zip(x.shape, scales.flatten(), strict=True)]
     if len(sizes) != 4 or sizes[1] != x.shape[1]:
         raise ValueError("Resize is not of images alone")
-    _check_size(sizes)
+    check_size(sizes)
     mode, where = s.get("mode", "nearest"), s.get("coordinate_transformation_mode", "half_pixel")
-    if mode == "nearest" and where == "asymmetric":
-        return F.interpolate(x, sizes[2:], mode="nearest")
-    if mode == "linear" and where in ("half_pixel", "pytorch_half_pixel"):
-        return F.interpolate(x, sizes[2:], mode="bilinear", align_corners=False)
+    factors = [new / old for new, old in zip(sizes[2:], x.shape[2:], strict=True)]
+    if mode == "nearest":
+        # Copies of whole pixels: all conventions agree where a side doubles, and most beyond.
+        floors = s.get("nearest_mode", "round_prefer_floor") == "floor"
+        copies = all(f in (1, 2) or (f.is_integer() and where == "half_pixel") for f in factors)
+        if copies or (floors and where == "asymmetric"):
+            return F.interpolate(x, sizes[2:], mode="nearest")
+    smooth = {"linear": "bilinear", "cubic": "bicubic"}.get(mode)
+    if smooth and not s.get("antialias") and s.get("cubic_coeff_a", -0.75) == -0.75:
+        if where in ("half_pixel", "pytorch_half_pixel"):
+            return F.interpolate(x, sizes[2:], mode=smooth, align_corners=False)
+        if where == "align_corners":
+            return F.interpolate(x, sizes[2:], mode=smooth, align_corners=True)
     raise ValueError(f"Resize is {mode}, {where}")
 
 
 def _expand(x: Tensor, shape: Tensor, *, s: Settings) -> Tensor:
-    wanted = _whole(shape)
+    wanted = whole_numbers(shape)
     own = [1] * (len(wanted) - x.ndim) + list(x.shape)
     sides = own[: len(own) - len(wanted)]
     sides += [max(a, b) for a, b in zip(own[len(sides) :], wanted, strict=True)]
-    _check_size(sides)
+    check_size(sides)
     return x.expand(sides)
 
 
 def _filled(shape: Tensor, *, s: Settings) -> Tensor:
-    sides = _whole(shape)
-    _check_size(sides)
+    sides = whole_numbers(shape)
+    check_size(sides)
     value: Tensor = s.get("value", torch.zeros(1))
     return torch.zeros(sides, dtype=value.dtype) + value.flatten()[0]
 
@@ -350,6 +352,7 @@ OPERATIONS: dict[str, Operation] = {
     "ReduceMean": lambda x, a=None, *, s: _reduce(x, a, s=s, how="mean"),
     "ReduceSum": lambda x, a=None, *, s: _reduce(x, a, s=s, how="sum"),
     "ReduceMax": lambda x, a=None, *, s: _reduce(x, a, s=s, how="max"),
+    "ReduceMin": lambda x, a=None, *, s: _reduce(x, a, s=s, how="min"),
     "Concat": lambda *v, s: torch.cat(v, s["axis"]),
     "Split": _split,
     "Slice": _slice,
@@ -368,4 +371,5 @@ OPERATIONS: dict[str, Operation] = {
     "Cast": _cast,
     "Shape": _shape,
     "ConstantOfShape": _filled,
+    **TENSOR_OPERATIONS,
 }

@@ -7,7 +7,8 @@ so that neither ``onnx`` nor the ``protobuf`` it asks for has to be installed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from physadv.core.errors import ModelError
 from physadv.core.reading import FREE_BYTES, MAX_MODEL_BYTES, foreign_errors
 from physadv.core.text import read_file
+from physadv.models.onnx_external import ExternalData
 from physadv.models.protobuf import (
     floats_in,
     message_in,
@@ -27,21 +29,38 @@ from physadv.models.protobuf import (
 )
 
 _MOST_NODES = 20_000
-_TYPES = {1: "<f4", 2: "u1", 3: "i1", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
+_TYPES = {
+    1: "<f4",
+    2: "u1",
+    3: "i1",
+    4: "<u2",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "?",
+    10: "<f2",
+    11: "<f8",
+    12: "<u4",
+}
 """ONNX' numbers of types, and NumPy's names for them."""
-_IN_ANOTHER_FILE = 1
+HALF, BYTE = 10, 2
+"""ONNX' numbers of the types float16 and uint8."""
+_MOST_METADATA = 1 << 20
+"""Most bytes of one entry of the metadata."""
 _OWN_DOMAINS = ("", "ai.onnx")
 
 # Numbers of the fields that are read, by the message that holds them.
-_MODEL_GRAPH, _MODEL_OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 7, 8, 1, 2
+_MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 2, 7, 8, 14
+_OPSET_DOMAIN, _OPSET_VERSION, _ENTRY_KEY, _ENTRY_VALUE = 1, 2, 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATION, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT = 1, 2, 3, 4
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 5, 7, 8, 20
 _TYPE_FLOAT, _TYPE_INT, _TYPE_TEXT, _TYPE_TENSOR_VALUE, _TYPE_FLOATS, _TYPE_INTS = 1, 2, 3, 4, 6, 7
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS, _TENSOR_LONGS = 1, 2, 4, 5, 7
-_TENSOR_NAME, _TENSOR_BYTES, _TENSOR_DOUBLES, _TENSOR_LOCATION = 8, 9, 10, 14
+_TENSOR_NAME, _TENSOR_BYTES, _TENSOR_DOUBLES = 8, 9, 10
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIM, _DIM_VALUE = 1, 2, 1, 2, 1, 1
+_TENSOR_ELEMENT = 1
 
 Attribute = int | float | str | list[int] | list[float] | Tensor
 
@@ -74,6 +93,11 @@ class OnnxProgram:
         input_shape: Its shape, batch included; None for a side that is free.
         outputs: Names of the outputs.
         opset: Version of the operations.
+        input_type: ONNX' number of the input's type.
+        output_shapes: Shapes of the outputs; None for a side that is free.
+        producer: Program that wrote the file, as it says.
+        metadata: Entries that its exporter left, by name.
+        holds_half: Whether weights are stored in half precision.
     """
 
     nodes: tuple[OnnxNode, ...]
@@ -82,6 +106,11 @@ class OnnxProgram:
     input_shape: tuple[int | None, ...]
     outputs: tuple[str, ...]
     opset: int
+    input_type: int = 1
+    output_shapes: tuple[tuple[int | None, ...], ...] = ()
+    producer: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    holds_half: bool = False
 
 
 def read_onnx_program(path: str | Path) -> OnnxProgram:
@@ -94,15 +123,16 @@ def read_onnx_program(path: str | Path) -> OnnxProgram:
         Its operations, constants, input and outputs.
 
     Raises:
-        ModelError: The file is damaged or no ONNX file, keeps its weights in another file, takes
-            more than one input, or has operations of other domains than ONNX' own.
+        ModelError: The file is damaged or no ONNX file, keeps its weights in a file outside of its
+            folder, takes more than one input, or has operations of other domains than ONNX' own.
     """
     data = read_file(path, most_bytes=MAX_MODEL_BYTES, error=ModelError)
+    outside = ExternalData(Path(path).parent)
     with foreign_errors(f"{path}", ModelError, "not readable as an ONNX file", "Export it anew"):
-        return _read_program(memoryview(data))
+        return _read_program(memoryview(data), outside)
 
 
-def _read_program(model: memoryview) -> OnnxProgram:
+def _read_program(model: memoryview, outside: ExternalData) -> OnnxProgram:
     graph = message_in(model, _MODEL_GRAPH)
     if messages_in(graph, _GRAPH_SPARSE):
         raise ValueError("it has sparse weights")
@@ -111,9 +141,9 @@ def _read_program(model: memoryview) -> OnnxProgram:
         for o in messages_in(model, _MODEL_OPSET)
     }
     stored = messages_in(graph, _GRAPH_INITIALIZER)
-    constants = {text_in(t, _TENSOR_NAME): _read_tensor(t) for t in stored}
+    constants = {text_in(t, _TENSOR_NAME): _read_tensor(t, outside) for t in stored}
     held = sum(t.numel() * t.element_size() for t in constants.values())
-    if held > 8 * len(model) + FREE_BYTES:
+    if held > 8 * (len(model) + outside.size) + FREE_BYTES:
         raise ValueError("its tensors are larger than the file")
     given = [
         v for v in messages_in(graph, _GRAPH_INPUT) if text_in(v, _VALUE_NAME) not in constants
@@ -124,18 +154,32 @@ def _read_program(model: memoryview) -> OnnxProgram:
     records = messages_in(graph, _GRAPH_NODE)
     if len(records) > _MOST_NODES:
         raise ValueError(f"it has more than {_MOST_NODES:,} operations")
-    outputs = tuple(text_in(v, _VALUE_NAME) for v in messages_in(graph, _GRAPH_OUTPUT))
+    made = messages_in(graph, _GRAPH_OUTPUT)
     return OnnxProgram(
-        tuple(_read_node(record) for record in records),
+        tuple(_read_node(record, outside) for record in records),
         constants,
         text_in(given[0], _VALUE_NAME),
         _read_shape(given[0]),
-        outputs,
+        tuple(text_in(v, _VALUE_NAME) for v in made),
         max((v for d, v in opsets.items() if d in _OWN_DOMAINS), default=1),
+        _read_element_type(given[0]),
+        tuple(_read_shape(v) for v in made),
+        text_in(model, _MODEL_PRODUCER)[:80],
+        _read_metadata(model),
+        any(HALF in numbers_in(t, _TENSOR_TYPE) for t in stored),
     )
 
 
-def _read_node(node: memoryview) -> OnnxNode:
+def _read_metadata(model: memoryview) -> dict[str, str]:
+    """Entries of the metadata; the first of a name counts, and none that is very long."""
+    entries: dict[str, str] = {}
+    for record in messages_in(model, _MODEL_METADATA):
+        if len(record) <= _MOST_METADATA:
+            entries.setdefault(text_in(record, _ENTRY_KEY), text_in(record, _ENTRY_VALUE))
+    return entries
+
+
+def _read_node(node: memoryview, outside: ExternalData) -> OnnxNode:
     operation, domain = text_in(node, _NODE_OPERATION), text_in(node, _NODE_DOMAIN)
     if domain not in _OWN_DOMAINS:
         raise ValueError(f"operation {operation[:40]!r} is of the domain {domain[:40]!r}")
@@ -144,11 +188,11 @@ def _read_node(node: memoryview) -> OnnxNode:
         operation,
         tuple(str(name, "utf-8") for name in messages_in(node, _NODE_INPUT)),
         tuple(str(name, "utf-8") for name in messages_in(node, _NODE_OUTPUT)),
-        {text_in(r, _ATTRIBUTE_NAME): _read_attribute(r) for r in records},
+        {text_in(r, _ATTRIBUTE_NAME): _read_attribute(r, outside) for r in records},
     )
 
 
-def _read_attribute(attribute: memoryview) -> Attribute:
+def _read_attribute(attribute: memoryview, outside: ExternalData) -> Attribute:
     kind = next(iter(numbers_in(attribute, _ATTRIBUTE_TYPE)), 0)
     if kind == _TYPE_INT:
         return signed(next(iter(numbers_in(attribute, _ATTRIBUTE_INT)), 0))
@@ -161,32 +205,34 @@ def _read_attribute(attribute: memoryview) -> Attribute:
     if kind == _TYPE_FLOATS:
         return floats_in(attribute, _ATTRIBUTE_FLOATS)
     if kind == _TYPE_TENSOR_VALUE:
-        return _read_tensor(message_in(attribute, _ATTRIBUTE_TENSOR))
+        return _read_tensor(message_in(attribute, _ATTRIBUTE_TENSOR), outside)
     raise ValueError(f"an attribute is of type {kind}, which is not read")
 
 
-def _read_tensor(tensor: memoryview) -> Tensor:
+def _read_tensor(tensor: memoryview, outside: ExternalData) -> Tensor:
     """A stored tensor: floats in their own precision, at least float32, others as int64."""
-    if _IN_ANOTHER_FILE in numbers_in(tensor, _TENSOR_LOCATION):
-        raise ValueError("its weights are in another file; save them inside")
     kind = next(iter(numbers_in(tensor, _TENSOR_TYPE)), 0)
     if kind not in _TYPES:
         raise ValueError(f"a tensor is of type {kind}, which is not read")
 
     # Numbers are stored as bytes, or one by one in a field of their type.
     dtype = np.dtype(_TYPES[kind])
-    content = b"".join(messages_in(tensor, _TENSOR_BYTES))
-    if content:
+    content: bytes | memoryview | None = outside.content_of(tensor)
+    if content is None:
+        content = b"".join(messages_in(tensor, _TENSOR_BYTES))
+    if len(content):
         values = np.frombuffer(content, dtype)
     elif kind == 1:
         values = np.frombuffer(b"".join(messages_in(tensor, _TENSOR_FLOATS)), "<f4")
     elif kind == 11:
         values = np.frombuffer(b"".join(messages_in(tensor, _TENSOR_DOUBLES)), "<f8")
-    elif kind in (3, 5, 6, 7, 9, 2):
-        field = _TENSOR_LONGS if kind == 7 else _TENSOR_INTS
-        values = np.array([signed(n) for n in numbers_in(tensor, field)], np.int64)
+    elif kind == HALF:
+        values = np.array(numbers_in(tensor, _TENSOR_INTS), np.uint16).view(np.float16)
+    elif kind in (2, 3, 4, 5, 6, 7, 9):
+        numbers = numbers_in(tensor, _TENSOR_LONGS if kind == 7 else _TENSOR_INTS)
+        values = np.array([signed(n) for n in numbers], np.int64)
     else:
-        raise ValueError("a tensor of half precision is not stored as bytes")
+        raise ValueError(f"a tensor of type {kind} is not stored as bytes")
 
     shape = tuple(signed(n) for n in numbers_in(tensor, _TENSOR_DIMS))
     if any(side < 0 for side in shape) or math.prod(shape) != values.size:
@@ -196,6 +242,11 @@ def _read_tensor(tensor: memoryview) -> Tensor:
     else:
         kept = values.astype(np.int64)
     return torch.from_numpy(kept.reshape(shape))
+
+
+def _read_element_type(value: memoryview) -> int:
+    kind = message_in(message_in(value, _VALUE_TYPE), _TYPE_TENSOR)
+    return next(iter(numbers_in(kind, _TENSOR_ELEMENT)), 0)
 
 
 def _read_shape(value: memoryview) -> tuple[int | None, ...]:
