@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
+.PHONY: demo test test-slow test-frameworks kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -65,7 +65,19 @@ test-python: $(STAMP)
 	  $(OTHER)/bin/physadv doctor; \
 	  $(OTHER)/bin/python -m pytest -q tests/core tests/printing/test_cut_line.py tests/cli/test_help.py
 
-# What takes longer than CI allows: the oldest and the newest versions, kills, slow tests, an hour of fuzzing.
+# Real torchvision, timm, transformers and ultralytics (AGPL-3.0), which need another build of torch.
+FRAMEWORKS := build/frameworks
+TORCHVISION ?= torch==2.14.1 torchvision==0.29.1
+test-frameworks:
+	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip install -q --disable-pip-version-check $(TORCHVISION)
+	$(FRAMEWORKS)/bin/python -c "from importlib.metadata import version; \
+	  print(*(f'{name}=={version(name)}' for name in ('torch', 'torchvision')), sep='\n')" > $(FRAMEWORKS)/constraints.txt
+	$(FRAMEWORKS)/bin/python -m pip install -q --disable-pip-version-check -c $(FRAMEWORKS)/constraints.txt \
+	  -e '.[onnx,torchvision,timm,hf,ultralytics]' onnx onnxscript pytest pytest-timeout
+	$(FRAMEWORKS)/bin/python -m pytest -q -m frameworks tests/models/test_frameworks.py
+
+# What takes longer than CI allows: the oldest and the newest versions, real frameworks, kills, slow tests, an hour of fuzzing.
 nightly:
 	.ci/nightly
 

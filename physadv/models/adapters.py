@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from physadv.core.errors import ModelError
 from physadv.core.trust import assert_may_run
 from physadv.core.types import Detections
+from physadv.models.detector_outputs import read_detections
+from physadv.models.hub_models import load_hf, load_timm
 from physadv.models.loading import load_state, read_state
 
-FOREIGN = ("torchvision", "ultralytics")
+FOREIGN = ("torchvision", "ultralytics", "timm", "hf")
 CANDIDATES, FLOOR = 300, 0.01
 """How many candidates a torchvision detector keeps a picture, and from which score on."""
 
@@ -99,6 +101,9 @@ class YoloDetector(nn.Module):
         head: Any = net.model[-1] if isinstance(getattr(net, "model", None), nn.Sequential) else net  # type: ignore[index]
         if getattr(head, "end2end", False):  # the other head of such nets gives every candidate
             head.end2end = False
+        self.is_detr = type(head).__name__ == "RTDETRDecoder"
+        if self.is_detr and hasattr(head, "postprocess"):
+            head.postprocess = _all_candidates
 
     def forward(self, images: Tensor) -> Detections:
         """Map ``images`` (b, 3, h, w) in [0, 1], sides in multiples of the stride, to Detections
@@ -106,6 +111,9 @@ class YoloDetector(nn.Module):
         output = self.net(images)
         while isinstance(output, tuple | list) and output:
             output = output[0]
+        if self.is_detr:
+            size = (images.shape[-2], images.shape[-1])
+            return read_detections(output, len(images), size, classes=self.classes)
         if (
             not isinstance(output, Tensor)
             or output.ndim != 3
@@ -121,6 +129,11 @@ class YoloDetector(nn.Module):
         center, half = output[:, :2], output[:, 2:4] / 2
         boxes = torch.cat((center - half, center + half), 1).transpose(1, 2)
         return Detections(boxes, output[:, 4 : 4 + self.classes].transpose(1, 2))
+
+
+def _all_candidates(boxes: Tensor, scores: Tensor) -> Tensor:
+    """What RT-DETR makes of each query, (b, n, 4 + classes), before the best are picked."""
+    return torch.cat((boxes, scores), -1)
 
 
 def adapt_detector(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
@@ -143,17 +156,36 @@ def adapt_detector(net: nn.Module) -> tuple[nn.Module, dict[str, Any]] | None:
 
 
 def load_foreign(text: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    """Load the model that ``text`` names, ``torchvision:NAME`` or ``ultralytics:FILE.pt``;
-    nothing is downloaded.
+    """Load the model that ``text`` names: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER`` or
+    ``ultralytics:FILE.pt``; nothing is downloaded.
 
-    ``weights`` is a file with a state dict, or None for the library's own weights. Returns the
-    network and entries for its card.
+    ``weights`` is a file with a state dict, which ``NAME@FILE`` may name instead, or None for the
+    library's own weights. Returns the network and entries for its card.
 
     Raises:
         ModelError: The library or the weights are not here.
     """
     library, _, name = text.partition(":")
-    return _torchvision(name, weights) if library == "torchvision" else _ultralytics(name, weights)
+    weights = weights or weights_named_in(text)
+    if library in ("torchvision", "timm") and weights is not None:
+        name = name.removesuffix(f"@{weights}")
+    load = {"torchvision": _torchvision, "timm": load_timm, "hf": load_hf}.get(library)
+    return (load or _ultralytics)(name, weights)
+
+
+def weights_named_in(text: str) -> Path | None:
+    """The file that ``LIBRARY:NAME@FILE`` names; None where it names none.
+
+    Raises:
+        ModelError: There is no such file.
+    """
+    library, _, name = text.partition(":")
+    file = Path(name.partition("@")[2])
+    if library not in ("torchvision", "timm") or "@" not in name:
+        return None
+    if not file.is_file():
+        raise ModelError(f"{file}", "no such file", "Check the path behind @")
+    return file
 
 
 def _is_yolo(net: nn.Module) -> bool:
@@ -183,7 +215,8 @@ def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
         "score_threshold": 0.25,
         "licence": "AGPL-3.0",
     }
-    return YoloDetector(net, len(classes)), table
+    adapted = YoloDetector(net, len(classes))
+    return adapted, {**table, **({"resize": "stretch"} if adapted.is_detr else {})}
 
 
 def _counts(net: nn.Module) -> int | None:

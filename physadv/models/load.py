@@ -10,6 +10,8 @@
 | `model.onnx`                | ONNX: by torch with gradients, or else asked through onnxruntime |
 | `model.safetensors`         | the result of `physadv train`; its card names the architecture   |
 | `torchvision:resnet50`      | with the extra `torchvision`; detectors too                      |
+| `timm:NAME@FILE`            | with the extra `timm`; the file may be --weights                 |
+| `hf:FOLDER`                 | with the extra `hf` (transformers), as save_pretrained writes it |
 | `ultralytics:yolo11n.pt`    | with the extra `ultralytics` (AGPL-3.0) and the file             |
 | `http://127.0.0.1:8080/`    | a black box that answers over HTTP                               |
 | `command:./classify {image}`| a black box behind a command                                     |
@@ -34,7 +36,7 @@ from physadv.core.addresses import public_address
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.model_settings import LAYOUTS, OUTPUTS
-from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign
+from physadv.models.adapters import FOREIGN, adapt_detector, load_foreign, weights_named_in
 from physadv.models.architectures.cnn import build_from_card
 from physadv.models.black_box import names_a_black_box, open_black_box
 from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
@@ -191,6 +193,7 @@ def _load(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedMo
         return _load_black_box(text, weights, settings)
     if text.partition(":")[0] in FOREIGN and ":" in text:
         net, table = load_foreign(text, weights)
+        weights = weights or weights_named_in(text)
         sha256 = sha256_of(weights) if weights else ""
         return _wrap(net, {**table, **settings}, text, source=text, sha256=sha256)
     if Path(text).is_file():

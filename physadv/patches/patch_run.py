@@ -18,7 +18,7 @@ from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
-from physadv.models.black_box import BlackBox, black_box_within
+from physadv.models.black_box import AskedModel, black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, profile_findings, rates_table
@@ -263,7 +263,7 @@ def step_rule(config: PatchConfig, task: PatchTask) -> str:
     return config.search_by
 
 
-def black_boxes(task: PatchTask) -> list[BlackBox]:
+def black_boxes(task: PatchTask) -> list[AskedModel]:
     """Return the models of ``task`` that only answer."""
     modules = [model for model in task.models if isinstance(model, nn.Module)]
     return [box for module in modules if (box := black_box_within(module)) is not None]
@@ -290,7 +290,7 @@ def refuse_small_budget(config: PatchConfig, task: PatchTask, method: str) -> No
         return
     needed = planned_queries(config, method)
     for box in black_boxes(task):
-        budget = box.settings.budget
+        budget = box.budget
         if budget and box.sent + needed > budget:
             raise OptionError(
                 f"{box.name}: the run takes about {needed:,} queries",

@@ -179,7 +179,7 @@ def run_patch(
     boxes = black_boxes(run.task)
     if boxes:
         result["queries"] = sum(box.sent for box in boxes)
-        result["query_budget"] = boxes[0].settings.budget
+        result["query_budget"] = boxes[0].budget
     card, page = bundle.card, write_patch_report(bundle.folder)
     tables = {name: card.heldout[name] for name in (BY_DISTANCE, BY_ANGLE) if name in card.heldout}
     result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
@@ -201,7 +201,7 @@ def _print_plan(run: PatchRun) -> None:
 
     boxes = black_boxes(run.task)
     if boxes and run.method != "gradient":
-        budget = boxes[0].settings.budget
+        budget = boxes[0].budget
         limit = f"budget {budget:,}" if budget else "no budget"
         needed = planned_queries(run.config, run.method)
         console.print(f"{run.method} search by answers: about {needed:,} queries, {limit}")

@@ -1,0 +1,220 @@
+"""Real torchvision, timm, transformers and ultralytics: what they load here is what they compute.
+
+Run by ``make test-frameworks`` in an environment of its own; they fail without the libraries.
+All weights are random: what is tested is the way of the images, the outputs and their names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import physadv
+from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.core.types import Detections
+from physadv.models.detectors import non_maximum_suppression
+
+pytestmark = pytest.mark.frameworks
+
+
+def photo(height: int = 300, width: int = 400) -> tuple[Image.Image, Tensor]:
+    """A picture as Pillow's and as a batch of one."""
+    pixels = synthetic_background(0, "frameworks", 0, height=height, width=width)
+    pixels = np.asarray(pixels, np.uint8)
+    return Image.fromarray(pixels), torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+
+
+def close(found: Tensor, wanted: Tensor, share: float) -> bool:
+    """Whether the largest difference is under a share of the outputs' spread."""
+    return bool((found - wanted).abs().max() < share * wanted.std())
+
+
+def has_gradient(model: Any) -> bool:
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    output = model(image)
+    total = (output.scores if isinstance(output, Detections) else output).sum()
+    (gradient,) = torch.autograd.grad(total, image)
+    return bool(gradient.abs().sum() > 0)
+
+
+def test_torchvision_by_its_own_preprocessing(tmp_path: Path) -> None:
+    """resnet18 from a file: the logits of torchvision's own transforms, 2 % for 8-bit rounding."""
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    torch.manual_seed(0)
+    net = resnet18().eval()
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    model = physadv.load_model(f"torchvision:resnet18@{tmp_path / 'w.pth'}")
+    picture, image = photo()
+    with torch.no_grad():
+        wanted = net(ResNet18_Weights.DEFAULT.transforms()(picture)[None])
+        assert close(model(image), wanted, 0.05)
+    assert model.card.classes[0] == "tench"
+    assert has_gradient(model)
+
+
+@pytest.mark.parametrize(
+    "name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
+)
+def test_torchvision_detectors(name: str, tmp_path: Path) -> None:
+    """Detectors give candidates with gradients."""
+    import torchvision.models.detection as detection
+
+    net = getattr(detection, name)(weights=None, weights_backbone=None)
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    model = physadv.load_model(f"torchvision:{name}@{tmp_path / 'w.pth'}")
+    assert model.card.task == "detect"
+    assert isinstance(model(torch.rand(1, 3, 320, 320)), Detections)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnextv2_atto"])
+def test_timm_by_its_own_preprocessing(name: str, tmp_path: Path) -> None:
+    """Seven classes from a state dict, and the folder that timm writes, with its names."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=7).eval()
+    torch.save({"state_dict": net.state_dict(), "epoch": 1}, tmp_path / "w.pth")
+    picture, image = photo()
+    with torch.no_grad():
+        wanted = net(create_transform(**resolve_model_data_config(net))(picture)[None])
+        model = physadv.load_model(f"timm:{name}@{tmp_path / 'w.pth'}")
+        assert close(model(image), wanted, 0.05)
+    assert has_gradient(model)
+
+    names = [f"class {i}" for i in range(7)]
+    config = {"label_names": names}
+    save_for_hf(net, str(tmp_path / "folder"), model_config=config, safe_serialization=True)
+    for text in (f"timm:{tmp_path / 'folder'}", f"hf:{tmp_path / 'folder'}"):
+        again = physadv.load_model(text)
+        assert again.card.classes == tuple(names)
+        with torch.no_grad():
+            assert torch.equal(again(image), model(image))
+
+
+def hf_classifier(kind: str) -> tuple[Any, Any]:
+    """A small random net of transformers and its image processor."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    names = {0: "cat", 1: "dog", 2: "stop"}
+    if kind == "vit":
+        config = hf.ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            image_size=64,
+            id2label=names,
+        )
+        return hf.ViTForImageClassification(config), hf.ViTImageProcessor(
+            size={"height": 64, "width": 64}
+        )
+    if kind == "convnext":
+        config = hf.ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1] * 4, id2label=names)
+        return hf.ConvNextForImageClassification(config), hf.ConvNextImageProcessor(
+            size={"shortest_edge": 96}, crop_pct=0.875
+        )
+    config = hf.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1] * 4, id2label=names
+    )
+    return hf.ResNetForImageClassification(config), hf.CLIPImageProcessor(
+        size={"shortest_edge": 96}, crop_size={"height": 80, "width": 80}, resample=2
+    )
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext", "resnet"])
+def test_transformers_by_their_own_preprocessing(kind: str, tmp_path: Path) -> None:
+    """Logits and names of a saved folder are those of transformers with its own processor."""
+    net, processor = hf_classifier(kind)
+    net.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    picture, image = photo()
+    model = physadv.load_model(f"hf:{tmp_path}")
+    with torch.no_grad():
+        wanted = net(**processor(picture, return_tensors="pt")).logits
+        assert close(model(image), wanted, 0.05)
+    assert model.card.classes == ("cat", "dog", "stop")
+    assert has_gradient(model)
+
+
+def test_a_detr_of_transformers(tmp_path: Path) -> None:
+    """YOLOS: boxes in px and softmax scores as transformers' own post-processing gives them."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    config = hf.YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=[64, 96],
+        num_detection_tokens=10,
+        id2label={0: "car", 1: "stop"},
+    )
+    net = hf.YolosForObjectDetection(config).eval()
+    net.save_pretrained(tmp_path)
+    processor = hf.YolosImageProcessor(size={"height": 64, "width": 96}, do_pad=False)
+    processor.save_pretrained(tmp_path)
+    picture, image = photo(128, 192)
+    model = physadv.load_model(f"hf:{tmp_path}")
+    with torch.no_grad():
+        output = net(**processor(picture, return_tensors="pt"))
+        (wanted,) = processor.post_process_object_detection(output, 0.0, [(128, 192)])
+        found = model(image)
+    assert model.card.classes == ("car", "stop")
+    assert (found.boxes[0] - wanted["boxes"]).abs().max() < 2
+    assert (found.scores[0].amax(1) - wanted["scores"]).abs().max() < 0.02
+    assert has_gradient(model)
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "yolo11n", "yolo26n", "rtdetr-l"])
+def test_ultralytics_boxes_are_those_of_its_own_predict(name: str, tmp_path: Path) -> None:
+    """The best boxes that ultralytics' predict returns, by a random net, are found within 2 px."""
+    from ultralytics import RTDETR, YOLO
+
+    torch.manual_seed(0)
+    kind = RTDETR if name.startswith("rtdetr") else YOLO
+    made = kind(f"{name}.yaml")
+    made.save(tmp_path / "net.pt")
+    model = physadv.load_model(f"ultralytics:{tmp_path / 'net.pt'}")
+    picture, image = photo(480, 640)
+    picture.save(tmp_path / "p.png")
+    own = kind(str(tmp_path / "net.pt")).predict(
+        str(tmp_path / "p.png"), conf=1e-4, iou=0.45, imgsz=640, rect=False, verbose=False
+    )[0]
+    with torch.no_grad():
+        found = model(image)
+    assert has_gradient(model) or name.startswith("rtdetr")
+    edges = torch.tensor([640.0, 480, 640, 480])  # at which some predict methods cut boxes
+    best = own.boxes.xyxy[:20].clamp(min=0).minimum(edges)
+    boxes = found.boxes[0].clamp(min=0).minimum(edges)
+    distance = (best[:, None] - boxes[None]).abs().amax(2).amin(1)
+    assert len(best)
+    assert float((distance < 2).float().mean()) > 0.9
+
+
+def test_onnx_exports_of_ultralytics(tmp_path: Path) -> None:
+    """An export is a detector with its names, gradients and the boxes of the net itself."""
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    net = YOLO("yolo11n.yaml")
+    net.save(tmp_path / "net.pt")
+    YOLO(str(tmp_path / "net.pt")).export(format="onnx", imgsz=320, simplify=False, opset=17)
+    model = physadv.load_model(tmp_path / "net.onnx")
+    same = physadv.load_model(f"ultralytics:{tmp_path / 'net.pt'}")
+    image = torch.rand(1, 3, 320, 320)
+    assert model.card.classes == same.card.classes
+    with torch.no_grad():
+        assert (model(image).scores - same.net.net(image).scores).abs().max() < 1e-3
+    assert has_gradient(model)
+    assert len(non_maximum_suppression(model(image), 0.0)) == 1
