@@ -55,8 +55,8 @@ from physadv.studies.small_classifiers import (
     StudyData,
     accuracy,
     fit_classifier,
-    load_study_data,
     predict,
+    read_once,
 )
 from physadv.studies.study import Part, PartRows, Study, Workspace
 from physadv.training.methods.adversarial import PgdTraining
@@ -192,14 +192,12 @@ def _draw_box(picture: Array, x: float, y: float) -> None:
 
 
 def _data(config: BoundaryConfig, work: Workspace) -> StudyData:
-    return work.once(
-        "data",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(400, 8000, 60_000),
-            test=config.scaled(60, 1000, 10_000),
-            seed=work.seed_of("data"),
-        ),
+    return read_once(
+        work,
+        config.data,
+        train=config.scaled(400, 8000, 60_000),
+        test=config.scaled(60, 1000, 10_000),
+        seed=work.seed_of("data"),
     )
 
 

@@ -47,8 +47,8 @@ from physadv.studies.small_classifiers import (
     StudyData,
     accuracy,
     fit_classifier,
-    load_study_data,
     predict,
+    read_once,
 )
 from physadv.studies.spectra import radial_power, spectrum_picture
 from physadv.studies.study import Part, PartRows, Study, Workspace
@@ -95,14 +95,12 @@ class _Correct(NamedTuple):
 
 
 def _data(config: GradientConfig, work: Workspace) -> StudyData:
-    return work.once(
-        "data",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(500, 20_000, 60_000),
-            test=config.scaled(50, 2000, 10_000),
-            seed=work.seed_of("data"),
-        ),
+    return read_once(
+        work,
+        config.data,
+        train=config.scaled(500, 20_000, 60_000),
+        test=config.scaled(50, 2000, 10_000),
+        seed=work.seed_of("data"),
     )
 
 

@@ -24,7 +24,7 @@ from physadv.studies.interval_bounds_page import (
     ZHANG_CROWN,
     intervals_page,
 )
-from physadv.studies.small_classifiers import StudyData, fit_classifier, load_study_data, predict
+from physadv.studies.small_classifiers import StudyData, fit_classifier, predict, read_once
 from physadv.studies.study import Part, Study, Workspace
 from physadv.training.methods.base import StandardTraining, TrainingMethod
 from physadv.training.methods.certified import CrownIbpTraining, IbpTraining
@@ -51,14 +51,12 @@ def study_parts(config: IntervalsConfig) -> list[Part]:
 
 
 def _data(config: IntervalsConfig, workspace: Workspace) -> StudyData:
-    return workspace.once(
-        "data",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(300, 12_000, 60_000),
-            test=config.test_images,
-            seed=config.seed,
-        ),
+    return read_once(
+        workspace,
+        config.data,
+        train=config.scaled(300, 12_000, 60_000),
+        test=config.test_images,
+        seed=config.seed,
     )
 
 

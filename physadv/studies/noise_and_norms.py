@@ -28,7 +28,7 @@ from physadv.studies.noise_and_norms_page import (
     norms_page,
 )
 from physadv.studies.randomized_smoothing_page import COHEN
-from physadv.studies.small_classifiers import StudyData, fit_classifier, load_study_data
+from physadv.studies.small_classifiers import StudyData, fit_classifier, read_once
 from physadv.studies.study import Part, Study, Workspace
 from physadv.training.methods.noise_augmentation import GaussianAugmentation
 
@@ -95,15 +95,14 @@ def _simulated_rows(config: NormsConfig, workspace: Workspace) -> Iterator[Row]:
 
 
 def _data(config: NormsConfig, side: int, workspace: Workspace) -> StudyData:
-    return workspace.once(
-        f"data-{side}",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(300, 6000, 60_000),
-            test=config.scaled(4, 60, 500),
-            seed=config.seed,
-            image_size=side,
-        ),
+    return read_once(
+        workspace,
+        config.data,
+        train=config.scaled(300, 6000, 60_000),
+        test=config.scaled(4, 60, 500),
+        seed=config.seed,
+        image_size=side,
+        name=f"data-{side}",
     )
 
 

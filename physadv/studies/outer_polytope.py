@@ -51,7 +51,7 @@ from physadv.studies.polytope_geometry import (
     reached_pixels,
     widths_along,
 )
-from physadv.studies.small_classifiers import StudyData, fit_classifier, load_study_data, predict
+from physadv.studies.small_classifiers import StudyData, fit_classifier, predict, read_once
 from physadv.studies.study import Part, Study, Workspace
 from physadv.training.loop import TrainingSchedule, train_model
 from physadv.training.methods._random_projections import sketched_lines
@@ -292,14 +292,12 @@ def _draw_box(
 
 
 def _data(config: PolytopeConfig, workspace: Workspace) -> StudyData:
-    return workspace.once(
-        "data",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(300, 6000, 60_000),
-            test=config.scaled(4, 150, 10_000),
-            seed=config.seed,
-        ),
+    return read_once(
+        workspace,
+        config.data,
+        train=config.scaled(300, 6000, 60_000),
+        test=config.scaled(4, 150, 10_000),
+        seed=config.seed,
     )
 
 

@@ -42,8 +42,8 @@ from physadv.studies.randomized_smoothing_page import (
 from physadv.studies.small_classifiers import (
     StudyData,
     fit_classifier,
-    load_study_data,
     predict,
+    read_once,
 )
 from physadv.studies.smoothing_bounds import cohen_radius, lecuyer_radius, li_radius
 from physadv.studies.study import Part, Study, Workspace
@@ -323,14 +323,12 @@ def _formula_rows(workspace: Workspace) -> Iterator[Row]:
 
 
 def _data(config: SmoothingStudyConfig, workspace: Workspace) -> StudyData:
-    return workspace.once(
-        "data",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(400, 10_000, 60_000),
-            test=config.test_images,
-            seed=config.seed,
-        ),
+    return read_once(
+        workspace,
+        config.data,
+        train=config.scaled(400, 10_000, 60_000),
+        test=config.test_images,
+        seed=config.seed,
     )
 
 

@@ -17,6 +17,7 @@ from physadv.core.findings import FindingWarning
 from physadv.core.random_streams import numpy_generator
 from physadv.datasets import read_dataset
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
+from physadv.studies.study import Workspace
 from physadv.training.data import ImageSubset, ShuffledBatches, TrainingData, load_training_data
 from physadv.training.loop import TrainingSchedule, train_model
 from physadv.training.methods.base import StandardTraining, TrainingMethod
@@ -93,6 +94,39 @@ def load_study_data(
         training.classes,
         training.channels,
         training.image_size,
+    )
+
+
+def read_once(
+    workspace: Workspace,
+    data: str | Path,
+    *,
+    train: int | None,
+    test: int | None,
+    seed: int,
+    image_size: int | None = None,
+    name: str = "data",
+) -> StudyData:
+    """Return images of a data set as :func:`load_study_data` does, read once in a process.
+
+    Args:
+        workspace: Workspace of the run, which keeps them.
+        data: Folder or archive.
+        train: Number of training images; None for all.
+        test: Number of test images; None for all.
+        seed: Seed of both draws.
+        image_size: Height and width in px to bring all images to; None as they are.
+        name: Name under which they are kept.
+
+    Returns:
+        The images in memory.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
+    return workspace.once(
+        name,
+        lambda: load_study_data(data, train=train, test=test, seed=seed, image_size=image_size),
     )
 
 

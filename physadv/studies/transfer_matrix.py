@@ -50,8 +50,8 @@ from physadv.studies.small_classifiers import (
     StudyData,
     accuracy,
     fit_classifier,
-    load_study_data,
     predict,
+    read_once,
 )
 from physadv.studies.study import Part, PartRows, Study, Workspace
 from physadv.training.data import ImageSubset
@@ -125,14 +125,12 @@ def build_architecture(kind: str, *, channels: int, side: int, classes: int) -> 
 
 
 def _data(config: TransferConfig, work: Workspace) -> StudyData:
-    return work.once(
-        "data",
-        lambda: load_study_data(
-            config.data,
-            train=config.scaled(400, 10_000, 60_000),
-            test=config.scaled(60, 1000, 10_000),
-            seed=work.seed_of("data"),
-        ),
+    return read_once(
+        work,
+        config.data,
+        train=config.scaled(400, 10_000, 60_000),
+        test=config.scaled(60, 1000, 10_000),
+        seed=work.seed_of("data"),
     )
 
 
@@ -336,15 +334,14 @@ def _half_rows(config: TransferConfig, work: Workspace, source: str) -> list[Row
 def _sign_rows(config: TransferConfig, work: Workspace) -> list[Row]:
     """Networks trained here on traffic signs and the packaged model, which was trained elsewhere,
     attacked with momentum and given to each other."""
-    data = work.once(
-        "signs",
-        lambda: load_study_data(
-            config.sign_data or "",
-            train=config.scaled(2000, 6000, None),
-            test=config.scaled(40, 600, 5000),
-            seed=work.seed_of("signs"),
-            image_size=32,
-        ),
+    data = read_once(
+        work,
+        config.sign_data or "",
+        train=config.scaled(2000, 6000, None),
+        test=config.scaled(40, 600, 5000),
+        seed=work.seed_of("signs"),
+        image_size=32,
+        name="signs",
     )
     packaged = load_undefended_model("signs")
     match = match_classes(data.classes, packaged.card.classes, model="signs", known="GTSRB")

@@ -142,13 +142,25 @@ def certify_with_sampler(
     """
     check_sample_counts(n0, n, alpha)
 
-    # The class is picked from samples of its own: reusing them for its bound would bias it.
-    (picks,) = sampler.count([SampleRequest(image, index, "pick", 0, n0)])
-    top = int(picks.argmax())
+    top = pick_class(sampler, image, n0, index)
     (counts,) = sampler.count([SampleRequest(image, index, "count", 0, n)])
     return certificate_from_votes(
         top, int(counts[top]), n0, n, alpha, sampler.noise, norm, image[0].numel()
     )
+
+
+def pick_class(sampler: NoiseSampler, image: Tensor, n0: int, index: int) -> int:
+    """Return the class with the most votes, from samples of its own: reusing them for its bound
+    would bias it.
+
+    Args:
+        sampler: Sampler that owns the model, the noise and the seed.
+        image: Image (1, c, h, w) in [0, 1].
+        n0: Number of samples.
+        index: Number that names the image's noise.
+    """
+    (picks,) = sampler.count([SampleRequest(image, index, "pick", 0, n0)])
+    return int(picks.argmax())
 
 
 def certificate_from_votes(
@@ -174,9 +186,25 @@ def certificate_from_votes(
         dims: Number of input values (c h w).
     """
     low = clopper_pearson_bound(successes, n, alpha)
-    if low <= 0.5:
-        return SmoothingCertificate(ABSTAIN, 0.0, low, n0 + n)
-    return SmoothingCertificate(top, noise.radius(low, norm, dims), low, n0 + n)
+    return certificate_from_bound(top, low, n0 + n, noise, norm, dims)
+
+
+def certificate_from_bound(
+    top: int, p_low: float, samples: int, noise: SmoothingNoise, norm: str, dims: int
+) -> SmoothingCertificate:
+    """Return the certificate for a bound of the class probability; ABSTAIN up to 1/2.
+
+    Args:
+        top: Class picked before.
+        p_low: Lower bound of its probability.
+        samples: Number of noisy images classified.
+        noise: Noise the samples were drawn from.
+        norm: Norm of the radius.
+        dims: Number of input values (c h w).
+    """
+    if p_low <= 0.5:
+        return SmoothingCertificate(ABSTAIN, 0.0, p_low, samples)
+    return SmoothingCertificate(top, noise.radius(p_low, norm, dims), p_low, samples)
 
 
 def predict_smoothed(

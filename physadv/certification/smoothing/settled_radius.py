@@ -15,10 +15,11 @@ from scipy import stats
 from torch import Tensor
 
 from physadv.certification.smoothing.certify import (
-    ABSTAIN,
     SmoothingCertificate,
+    certificate_from_bound,
     check_sample_counts,
     clopper_pearson_bound,
+    pick_class,
 )
 from physadv.certification.smoothing.sampler import UNIT, NoiseSampler, SampleRequest
 from physadv.core.errors import OptionError
@@ -117,8 +118,7 @@ def certify_until_settled(
         index: Number that names the image's noise.
     """
     check_sample_counts(n0, n, alpha)
-    (picks,) = sampler.count([SampleRequest(image, index, "pick", 0, n0)])
-    top, dims = int(picks.argmax()), image[0].numel()
+    top, dims = pick_class(sampler, image, n0, index), image[0].numel()
 
     def draw(first: int, count: int) -> int:
         (counts,) = sampler.count([SampleRequest(image, index, "count", first, count)])
@@ -129,9 +129,7 @@ def certify_until_settled(
 
     found = settled_bound(draw, radius, n=n, alpha=alpha, decline=decline)
     samples = n0 + found.samples
-    if found.p_low <= 0.5:
-        return SmoothingCertificate(ABSTAIN, 0.0, found.p_low, samples)
-    return SmoothingCertificate(top, radius(found.p_low), found.p_low, samples)
+    return certificate_from_bound(top, found.p_low, samples, sampler.noise, norm, dims)
 
 
 def looks_of(n: int) -> tuple[int, ...]:
