@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 _UNITS = {
     "px": "px",
     "mm": "mm",
@@ -51,6 +53,16 @@ def format_fixed(value: float, digits: int = 0) -> str:
         ('0.0', '-12')
     """
     return f"{value:z.{digits}f}"
+
+
+def format_percent(share: float | None, digits: int = 1) -> str:
+    """Format ``share`` in percent with ``digits`` decimals; what is not a number is a dash.
+
+    Example:
+        >>> format_percent(0.934)
+        '93.4 %'
+    """
+    return "–" if share is None or not isfinite(share) else f"{100 * share:.{digits}f} %"
 
 
 def field_label(key: str) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from physadv.core.files import write_text
 from physadv.core.page_colors import page_color
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.report.design import MUTED, render_page
@@ -120,7 +121,14 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts += [svg_line(left, down(share), right, down(share))]
         parts += [
-            svg_text(left - 6, down(share) + 4, f"{share:.0%}", at="end", fill=MUTED, size=12)
+            svg_text(
+                left - 6,
+                down(share) + 4,
+                format_percent(share, 0),
+                at="end",
+                fill=MUTED,
+                size=12,
+            )
         ]
 
     band = stairs([r.high for r in rates]) + stairs([r.low for r in rates])[::-1]

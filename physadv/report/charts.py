@@ -9,6 +9,7 @@ from markupsafe import Markup
 from physadv.check.rates import BlockRates
 from physadv.core.page_colors import ink_on_ramp, page_color, ramp_color
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.bins import RateGrid
 from physadv.report.design import BLOCK_COLORS, LINE, MUTED, WASH
@@ -94,7 +95,14 @@ def _cell(
     ink = ink_on_ramp(cell.rate)
     return [
         svg_rect(x + 1, y + 1, w - 2, h - 2, ramp_color(cell.rate), stroke=LINE, hint=str(cell)),
-        svg_text(x + w / 2, y + h / 2 + 1, f"{cell.rate:.0%}", at="middle", fill=ink, bold=True),
+        svg_text(
+            x + w / 2,
+            y + h / 2 + 1,
+            format_percent(cell.rate, 0),
+            at="middle",
+            fill=ink,
+            bold=True,
+        ),
         svg_text(x + w / 2, y + h / 2 + 14, f"n {cell.n}", at="middle", fill=ink, size=10.5),
     ]
 
@@ -125,7 +133,7 @@ def rate_along(
         y = bottom - share * (bottom - top)
         parts += [
             svg_line(left, y, right, y),
-            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=12),
+            svg_text(left - 6, y + 4, format_percent(share, 0), at="end", fill=MUTED, size=12),
         ]
 
     for j, bound in enumerate(bounds):

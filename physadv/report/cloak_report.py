@@ -173,7 +173,9 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
         x = left + share * (right - left)
         parts += [
             svg_line(x, top, x, bottom),
-            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=12),
+            svg_text(
+                x, bottom + 16, f"{format_percent(share, 0)}", at="middle", fill=MUTED, size=12
+            ),
         ]
 
     for row, (name, variants) in enumerate(channels.items()):

@@ -22,7 +22,7 @@ from physadv.core.members import member_of
 from physadv.core.page_colors import css_colors, page_color
 from physadv.core.text import read_file
 from physadv.core.visible_text import visible_text
-from physadv.core.wording import count_noun, field_label, format_fixed
+from physadv.core.wording import count_noun, field_label, format_fixed, format_percent
 
 INK, MUTED, LINE, PAPER, WASH = map(page_color, ("ink", "muted", "line", "paper", "wash"))
 BLOCK_COLORS = {block: page_color(block) for block in ("clean", "blank", "patch")}
@@ -73,16 +73,6 @@ def member_uri(folder: Path, name: object) -> str:
 def picture_uri(picture: Array) -> str:
     """Return ``picture`` (h, w, 3) uint8 as a data URI."""
     return data_uri(png_bytes(picture))
-
-
-def format_percent(share: float | None, digits: int = 1) -> str:
-    """Format ``share`` in percent with ``digits`` decimals; what is not a number is a dash.
-
-    Example:
-        >>> format_percent(0.934)
-        '93.4 %'
-    """
-    return "–" if share is None or not isfinite(share) else f"{100 * share:.{digits}f} %"
 
 
 def format_interval(low: float | None, high: float | None, digits: int = 1) -> str:

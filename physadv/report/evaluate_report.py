@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from physadv.core.files import write_text
 from physadv.core.page_colors import page_color
+from physadv.core.wording import format_percent
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import MUTED, member_uri, render_page
@@ -124,7 +125,7 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
         y = bottom - share * (bottom - top)
         parts += [
             svg_line(left, y, right, y),
-            svg_text(left - 6, y + 4, f"{share:.0%}", at="end", fill=MUTED, size=12),
+            svg_text(left - 6, y + 4, format_percent(share, 0), at="end", fill=MUTED, size=12),
         ]
 
     for (x0, y0), (x1, y1) in pairwise(places):

@@ -122,10 +122,10 @@ def format_tick(value: float, *, percent: bool = False) -> str:
 
     Example:
         >>> format_tick(0.25, percent=True), format_tick(-0.0), format_tick(1e5)
-        ('25%', '0', '100k')
+        ('25 %', '0', '100k')
     """
     if percent:
-        return f"{100 * value:.3g}%".replace("-0%", "0%")
+        return f"{100 * value:.3g} %".replace("-0 %", "0 %")
     if value == 0:
         return "0"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

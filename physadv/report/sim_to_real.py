@@ -20,7 +20,7 @@ from physadv.check.rates import (
 )
 from physadv.core.errors import DataError, OptionError
 from physadv.core.reading import foreign_errors
-from physadv.core.wording import count_noun
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import (
     DifferenceInterval,
     RateInterval,
@@ -99,7 +99,8 @@ class StageChange:
             )
             return f"{steps}: not compared, since a control is not valid ({reasons})."
 
-        value = f"{self.first.rate:.1%} to {self.second.rate:.1%}, {_points(self.change.value)}"
+        rates = f"{format_percent(self.first.rate)} to {format_percent(self.second.rate)}"
+        value = f"{rates}, {_points(self.change.value)}"
         if self.change.is_clear:
             return f"{steps}: {value}; {_interval(self.change)}."
         return f"{steps}: {value}; {_interval(self.change)}, so no clear change."
@@ -235,11 +236,11 @@ def _of_record(twin: Mapping[str, Any]) -> MeasuredStage:
 def _rates_doubt(clean: float | None, blank: float | None) -> str:
     """Return why a stage with these rates of its controls, where measured, supports no claim."""
     if clean is not None and clean < CONTROL_FLOOR:
-        return f"the clean sign is recognized in only {clean:.1%}"
+        return f"the clean sign is recognized in only {format_percent(clean)}"
     if blank is None:
         return "a blank sticker was not measured"
     if blank > 1 - CONTROL_FLOOR:
-        return f"a blank sticker alone meets the goal in {blank:.1%}"
+        return f"a blank sticker alone meets the goal in {format_percent(blank)}"
     return ""
 
 
@@ -255,7 +256,8 @@ def _of_card(heldout: Mapping[str, Any]) -> MeasuredStage | None:
     doubt = _rates_doubt(None, blank.get("rate"))
     under_blank = (heldout.get("blank_recognised") or {}).get("rate")
     if not doubt and under_blank is not None and under_blank < CONTROL_FLOOR:
-        doubt = f"with a blank sticker the true class is recognized in only {under_blank:.1%}"
+        share = format_percent(under_blank)
+        doubt = f"with a blank sticker the true class is recognized in only {share}"
     return MeasuredStage(
         "digital", *_plain(rate), None, blank.get("rate"), clean.get("rate"), doubt
     )

@@ -13,6 +13,7 @@ from html import escape
 from markupsafe import Markup
 
 from physadv.core.visible_text import visible_text
+from physadv.core.wording import format_percent
 from physadv.report.design import INK, LINE, MUTED, PAPER
 
 WIDTH = 480
@@ -167,6 +168,6 @@ def percent_axis(x0: float, x1: float, top: float, bottom: float) -> list[str]:
         x = x0 + share * (x1 - x0)
         parts += [
             svg_line(x, top, x, bottom),
-            svg_text(x, bottom + 16, f"{share:.0%}", at="middle", fill=MUTED, size=12),
+            svg_text(x, bottom + 16, format_percent(share, 0), at="middle", fill=MUTED, size=12),
         ]
     return parts

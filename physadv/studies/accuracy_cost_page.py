@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import (
     DifferenceInterval,
     RateInterval,
@@ -275,7 +276,7 @@ def _plane_chart(config: CostConfig, rows: Sequence[Row]) -> Chart:
     points = []
     for row in mixed:
         right = wilson_interval(row["right_attacked"], row["trials"])
-        hint = f"{row['share']:.0%} of the vote to the strong coordinate: {right}"
+        hint = f"{format_percent(row['share'], 0)} of the vote to the strong coordinate: {right}"
         at = row["right"] / row["trials"]
         points.append(Point(at, right.rate, right.low, right.high, hint))
     curve = [
@@ -355,7 +356,7 @@ def _comparisons(
     model = OddsModel(config.weak)
     trained = [row for row in rows["plane"] if row["kind"] == "trained"]
     gap = max(row["robust"] - model.bound(row["standard"]) for row in rows["plane"])
-    verdict = "none lies above it" if gap <= 1e-9 else f"one lies {gap:.1%} above it"
+    verdict = "none lies above it" if gap <= 1e-9 else f"one lies {format_percent(gap)} above it"
     made = [
         Comparison(
             f"{images.label}: few and many training images",
@@ -380,8 +381,9 @@ def _comparisons(
             "Adversarial training finds the strong coordinate, theorem's model",
             f"{TSIPRAS.cited}, theorem 2.2",
             "a linear classifier trained against eps = 2 eta has robust accuracy p",
-            f"{trained[-1]['robust']:.1%} robust and {trained[-1]['standard']:.1%} standard, "
-            f"beside {trained[0]['robust']:.1%} and {trained[0]['standard']:.1%} of standard "
-            "training (exact for the trained weights)",
+            f"{format_percent(trained[-1]['robust'])} robust and "
+            f"{format_percent(trained[-1]['standard'])} standard, beside "
+            f"{format_percent(trained[0]['robust'])} and {format_percent(trained[0]['standard'])} "
+            "of standard training (exact for the trained weights)",
         ),
     )

@@ -18,6 +18,7 @@ from physadv.attacks.gradient import fgsm, pgd
 from physadv.attacks.score_based import EstimatedGradient, square_attack
 from physadv.attacks.transfer_based import mi_fgsm
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
 from physadv.studies.attack_configs import ThreatsConfig
@@ -650,11 +651,10 @@ def _answer(config: ThreatsConfig, rows: PartRows, by_attack: Mapping[str, Seque
     ]
     transfer = success_within(by_attack["transfer"], 1)
     return (
-        f"Against a net that reads {attacked['right'] / attacked['n']:.1%} of the test images, "
-        f"half of the images fall to changes of at most {config.radii[1]:.3g} a pixel "
+        f"Against a net that reads {format_percent(attacked['right'] / attacked['n'])} of the test "
+        f"images, half of them fall to changes of at most {config.radii[1]:.3g} a pixel "
         f"{parts[0]}, {parts[1]} and {parts[2]}; an attacker who sees nothing of it and shows it "
-        f"one image, made on another net, fools it with {transfer.rate:.1%} "
-        f"[{transfer.low:.1%}, {transfer.high:.1%}] of {transfer.n}."
+        f"one image, made on another net, fools it on {transfer}."
     )
 
 
@@ -679,8 +679,9 @@ def _comparisons(
             "Mean queries of the Square attack on images that it breaks",
             SQUARE.cited,
             "73, and no failure (ResNet-50 on ImageNet, l_inf 0.05; table 2)",
-            f"{_mean_queries(square)}, and {1 - success_within(square, config.queries).rate:.1%} "
-            f"failures (n = {len(square)}, l_inf {config.radii[1]:.3g})",
+            f"{_mean_queries(square)}, and "
+            f"{format_percent(1 - success_within(square, config.queries).rate)} failures "
+            f"(n = {len(square)}, l_inf {config.radii[1]:.3g})",
             "An image of 28 x 28 or 32 x 32 px has fewer directions to search, but the net is "
             "wrong in fewer of them, and its class changes later.",
         ),

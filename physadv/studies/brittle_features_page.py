@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import (
     RateInterval,
     difference_interval,
@@ -139,9 +140,10 @@ def _answer(name: str, own: dict[str, Row]) -> str:
     makes = "makes" if over_standard.low > 0 else "does not make"
     return (
         f"On {IMAGE_SETS[name].label} training on images that look mislabeled {does} to the true "
-        f"test images ({accuracy}; {guess:.1%} for naming one class always). The robust data "
-        f"set {makes} standard training more robust than the unchanged one ({over_standard} at eps "
-        f"{RADII[0]:g}); beside the non-robust data set it is {over_brittle}."
+        f"test images ({accuracy}; {format_percent(guess)} for naming one class always). The "
+        f"robust data set {makes} standard training more robust than the unchanged one "
+        f"({over_standard} at eps {RADII[0]:g}); beside the non-robust data set it is "
+        f"{over_brittle}."
     )
 
 

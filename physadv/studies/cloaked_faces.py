@@ -19,6 +19,7 @@ from torch import Tensor
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 from physadv.models.faces.embedders import FaceEmbedder, load_embedders
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, default_finders
@@ -455,7 +456,8 @@ def _embedding_plane(
     return Plane(
         f"embeddings-{recognizer.lower().replace(' ', '-').replace('_', '-')}",
         f"Embeddings by {recognizer}, {role}, in the plane in which they differ most; it holds "
-        f"{share:.0%} of their variance, so that distances in it are only a part of the whole.",
+        f"{format_percent(share, 0)} of their variance, so that distances in it are only a part of "
+        "the whole.",
         Axis("first principal direction", low=-reach, high=reach),
         Axis("second principal direction", low=-reach, high=reach),
         tuple(shapes),

@@ -20,6 +20,7 @@ from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.core.errors import DataError
 from physadv.core.image_io import list_images, read_image
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.metrics.means import MeanInterval, mean_interval
@@ -562,7 +563,7 @@ def _photo_words(photos: Sequence[Row]) -> str:
 def _picture_row(row: Row) -> tuple[Picture, ...]:
     files, (before, after) = row["files"], row["classes"]
     shares = row.get("probabilities")
-    details = [f", {p:.0%}" for p in shares] if shares else ["", ""]
+    details = [f", {format_percent(p, 0)}" for p in shares] if shares else ["", ""]
     way = {"lbfgs": "by L-BFGS", "pgd": "by PGD"}.get(row.get("attack", "lbfgs"), "")
     return (
         Picture(files["clean"], "image", before + details[0]),
@@ -707,7 +708,7 @@ def _comparisons(rows: PartRows) -> tuple[Comparison, ...]:
         Comparison(
             "Test error of the network with two hidden layers of 100 sigmoid units",
             f"{cited}, table 1",
-            f"{PUBLISHED_ERROR:.2%} (MNIST, 60,000 training images)",
+            f"{format_percent(PUBLISHED_ERROR, 2)} (MNIST, 60,000 training images)",
             f"{error}",
             f"Trained on {own['trained_on']} images of the data set given here.",
         ),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.certificate_studies_config import IntervalsConfig
 from physadv.studies.page import (
@@ -150,9 +151,9 @@ def _answer(names: Sequence[str], parts: PartRows) -> str:
         certified_error(bounds, "ibp", at).rate - certified_error(bounds, "crown", at).rate
     )
     return (
-        f"On a network trained without bounds, intervals leave {loose:.0%} of the images unproven "
-        f"at eps {eps:g} where CROWN leaves {tight:.0%}; trained with intervals at "
-        f"eps {at:g}, intervals alone prove all but {error}, and CROWN proves "
+        f"On a network trained without bounds, intervals leave {format_percent(loose, 0)} of the "
+        f"images unproven at eps {eps:g} where CROWN leaves {format_percent(tight, 0)}; trained "
+        f"with intervals at eps {at:g}, intervals alone prove all but {error}, and CROWN proves "
         f"{gain:.1f} points more."
     )
 
@@ -241,7 +242,11 @@ def _add_matrix(sections: PageSections, names: Sequence[str], parts: PartRows) -
                 "training, eps",
                 "bound",
                 notes=tuple(
-                    tuple(f"{rate.low:.0%} to {rate.high:.0%}" for rate in row) for row in rates
+                    tuple(
+                        f"{format_percent(rate.low, 0)} to {format_percent(rate.high, 0)}"
+                        for rate in row
+                    )
+                    for row in rates
                 ),
             ),
             "A network learns to be simple for the bound that it is trained with: that is why a "

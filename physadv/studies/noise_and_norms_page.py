@@ -8,6 +8,7 @@ from math import sqrt
 import numpy as np
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.certificate_studies_config import NormsConfig
 from physadv.studies.linf_price import NOISES, fitted_exponent
@@ -129,10 +130,10 @@ def _answer(config: NormsConfig, parts: PartRows) -> str:
     most = [SIGMA * largest_radius(config.votes, ALPHA) / sqrt(d) for d in dims]
     return (
         f"By votes alone the l_inf radius falls at best like d to the {powers[best]:.2f} "
-        f"({WORDS[best]} noise: {at[best]:.3f} sigma at d = {LARGE} and p = {SHARE:.0%}; "
-        f"cube-shaped noise {at['cube']:.4f}); under noise {SIGMA:g} unanimous votes prove "
-        f"{most[0]:.3f} at d = {dims[0]} and {most[1]:.3f} at d = {dims[1]}, where the median of "
-        f"the digits reaches {_median(fixed[-1]):.3f}."
+        f"({WORDS[best]} noise: {at[best]:.3f} sigma at d = {LARGE} and "
+        f"p = {format_percent(SHARE, 0)}; cube-shaped noise {at['cube']:.4f}); under noise "
+        f"{SIGMA:g} unanimous votes prove {most[0]:.3f} at d = {dims[0]} and {most[1]:.3f} at "
+        f"d = {dims[1]}, where the median of the digits reaches {_median(fixed[-1]):.3f}."
     )
 
 
@@ -160,9 +161,8 @@ def _add_formulas(sections: PageSections, parts: PartRows) -> None:
             Chart(
                 "radius-by-dimension",
                 f"Largest l_inf radius that noise of standard deviation 1 certifies when the top "
-                f"class has p = {SHARE:.0%}. From d = {LARGE} on the radii follow d to the "
-                + ", ".join(f"{powers[noise]:.2f} ({noise})" for noise in NOISES)
-                + ".",
+                f"class has p = {format_percent(SHARE, 0)}. From d = {LARGE} on the radii follow d "
+                "to the " + ", ".join(f"{powers[noise]:.2f} ({noise})" for noise in NOISES) + ".",
                 Axis("d, numbers in the input", "log"),
                 Axis("l_inf radius [sigma]", "log"),
                 (*curves, bound),
@@ -203,15 +203,16 @@ def _simulation(rows: Sequence[Row]) -> Table:
     """Table of the simulated probabilities beside that of the formulas."""
     return Table(
         "simulated",
-        f"The formulas' radii for p = {SHARE:.0%}, and the p that the most powerful test of the "
-        "corner needs by drawing the noise.",
+        f"The formulas' radii for p = {format_percent(SHARE, 0)}, and the p that the most powerful "
+        "test of the corner needs by drawing the noise.",
         ("noise", "d", "radius [sigma]", "p, simulated"),
         tuple(
             (
                 row["noise"],
                 f"{row['dims']:,}",
                 f"{row['radius']:.4f}",
-                f"{row['share']:.2%} [{row['low']:.2%}, {row['high']:.2%}], n = {row['runs']:,}",
+                f"{format_percent(row['share'], 2)} [{format_percent(row['low'], 2)}, "
+                f"{format_percent(row['high'], 2)}], n = {row['runs']:,}",
             )
             for row in rows
         ),

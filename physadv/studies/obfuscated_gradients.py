@@ -17,6 +17,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.files import make_folder
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.masking_checks import masking_findings
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.attack_configs import ObfuscatedConfig
@@ -164,7 +165,7 @@ def _defense(config: ObfuscatedConfig, name: str, workspace: Workspace) -> Maske
                 config.scaled(2, 3, 4),
                 linf_radius(config.threat),
                 config.seed,
-                lambda net, share: workspace.tell(f"training {net} {share:.0%}"),
+                lambda net, share: workspace.tell(f"training {net} {format_percent(share, 0)}"),
             )
         )
 
@@ -629,7 +630,9 @@ def _answer(config: ObfuscatedConfig, results: Sequence[DefenseResult]) -> str:
             sum(result.rate(column).rate for result in own) / len(own)
             for column in ("plain", "real")
         )
-        parts.append(f"{kind} {apparent:.0%} apparent and {real:.0%} real")
+        parts.append(
+            f"{kind} {format_percent(apparent, 0)} apparent and {format_percent(real, 0)} real"
+        )
     betrayed = sum(any(result.signs()) for result in hidden)
     controls = [result for result in results if result.kind == CONTROL]
     falsely = sum(any(result.signs()) for result in controls)

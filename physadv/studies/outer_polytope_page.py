@@ -9,6 +9,7 @@ from statistics import mean, median
 from scipy import stats
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.certificate_studies_config import PolytopeConfig
 from physadv.studies.page import (
@@ -107,7 +108,7 @@ def _answer(parts: PartRows) -> str:
         f"bound certifies {sum(r['certified'] for r in robust)} of {len(robust)} points in the "
         f"plane (standard training {sum(r['certified'] for r in standard)}) and moves the "
         f"certified error of a small network at l_inf {MNIST_EPS:g} from "
-        f"{images['standard'].rate:.1%} to {images['polytope']}."
+        f"{format_percent(images['standard'].rate)} to {images['polytope']}."
     )
 
 

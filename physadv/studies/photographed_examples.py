@@ -23,6 +23,7 @@ from physadv.attacks.gradient import fgsm, pgd
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.rows import Row, append_rows, read_rows, replace_rows
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.models.cards import LoadedModel
@@ -291,10 +292,11 @@ def photographed_markdown(lines: Sequence[dict[str, Any]]) -> str:
     out = [head, "|---|---|---|---|---|---|---|---|---|"]
     for line in lines:
         destroyed, published = line["destroyed"], line["published"]
-        interval = f"[{destroyed['low']:.1%}, {destroyed['high']:.1%}]"
-        share = f"{destroyed['rate']:.1%} {interval}" if destroyed["n"] else "-"
+        interval = f"[{format_percent(destroyed['low'])}, {format_percent(destroyed['high'])}]"
+        share = f"{format_percent(destroyed['rate'])} {interval}" if destroyed["n"] else "-"
         shares = (
-            f"{line[key]['rate']:.1%}" for key in ("clean_photo_right", "fooled", "photo_fooled")
+            format_percent(line[key]["rate"])
+            for key in ("clean_photo_right", "fooled", "photo_fooled")
         )
 
         cells = [
@@ -304,7 +306,7 @@ def photographed_markdown(lines: Sequence[dict[str, Any]]) -> str:
             *shares,
             share,
             str(destroyed["n"]),
-            f"{published:.1%}" if published else "-",
+            format_percent(published) if published else "-",
         ]
         out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out) + "\n"

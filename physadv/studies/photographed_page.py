@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.studies.config import PhotographedConfig
 from physadv.studies.page import (
     AboutStudy,
@@ -177,7 +178,7 @@ def _table(lines: Sequence[Line]) -> Table:
     def rate(value: dict[str, float]) -> str:
         if not value["n"]:
             return "-"
-        return f"{value['rate']:.1%} [{value['low']:.1%}, {value['high']:.1%}]"
+        return _with_ends(value)
 
     return Table(
         "rates",
@@ -229,6 +230,11 @@ def _answer(lines: Sequence[Line], cameras: Sequence[str]) -> str:
     )
 
 
+def _with_ends(rate: Mapping[str, float]) -> str:
+    value, low, high = (format_percent(rate[key]) for key in ("rate", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def _comparisons(published: Sequence[Line], cameras: Sequence[str]) -> tuple[Comparison, ...]:
     """Return each published rate beside that of every whole camera."""
     settings = list(dict.fromkeys((line["attack"], line["eps"]) for line in published))
@@ -240,7 +246,7 @@ def _comparisons(published: Sequence[Line], cameras: Sequence[str]) -> tuple[Com
             if (line["attack"], line["eps"]) == (attack, eps) and line["way"] in cameras
         }
         words = "; ".join(
-            f"{way} {d['rate']:.1%} [{d['low']:.1%}, {d['high']:.1%}], n = {d['n']}"
+            f"{way} {_with_ends(d)}, n = {d['n']}"
             for way, line in own.items()
             for d in [line["destroyed"]]
         )
@@ -253,7 +259,7 @@ def _comparisons(published: Sequence[Line], cameras: Sequence[str]) -> tuple[Com
             Comparison(
                 f"Destroyed by print and photo: {attack}, eps {eps}/255",
                 KURAKIN.cited,
-                f"{rate:.1%} (table 1, top-1, 102 pictures)",
+                f"{format_percent(rate)} (table 1, top-1, 102 pictures)",
                 words,
                 "Simulated print and camera, another net, cut out by the true corners.",
             )

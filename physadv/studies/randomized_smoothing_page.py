@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from physadv.certification.smoothing.certify import ABSTAIN
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.certificate_studies_config import SmoothingStudyConfig
 from physadv.studies.page import (
@@ -161,6 +162,9 @@ def _add_plane(sections: PageSections, rows: Sequence[Row]) -> None:
     ]
     ball = Shape("certified circle", "polygon", circle(center, scene["radius"]))
     here = Shape("the point x", "points", (center,))
+    way = format_percent(
+        _mean(row["radius"] / row["nearest"] for row in points if row["radius"]), 0
+    )
     sections.add(
         "A vote under noise",
         [
@@ -171,7 +175,7 @@ def _add_plane(sections: PageSections, rows: Sequence[Row]) -> None:
             Plane(
                 "base-regions",
                 f"Regions of f, and {len(scene['dots'])} noisy copies of one point x: f calls "
-                f"{scene['share']:.1%} of all of them class {scene['class']}.",
+                f"{format_percent(scene['share'])} of all of them class {scene['class']}.",
                 x,
                 y,
                 (*dots, here),
@@ -181,9 +185,9 @@ def _add_plane(sections: PageSections, rows: Sequence[Row]) -> None:
             Plane(
                 "vote-regions",
                 f"Regions of the vote g: {scene['pieces_vote']} connected pieces where f has "
-                f"{scene['pieces_base']}; g differs from f on {scene['changed']:.1%} of the "
-                f"square. The circle about x has the certified radius {scene['radius']:.3f}; the "
-                f"nearest point of another class of g lies at {scene['nearest']:.3f}.",
+                f"{scene['pieces_base']}; g differs from f on {format_percent(scene['changed'])} "
+                f"of the square. The circle about x has the certified radius {scene['radius']:.3f};"
+                f" the nearest point of another class of g lies at {scene['nearest']:.3f}.",
                 x,
                 y,
                 (ball, here),
@@ -202,9 +206,7 @@ def _add_plane(sections: PageSections, rows: Sequence[Row]) -> None:
             f"Of {len(points)} random points, {_crossing(points)} have a certified circle that "
             "reaches another class of g. The certificate knows p alone and holds for the worst "
             "f with that p, whose classes are divided by a straight line; here the circle's "
-            "radius is on average "
-            f"{_mean(row['radius'] / row['nearest'] for row in points if row['radius']):.0%} of "
-            "the way to the next region.",
+            f"radius is on average {way} of the way to the next region.",
         ],
     )
 
@@ -374,17 +376,20 @@ def _noise_in_words(nets: dict[float, Sequence[Row]]) -> str:
     near = [certified_within(nets[s], 0.0).rate for s in (least, most)]
     far = [certified_within(nets[s], RADIUS).rate for s in (least, most)]
     same = float(nets[0.0][0]["sigma"])
+    trained, untrained = (
+        format_percent(certified_within(nets[key], RADIUS).rate, 0) for key in (same, 0.0)
+    )
     words = (
         "The vote is only as good as f is on noisy images, so the noise is added in training too. "
-        f"At noise {same:g}, {certified_within(nets[same], RADIUS).rate:.0%} are certified within "
-        f"radius {RADIUS:g} with it and {certified_within(nets[0.0], RADIUS).rate:.0%} without."
+        f"At noise {same:g}, {trained} are certified within radius {RADIUS:g} with it and "
+        f"{untrained} without."
     )
     if least == most:
         return words
     return (
-        f"{words} From noise {least:g} to {most:g} the vote's accuracy goes from {near[0]:.0%} to "
-        f"{near[1]:.0%}, and what is certified within radius {RADIUS:g} from {far[0]:.0%} to "
-        f"{far[1]:.0%}."
+        f"{words} From noise {least:g} to {most:g} the vote's accuracy goes from "
+        f"{format_percent(near[0], 0)} to {format_percent(near[1], 0)}, and what is certified "
+        f"within radius {RADIUS:g} from {format_percent(far[0], 0)} to {format_percent(far[1], 0)}."
     )
 
 

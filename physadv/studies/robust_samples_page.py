@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import erfinv
 
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.studies.learning_studies_config import SamplesConfig
 from physadv.studies.page import (
@@ -335,8 +336,8 @@ def _comparisons(
             "Robust error of any learner with too few samples",
             f"{paper}, section 2.1",
             "at least (1 - 1/d)/2 for n <= c eps^2 sqrt(d) / log d",
-            f"at least {floor:.4%} by the formula with n = 1; in {blind} of the trials the classes "
-            f"could be made alike, d = {config.floor_dimension:,}",
+            f"at least {format_percent(floor, 4)} by the formula with n = 1; in {blind} of the "
+            f"trials the classes could be made alike, d = {config.floor_dimension:,}",
         ),
         Comparison(
             "Bernoulli model, signs taken first, one sample",

@@ -22,6 +22,7 @@ from physadv.core.image_io import Array, read_image, to_tensor
 from physadv.core.rows import Row
 from physadv.core.sign_artwork import sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.core.wording import format_percent
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EFFECTS, NEUTRAL, NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
@@ -588,7 +589,7 @@ def _answer(config: PhysicalConfig, rows: PartRows, arms: Sequence[str]) -> str:
 
 
 def _words(rate: RateInterval | None) -> str:
-    return "no view" if rate is None or not rate.n else f"{rate.rate:.0%}"
+    return "no view" if rate is None or not rate.n else format_percent(rate.rate, 0)
 
 
 def _comparisons(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from physadv.attacks.gradient import fgsm
 from physadv.attacks.transfer_based import DiverseInputs, mi_fgsm
 from physadv.core.rows import Row
+from physadv.core.wording import format_percent
 from physadv.datasets.class_matching import match_classes
 from physadv.evaluation.metrics.intervals import (
     RateInterval,
@@ -479,7 +480,10 @@ def _matrix(
         "made for",
         "given to",
         notes=tuple(
-            tuple("" if c is None else f"{c.low:.0%} to {c.high:.0%}" for c in line)
+            tuple(
+                "" if c is None else f"{format_percent(c.low, 0)} to {format_percent(c.high, 0)}"
+                for c in line
+            )
             for line in cells
         ),
     )
@@ -633,7 +637,7 @@ def _comparisons(
                 Comparison(
                     f"Errors of {target} on examples made for {source}{size}",
                     f"{PAPERS[0].cited}, table 4",
-                    f"{value:.1%} (MNIST, halves of 30,000)",
+                    f"{format_percent(value)} (MNIST, halves of 30,000)",
                     str(_rate(own[0])) if own else "no example was found",
                     "The paper does not state how images of all attempts were kept; here only "
                     "images that all three networks classify correctly are attacked.",

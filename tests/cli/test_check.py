@@ -306,7 +306,7 @@ def test_digital_twin_and_camera_side_by_side(place: Path) -> None:
     stages = {s["name"]: (s["rate"], s["n"], s["clean_recognised"]) for s in said["stages"]}
     assert stages == {"digital": (0.9, 300, 1.0), "twin": (0.75, 12, 1.0), "camera": (0.25, 4, 1.0)}
     assert said["stages_in_words"][0].startswith(
-        "From digital to twin: 90.0% to 75.0%, 15.0 points less; 95 % interval -"
+        "From digital to twin: 90.0 % to 75.0 %, 15.0 points less; 95 % interval -"
     )
     change = said["stage_changes"][0]["change"]
     assert change["value"] == pytest.approx(-0.15)

@@ -73,7 +73,7 @@ def test_one_cluster_has_no_interval() -> None:
         found = of_hits([(990, 1000)], interval)
         assert found.too_few
         assert (found.low, found.high, found.clusters) == (0.0, 1.0, 1)
-        assert str(found) == "99.0% (too few clusters for an interval), n = 1000"
+        assert str(found) == "99.0 % (too few clusters for an interval), n = 1000"
         assert interval([], []).too_few
     assert "clusters" not in wilson_interval(3, 4).as_dict()
 

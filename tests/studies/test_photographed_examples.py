@@ -125,7 +125,7 @@ def test_the_table_counts_what_was_lost() -> None:
         3,
     )
     assert line["destroyed"]["rate"] == pytest.approx(2 / 3)
-    assert "12.5%" in photographed_markdown([line])
+    assert "12.5 %" in photographed_markdown([line])
 
 
 def test_unknown_effects_are_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from study_runs import quick_page, small_images
 from physadv.core.animations import save_gif
 from physadv.core.errors import DataError, OptionError
 from physadv.core.random_streams import numpy_generator
+from physadv.core.wording import format_percent
 from physadv.studies.certificate_studies_config import SmoothingStudyConfig
 from physadv.studies.page import StudyPage
 from physadv.studies.plane_regions import classes_on_grid, grid_points, painted_regions
@@ -164,4 +165,4 @@ def test_published_rows_give_the_published_table(shared_data: Path) -> None:
     rows = list(parts["published"].run(Workspace(folder, "smoothing", 0)))
     shares = published_shares(rows)
     for key, figure in PUBLISHED.items():
-        assert f"{shares[key].rate:.0%}".replace("%", " %") == figure
+        assert format_percent(shares[key].rate, 0) == figure

@@ -275,7 +275,7 @@ def test_every_value_lies_on_its_axis(values: list[float], kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "percent", "words"),
-    [(-0.0, False, "0"), (0.001, True, "0.1%"), (2.5e6, False, "2.5M"), (1e-7, False, "1e-7")],
+    [(-0.0, False, "0"), (0.001, True, "0.1 %"), (2.5e6, False, "2.5M"), (1e-7, False, "1e-7")],
 )
 def test_ticks_in_words(value: float, percent: bool, words: str) -> None:
     """No minus zero, no long zeros."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from physadv.core.errors import OptionError
+from physadv.core.wording import format_percent
 
 _Array = npt.NDArray[np.float64]
 
@@ -37,7 +38,7 @@ class RateInterval:
 
     Example:
         >>> print(wilson_interval(8, 10))
-        80.0% [49.0%, 94.3%], n = 10
+        80.0 % [49.0 %, 94.3 %], n = 10
     """
 
     rate: float
@@ -50,8 +51,9 @@ class RateInterval:
         if self.n == 0:
             return "no trials"
         if self.too_few:
-            return f"{self.rate:.1%} (too few clusters for an interval), n = {self.n}"
-        return f"{self.rate:.1%} [{self.low:.1%}, {self.high:.1%}], n = {self.n}"
+            return f"{format_percent(self.rate)} (too few clusters for an interval), n = {self.n}"
+        ends = f"[{format_percent(self.low)}, {format_percent(self.high)}]"
+        return f"{format_percent(self.rate)} {ends}, n = {self.n}"
 
     @property
     def too_few(self) -> bool:
@@ -122,7 +124,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> RateInt
 
     Example:
         >>> print(wilson_interval(8, 10))
-        80.0% [49.0%, 94.3%], n = 10
+        80.0 % [49.0 %, 94.3 %], n = 10
     """
     if not 0 <= successes <= n:
         raise OptionError(
@@ -158,7 +160,7 @@ def clustered_interval(
 
     Example:
         >>> print(clustered_interval([True] * 40, [k // 10 for k in range(40)]))
-        100.0% [39.8%, 100.0%], n = 40
+        100.0 % [39.8 %, 100.0 %], n = 40
     """
     return _by_cluster(outcomes, clusters, confidence, _gaffke_lower)
 
@@ -184,7 +186,7 @@ def sequential_interval(
 
     Example:
         >>> print(sequential_interval([True] * 40, [k // 10 for k in range(40)]))
-        100.0% [28.9%, 100.0%], n = 40
+        100.0 % [28.9 %, 100.0 %], n = 40
     """
     return _by_cluster(outcomes, clusters, confidence, _betting_lower)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from physadv.core.files import make_folder
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows, replace_rows
+from physadv.core.wording import format_percent
 from physadv.datasets import DatasetSummary, read_dataset
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import claim_folder
@@ -106,7 +107,7 @@ def run_masking_study(
         settings.epochs,
         settings.eps,
         settings.seed,
-        lambda name, share: tell(f"training {name} {share:.0%}"),
+        lambda name, share: tell(f"training {name} {format_percent(share, 0)}"),
     )
     make_folder(nets.folder)
     study_result(folder)
@@ -203,7 +204,8 @@ def masking_markdown(rows: Sequence[Row]) -> str:
     """Return the table of ``rows`` in Markdown."""
 
     def cell(rate: dict[str, float]) -> str:
-        return f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]".replace("%", " %")
+        value, low, high = (format_percent(rate[key]) for key in ("rate", "low", "high"))
+        return f"{value} [{low}, {high}]"
 
     head = (
         "defense",
