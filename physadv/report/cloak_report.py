@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from physadv.core.files import write_text
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.protection_verdict import LOST
@@ -16,7 +17,6 @@ from physadv.report.design import (
     BLOCK_COLORS,
     MUTED,
     format_interval,
-    format_percent,
     member_uri,
     render_page,
 )

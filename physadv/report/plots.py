@@ -18,7 +18,7 @@ from physadv.core.page_colors import ink_on_ramp, ramp_color
 from physadv.core.visible_text import visible_text
 from physadv.report.design import INK, LINE, MUTED, PAPER
 from physadv.report.scales import Scale, format_tick, scale_of
-from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_rect, svg_text
+from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_rect, svg_text, text_width
 from physadv.studies.page import Axis, Chart, Matrix, Pair, Pictures, Plane, Point, Series, Shape
 
 SERIES_COLORS = (
@@ -57,16 +57,16 @@ def chart_svg(chart: Chart) -> Markup:
         for s, number in zip(chart.series, numbers, strict=True)
     ]
     top = 8 + _legend_height([label for label, *_ in legend])
-    left, right, bottom = 56.0, WIDTH - 14.0, top + 220.0
+    right, bottom = WIDTH - 14.0, top + 220.0
 
     points = [p for s in chart.series for p in s.points]
-    x = scale_of(chart.x, [p.x for p in points], left, right)
-    if any(s.style == "bars" for s in chart.series):
-        x = _with_room_for_bars(x, chart)
     highs = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     if any(s.style == "bars" for s in chart.series) and chart.y.scale == "linear":
         highs.append(0.0)
     y = scale_of(chart.y, highs, bottom, top)
+    x = scale_of(chart.x, [p.x for p in points], _left_of(y), right)
+    if any(s.style == "bars" for s in chart.series):
+        x = _with_room_for_bars(x, chart)
 
     parts = [*_legend(legend), *_frame(x, y)]
     for number, (at, words) in enumerate(chart.verticals):
@@ -84,6 +84,12 @@ def chart_svg(chart: Chart) -> Markup:
         share = (bars.index(i), len(bars)) if i in bars else (0, 1)
         parts += _series(chart.series[i], numbers[i], x, y, share)
     return svg_chart(bottom + 42, parts, chart.caption)
+
+
+def _left_of(y: Scale) -> float:
+    """Where a chart begins: right of the axis's label and values."""
+    words = (format_tick(value, percent=y.axis.percent) for value in y.ticks())
+    return max(56.0, 26 + max((text_width(word, 11) for word in words), default=0.0))
 
 
 def _color_numbers(series: Sequence[Series]) -> list[int]:
@@ -118,13 +124,17 @@ def _legend_rows(labels: Sequence[str]) -> list[list[int]]:
     rows: list[list[int]] = []
     used = float(WIDTH)
     for number, label in enumerate(labels):
-        width = 36 + 7.2 * len(label)
+        width = _entry_width(label)
         if used + width > WIDTH - 56:
             rows.append([])
             used = 0.0
         rows[-1].append(number)
         used += width
     return rows
+
+
+def _entry_width(label: str) -> float:
+    return 40 + text_width(label, 12)
 
 
 def _legend(entries: Sequence[tuple[str, int, str, str]]) -> list[str]:
@@ -135,7 +145,7 @@ def _legend(entries: Sequence[tuple[str, int, str, str]]) -> list[str]:
             label, index, source, style = entries[number]
             parts += _key(at, y, index, source, style)
             parts.append(svg_text(at + 26, y + 4, label, size=12))
-            at += 36 + 7.2 * len(label)
+            at += _entry_width(label)
     return parts
 
 
@@ -295,18 +305,19 @@ def _joined(points: Sequence[Pair]) -> str:
 def matrix_svg(matrix: Matrix) -> Markup:
     """Draw ``matrix`` as shaded cells with their numbers; cells without a value are dashes."""
     label_width = min(170.0, 12 + 6.8 * max(map(len, matrix.rows), default=1))
-    left = label_width + (18 if matrix.row_label else 0)
-    wide = min(96.0, (WIDTH - 8 - left) / max(len(matrix.columns), 1))
-    lines = max((len(_wrapped(name, wide)) for name in matrix.columns), default=1)
-    top = 14.0 * lines + (30 if matrix.column_label else 12)
     high = 36.0 if matrix.notes else 30.0
+    aside = _wrapped(matrix.row_label, high * len(matrix.rows), 12) if matrix.row_label else []
+    left = label_width + (4 + 14 * len(aside) if aside else 0)
+    wide = min(96.0, (WIDTH - 8 - left) / max(len(matrix.columns), 1))
+    lines = max((len(_wrapped(name, wide, 11)) for name in matrix.columns), default=1)
+    top = 14.0 * lines + (30 if matrix.column_label else 12)
 
     parts = []
     if matrix.column_label:
         middle = left + wide * len(matrix.columns) / 2
         parts.append(svg_text(middle, 13, matrix.column_label, at="middle", fill=MUTED, size=12))
     for j, name in enumerate(matrix.columns):
-        for k, line in enumerate(reversed(_wrapped(name, wide))):
+        for k, line in enumerate(reversed(_wrapped(name, wide, 11))):
             at = left + (j + 0.5) * wide
             parts.append(svg_text(at, top - 7 - 13 * k, line, at="middle", size=11))
     for i, name in enumerate(matrix.rows):
@@ -314,9 +325,9 @@ def matrix_svg(matrix: Matrix) -> Markup:
         parts.append(svg_text(left - 8, y + high / 2 + 4, name, at="end", size=12))
         for j in range(len(matrix.columns)):
             parts += _matrix_cell(matrix, i, j, left + j * wide, y, wide, high)
-    if matrix.row_label:
-        middle = top + high * len(matrix.rows) / 2
-        words = svg_text(12, middle, matrix.row_label, at="middle", fill=MUTED, size=12)
+    middle = top + high * len(matrix.rows) / 2
+    for k, line in enumerate(aside):
+        words = svg_text(12, middle + 14 * k, line, at="middle", fill=MUTED, size=12)
         parts.append(f'<g transform="rotate(-90 12 {middle:.1f})">{words}</g>')
     return svg_chart(top + high * len(matrix.rows) + 6, parts, matrix.caption)
 
@@ -353,20 +364,21 @@ def _matrix_cell(
                 *(x + wide / 2, y + high / 2 + 14, note),
                 at="middle",
                 fill=ink,
-                size=10,
+                size=min(10.0, (wide - 4) / text_width(note, 1)),
             )
         )
     return parts
 
 
-def _wrapped(name: str, wide: float) -> list[str]:
+def _wrapped(name: str, wide: float, size: float, *, bold: bool = False) -> list[str]:
     """``name`` in lines of at most ``wide`` chart units, broken at spaces."""
     lines = [""]
     for word in name.split():
-        if lines[-1] and 6.2 * (len(lines[-1]) + 1 + len(word)) > wide:
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_width(longer, size, bold=bold) > wide:
             lines.append(word)
         else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
+            lines[-1] = longer
     return lines
 
 
@@ -420,7 +432,7 @@ def _plane_legend(plane: Plane, keys: Sequence[tuple[str, int, str, str]]) -> li
                 color = plane.regions[number - len(keys)][1]
                 parts.append(svg_rect(at + 4, y - 5, 14, 10, color, stroke=LINE))
             parts.append(svg_text(at + 26, y + 4, labels[number], size=12))
-            at += 36 + 7.2 * len(labels[number])
+            at += _entry_width(labels[number])
     return parts
 
 
@@ -454,16 +466,16 @@ def pictures_svg(figure: Pictures, picture: Callable[[str], tuple[str, float]]) 
     gap = 8.0
     wide = min(150.0, (WIDTH - gap * (columns - 1)) / columns)
     words = [w for row in figure.rows for p in row for w in f"{p.label} {p.detail}".split()]
-    longest = max(map(len, words), default=1)
-    size = max(6.0, min(11.5 if wide >= 70 else 9.5, wide / (0.62 * longest)))
+    widest = max((text_width(word, 1, bold=True) for word in words), default=1.0)
+    size = max(6.0, min(11.5 if wide >= 70 else 9.5, wide / widest))
     style = ' style="image-rendering:pixelated"' if figure.pixelated else ""
 
     parts, y = [], 0.0
     for row in figure.rows:
         drawn = [picture(item.file) for item in row]
         tall = max((wide * aspect for _, aspect in drawn), default=0.0)
-        labels = [_wrapped(item.label, wide * 12 / size) for item in row]
-        details = [_wrapped(item.detail, wide * 12 / size) if item.detail else [] for item in row]
+        labels = [_wrapped(item.label, wide, size, bold=True) for item in row]
+        details = [_wrapped(item.detail, wide, size) if item.detail else [] for item in row]
         for j, (item, (uri, aspect)) in enumerate(zip(row, drawn, strict=True)):
             x = j * (wide + gap)
             parts.append(

@@ -17,6 +17,9 @@ from physadv.core.wording import format_percent
 from physadv.report.design import INK, LINE, MUTED, PAPER
 
 WIDTH = 480
+_EMS = dict.fromkeys("ijl.,:;'|! ", 0.32) | dict.fromkeys("frtI()[]/-", 0.42)
+_EMS |= dict.fromkeys("mwMW%@", 0.95)
+"""Widths of letters that are far from the mean, in font sizes."""
 
 
 def svg_chart(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -> Markup:
@@ -66,6 +69,25 @@ def svg_text(
     weight = ' font-weight="600"' if bold else ""
     style = f'text-anchor="{at}" fill="{fill}" font-size="{size:g}"{weight}'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(visible_text(words))}</text>'
+
+
+def text_width(words: str, size: float, *, bold: bool = False) -> float:
+    """Return about how wide a text is drawn, in a wide sans-serif font.
+
+    Args:
+        words: The text.
+        size: Font size in chart units.
+        bold: Whether it is semibold.
+
+    Returns:
+        Width in chart units.
+
+    Example:
+        >>> text_width("ill", 10) < text_width("MOM", 10)
+        True
+    """
+    ems = sum(_EMS.get(letter, 0.7 if letter.isupper() else 0.61) for letter in words)
+    return ems * size * (1.08 if bold else 1.0)
 
 
 def svg_line(

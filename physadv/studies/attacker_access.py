@@ -654,7 +654,7 @@ def _answer(config: ThreatsConfig, rows: PartRows, by_attack: Mapping[str, Seque
         f"Against a net that reads {format_percent(attacked['right'] / attacked['n'])} of the test "
         f"images, half of them fall to changes of at most {config.radii[1]:.3g} a pixel "
         f"{parts[0]}, {parts[1]} and {parts[2]}; an attacker who sees nothing of it and shows it "
-        f"one image, made on another net, fools it on {transfer}."
+        f"one image, made on another net, fools it on {transfer.of('images')}."
     )
 
 

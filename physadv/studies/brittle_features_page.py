@@ -140,9 +140,9 @@ def _answer(name: str, own: dict[str, Row]) -> str:
     makes = "makes" if over_standard.low > 0 else "does not make"
     return (
         f"On {IMAGE_SETS[name].label} training on images that look mislabeled {does} to the true "
-        f"test images ({accuracy}; {format_percent(guess)} for naming one class always). The "
-        f"robust data set {makes} standard training more robust than the unchanged one "
-        f"({over_standard} at eps {RADII[0]:g}); beside the non-robust data set it is "
+        f"test images ({accuracy.of('images')} right; {format_percent(guess)} for naming one class "
+        f"always). The robust data set {makes} standard training more robust than the unchanged "
+        f"one ({over_standard} at eps {RADII[0]:g}); beside the non-robust data set it is "
         f"{over_brittle}."
     )
 
@@ -265,7 +265,7 @@ def _mislabel_formulas(config: FeaturesConfig) -> list[str | Formula]:
         "A network f is trained as usual. Every training image x gets a new label t and the small "
         "change that makes f see t:",
         Formula(
-            r"x' = \arg\min_{\|x' - x\|_2 \le \varepsilon} L(f(x'), t), \qquad t \sim "
+            r"x' = \mathrm{argmin}_{\|x' - x\|_2 \le \varepsilon} L(f(x'), t), \qquad t \sim "
             r"\mathrm{uniform} \quad \mathrm{or} \quad t = y + 1",
             "x prime is the point within eps of x, in l_2, with the least loss of f for the label "
             "t, which is drawn uniformly or is the class after the true one",
@@ -280,7 +280,8 @@ def _inversion_formulas(config: FeaturesConfig) -> list[str | Formula]:
         "Let g be the features of a network in front of its last layer. For every training image "
         "x an image with the same features is searched from an unrelated one, and labeled as x:",
         Formula(
-            r"x_R = \arg\min_{z} \|g(z) - g(x)\|_2, \quad z \ \mathrm{starts\ at\ another\ image}",
+            r"x_R = \mathrm{argmin}_{z} \|g(z) - g(x)\|_2, \quad "
+            r"z \ \mathrm{starts\ at\ another\ image}",
             "x R is the image whose features are nearest to those of x, searched from another "
             "image",
         ),

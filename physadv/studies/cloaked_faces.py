@@ -349,9 +349,10 @@ def _answer(people: Sequence[Sequence[Row]], names: Sequence[str]) -> str:
         else f"{judge}, with which the cloak was made (no other recognizer is at hand),"
     )
     return (
-        f"With no pixel changed by more than {SHOWN}/255, {seen} matches {after} of the photo's "
-        f"comparisons with others of the person, where it matched {before} before and noise as "
-        f"visible leaves {noise}."
+        f"With no pixel changed by more than {SHOWN}/255, {seen} matches "
+        f"{after.of('comparisons')} with other photos of the person; it matched "
+        f"{before.of('comparisons')} before, and under noise as visible "
+        f"{noise.of('comparisons')}."
     )
 
 

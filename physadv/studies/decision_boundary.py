@@ -457,10 +457,11 @@ def _answer(config: BoundaryConfig, rows: PartRows) -> str:
     return (
         f"In two dimensions the standard boundary crosses {_crossed(rows, standard)} of {POINTS} "
         f"boxes and the adversarially trained one {_crossed(rows, robust)}; on images a step of "
-        f"l_inf {config.eps:g} in the adversarial direction makes "
-        f"{_wrong(rows, standard, 'adversarial', 1.0)} wrong for the standard network and "
-        f"{_wrong(rows, robust, 'adversarial', 1.0)} for the adversarially trained one, in a "
-        f"random direction {_wrong(rows, standard, 'random', 1.0)} for the standard one."
+        f"l_inf {config.eps:g} in the adversarial direction makes the standard network wrong on "
+        f"{_wrong(rows, standard, 'adversarial', 1.0).of('images')} and the adversarially trained "
+        f"one on {_wrong(rows, robust, 'adversarial', 1.0).of('images')}; a step in a random "
+        f"direction makes the standard one wrong on "
+        f"{_wrong(rows, standard, 'random', 1.0).of('images')}."
     )
 
 

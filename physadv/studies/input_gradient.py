@@ -496,9 +496,9 @@ def _answer(rows: PartRows) -> str:
         return f"L-BFGS moved none of {reached.n} images to a wrong class drawn at random."
     noise = _noise_rate(rows["noise"], moved.mean)
     return (
-        f"L-BFGS moved {reached} of the images to a wrong class drawn at random, by a root mean "
+        f"L-BFGS moved {reached.of('images')} to a wrong class drawn at random, by a root mean "
         f"square change of {moved} where pixels span 0 to 1; noise of about that size makes "
-        f"{noise} of them wrong."
+        f"{noise.of('images')} wrong."
     )
 
 

@@ -153,8 +153,8 @@ def _answer(names: Sequence[str], parts: PartRows) -> str:
     return (
         f"On a network trained without bounds, intervals leave {format_percent(loose, 0)} of the "
         f"images unproven at eps {eps:g} where CROWN leaves {format_percent(tight, 0)}; trained "
-        f"with intervals at eps {at:g}, intervals alone prove all but {error}, and CROWN proves "
-        f"{gain:.1f} points more."
+        f"with intervals at eps {at:g}, intervals alone leave {error.of('images')} unproven, "
+        f"and CROWN proves {gain:.1f} points more."
     )
 
 
@@ -242,10 +242,7 @@ def _add_matrix(sections: PageSections, names: Sequence[str], parts: PartRows) -
                 "training, eps",
                 "bound",
                 notes=tuple(
-                    tuple(
-                        f"{format_percent(rate.low, 0)} to {format_percent(rate.high, 0)}"
-                        for rate in row
-                    )
+                    tuple(f"{100 * rate.low:.0f} to {format_percent(rate.high, 0)}" for rate in row)
                     for row in rates
                 ),
             ),

@@ -135,10 +135,10 @@ def _answer(
     crossing = _crossing(points)
     circles = "none" if crossing == 0 else str(crossing)
     return (
-        f"A vote over {config.votes:,} noisy copies proves {best} of the test images right within "
-        f"l_2 radius {RADIUS:g} (noise {sigma:g}, in training too; without it in training: "
-        f"{plain}), and in the plane {circles} of {len(points)} certified circles reaches "
-        "another class of the vote."
+        f"A vote over {config.votes:,} noisy copies proves {best.of('test images')} right "
+        f"within l_2 radius {RADIUS:g} (noise {sigma:g}, in training too; without it in training "
+        f"{format_percent(plain.rate)}), and in the plane {circles} of {len(points)} certified "
+        "circles reaches another class of the vote."
     )
 
 
@@ -195,7 +195,7 @@ def _add_plane(sections: PageSections, rows: Sequence[Row]) -> None:
                 regions,
             ),
             Formula(
-                r"g(x) = \arg\max_c \, P(f(x + \eta) = c), \quad \eta \sim N(0, \sigma^2 I)",
+                r"g(x) = \mathrm{argmax}_c \, P(f(x + \eta) = c), \quad \eta \sim N(0, \sigma^2 I)",
                 "g of x is the class c that f gives most often to x plus Gaussian noise.",
             ),
             Formula(

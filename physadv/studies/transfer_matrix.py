@@ -432,10 +432,10 @@ def transfer_page(config: TransferConfig, rows: PartRows) -> StudyPage:
 def _answer(rows: Sequence[Row]) -> str:
     own = _own(rows, "iterated")
     return (
-        f"Iterated steps that fool the network they are made for on {own} fool another network on "
-        f"{_between(rows, 'iterated')}; momentum and diverse inputs make that "
-        f"{_between(rows, 'both')}, and random signs of the same size fool "
-        f"{_between(rows, 'noise')}."
+        f"Iterated steps that fool the network they are made for on {own.of('images')} "
+        f"fool another network on {_between(rows, 'iterated').of('images')}, with momentum and "
+        f"diverse inputs on {_between(rows, 'both').of('images')}; random signs of the same size "
+        f"fool it on {_between(rows, 'noise').of('images')}."
     )
 
 
@@ -481,7 +481,7 @@ def _matrix(
         "given to",
         notes=tuple(
             tuple(
-                "" if c is None else f"{format_percent(c.low, 0)} to {format_percent(c.high, 0)}"
+                "" if c is None else f"{100 * c.low:.0f} to {format_percent(c.high, 0)}"
                 for c in line
             )
             for line in cells

@@ -55,6 +55,23 @@ class RateInterval:
         ends = f"[{format_percent(self.low)}, {format_percent(self.high)}]"
         return f"{format_percent(self.rate)} {ends}, n = {self.n}"
 
+    def of(self, noun: str) -> str:
+        """Return the share for the middle of a sentence, with its ends and what it is a share of.
+
+        Args:
+            noun: What was tried, in the plural.
+
+        Example:
+            >>> wilson_interval(8, 10).of("images")
+            '80.0 % [49.0 %, 94.3 %] of 10 images'
+        """
+        if self.n == 0:
+            return f"none of 0 {noun}"
+        if self.too_few:
+            return f"{format_percent(self.rate)} of {self.n:,} {noun} (too few for an interval)"
+        ends = f"[{format_percent(self.low)}, {format_percent(self.high)}]"
+        return f"{format_percent(self.rate)} {ends} of {self.n:,} {noun}"
+
     @property
     def too_few(self) -> bool:
         """Whether there are too few trials or clusters for an interval, which is then [0, 1]."""

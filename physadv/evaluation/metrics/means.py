@@ -30,6 +30,8 @@ class MeanInterval:
     n: int
 
     def __str__(self) -> str:
+        if self.n == 0:
+            return "no values"
         if self.n < 2:
             return f"{self.mean:.3g}, n = {self.n}"
         return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
