@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from physadv.core.errors import ImageError, OptionError
 
-ImagesLike = Tensor | npt.NDArray[Any]
-"""Images (b, ...) as a tensor or an array: floats in [0, 1], or 8 bit where that is stated."""
+ImagesLike = Tensor | npt.NDArray[Any] | Image.Image | Sequence[Image.Image]
+"""Images (b, ...) as a tensor, an array or PIL images: floats in [0, 1], or 8 bit where stated."""
 LabelsLike = Tensor | npt.NDArray[Any] | Sequence[int]
 """One class number an image, (b,): a tensor, an array or a sequence of ints."""
 
@@ -21,7 +22,8 @@ LabelsLike = Tensor | npt.NDArray[Any] | Sequence[int]
 def as_float_images(images: ImagesLike, device: torch.device | str | None = None) -> Tensor:
     """Return ``images`` as a tensor, numpy's float64 as float32, on ``device`` (None: where it is).
 
-    A tensor keeps its dtype. Values are not scaled, so that 8-bit pictures stay to be refused.
+    A tensor keeps its dtype. Values are not scaled, so that 8-bit arrays stay to be refused; one
+    PIL image or several of one size become floats in [0, 1] with their channels first.
 
     Raises:
         ImageError: ``images`` is neither a tensor nor an array of numbers.
@@ -32,6 +34,9 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
     """
     if isinstance(images, Tensor):
         return images if device is None else images.to(device)
+    pictures = [images] if isinstance(images, Image.Image) else images
+    if isinstance(pictures, list | tuple) and pictures and _are_pil(pictures):
+        return _stacked(pictures).to(device)
 
     try:
         array = np.asarray(images)
@@ -44,6 +49,21 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
             "a tensor or a numeric array (b, ...) is needed",
             "stack the images into one of these",
         ) from error
+
+
+def _are_pil(pictures: Sequence[Any]) -> bool:
+    return all(isinstance(picture, Image.Image) for picture in pictures)
+
+
+def _stacked(pictures: Sequence[Image.Image]) -> Tensor:
+    """PIL images of one size as (b, c, h, w) in [0, 1]; gray ones keep one channel."""
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ImageError(f"PIL images of {len(sizes)} sizes", "One size is needed", "Resize them")
+    gray = all(picture.mode in ("L", "1") for picture in pictures)
+    planes = [np.asarray(p.convert("L" if gray else "RGB")) for p in pictures]
+    stack = torch.from_numpy(np.stack(planes)).float() / 255
+    return stack[:, None] if gray else stack.movedim(-1, 1).contiguous()
 
 
 def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = None) -> Tensor:

@@ -165,3 +165,15 @@ def test_backgrounds_made_by_code_repeat() -> None:
         synthetic_background(1, "a", height=40, width=60)
         != synthetic_background(1, "b", height=40, width=60)
     ).any()
+
+
+def test_pil_images_are_taken_as_tensors() -> None:
+    """One or several of a size, RGB or gray, as floats in [0, 1]; other sizes are one line."""
+    from physadv.core.tensors import as_float_images
+
+    red = Image.new("RGB", (6, 4), (255, 0, 51))
+    assert as_float_images(red).shape == (1, 3, 4, 6)
+    assert as_float_images([red, red])[1, :, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+    assert as_float_images([red.convert("L")]).shape == (1, 1, 4, 6)
+    with pytest.raises(ImageError, match="2 sizes"):
+        as_float_images([red, red.resize((5, 5))])
