@@ -125,6 +125,7 @@ def from_config(
     command.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
     command.__doc__ = action.__doc__
     command.__name__ = action.__name__
+    command.kind = kind  # type: ignore[attr-defined]
     command.spellings = {  # type: ignore[attr-defined]
         alias: note.option_of(name).removeprefix("--")
         for name, (_, note) in documented.items()

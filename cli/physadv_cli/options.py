@@ -101,15 +101,16 @@ Threads = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what --out holds of another configuration.",
+        rich_help_panel="Output",
+    ),
+]
 SWITCHES: dict[str, Any] = {
-    "overwrite": Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace what --out holds of another configuration.",
-            rich_help_panel="Output",
-        ),
-    ],
+    "overwrite": Overwrite,
     "force": Annotated[
         bool,
         typer.Option(

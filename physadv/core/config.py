@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
+from typing import Any, ClassVar, Self, cast, get_args, get_origin, get_type_hints
+
+import tomli_w
 
 from physadv.core.addresses import public_address
 from physadv.core.errors import OptionError
@@ -141,6 +144,27 @@ class Config:
             for name, value in table.items()
         }
 
+    @classmethod
+    def commented_toml(cls) -> str:
+        """Return a TOML file of every setting with its help: those that are needed with a
+        placeholder, the others commented out with their default.
+
+        Lines that are not changed leave a run as it is without the file.
+        """
+        lines = [f'{COMMAND_KEY} = "{cls.command}"']
+        panel = ""
+        for field in sorted(fields(cls), key=lambda field: not _is_required(field)):
+            kind, note = cls.documented_fields()[field.name]
+            heading = "Needed" if _is_required(field) else note.panel
+            if heading != panel:
+                panel = heading
+                lines += ["", f"# ---- {panel} ----"]
+            limits = _limits_in_words(note)
+            text = f"{note.help} {limits}" if limits else note.help
+            lines += ["", *textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")]
+            lines.append(_toml_line(field, kind, note))
+        return "\n".join(lines) + "\n"
+
     def as_table(self) -> dict[str, Any]:
         """Return the configuration as a run records it: the activity, then every field with a
         value; addresses without passwords."""
@@ -190,6 +214,36 @@ class Config:
                     f"{note.option_of(field.name)} {_in_words(old, note)} -> {_in_words(new, note)}"
                 )
         return texts
+
+
+def _limits_in_words(note: ConfigField) -> str:
+    """The limits of a number as a sentence; empty where it has none."""
+    if note.least is not None and note.most is not None:
+        return f"From {note.least:g} to {note.most:g}."
+    if note.least is not None:
+        return f"At least {note.least:g}."
+    return "" if note.most is None else f"At most {note.most:g}."
+
+
+def _toml_line(field: Field[Any], kind: Any, note: ConfigField) -> str:
+    """One setting of a commented file: a placeholder, its default behind ``#``, or what is taken
+    where it has none."""
+    if _is_required(field):
+        placeholder = f"<{note.metavar or field.name.upper()}>"
+        is_list = get_origin(kind) is tuple
+        return f'{field.name} = ["{placeholder}"]' if is_list else f'{field.name} = "{placeholder}"'
+    default = _default_of(field)
+    if default is None:
+        return f"# {field.name} =    # {note.default or 'none'}"
+    plain = list(default) if isinstance(default, tuple) else default
+    text = tomli_w.dumps({field.name: plain}).strip()
+    if isinstance(plain, list):  # on one line, to be uncommented as one
+        text = f"{field.name} = [{', '.join(_toml_value(each) for each in plain)}]"
+    return f"# {text}"
+
+
+def _toml_value(value: Any) -> str:
+    return tomli_w.dumps({"x": value}).partition(" = ")[2].strip()
 
 
 def _public(value: Any) -> Any:

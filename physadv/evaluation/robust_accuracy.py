@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,15 @@ class Evaluation:
             if self.shard.holds(number)
         }
         total = sum(map(len, batches.values()))
-        following = [*list(batches.values())[1:], []]
-        for (number, batch), after in zip(batches.items(), following, strict=True):
-            self.samples.prefetch(after)  # decoded while this batch is attacked
-            if not ledger.finished(number, plan[-1].name):
-                for stage in self._batch(ledger, ball, plan, number, batch, keep):
-                    yield self._progress(ledger, total, stage)
+        waiting = [
+            (number, batch)
+            for number, batch in batches.items()
+            if not ledger.finished(number, plan[-1].name)
+        ]
+        for (number, batch), after in zip_longest(waiting, waiting[1:]):
+            self.samples.prefetch(after[1] if after else [])  # decoded while this one is attacked
+            for stage in self._batch(ledger, ball, plan, number, batch, keep):
+                yield self._progress(ledger, total, stage)
 
     def _batch(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import typer.main
 from commandline import physadv
 from typer.testing import CliRunner
 
+from physadv.core.config import _is_required
+from physadv_cli.commands.init_command import _configured
 from physadv_cli.main import app
 
 
@@ -64,7 +68,7 @@ def test_every_command_has_clean_help(path: tuple[str, ...]) -> None:
 
 def test_every_activity_takes_a_config_file() -> None:
     """All commands are made of a configuration but those that only inform."""
-    informing = {(name,) for name in ("report", "merge", "runs", "compare", "doctor")}
+    informing = {(name,) for name in ("init", "report", "merge", "runs", "compare", "doctor")}
     informing |= {("patch", "show")} | {path for path, _ in COMMANDS if path[0] == "models"}
     made = {path for path, command in COMMANDS if any("--config" in p.opts for p in command.params)}
     assert {path for path, _ in COMMANDS} - made == informing
@@ -233,3 +237,43 @@ def test_a_patch_is_repeated_from_its_config_and_not_replaced_by_another(tmp_pat
     forced = physadv(tmp_path, "patch", *small, "--out", "a", "--overwrite")
     assert forced.returncode == 0, forced.stderr
     assert (tmp_path / "a" / "patch.png").read_bytes() != pixels
+
+
+CONFIGURED = {" ".join(path): kind for path, kind in _configured(typer.main.get_command(app))}
+
+
+@pytest.mark.parametrize("words", CONFIGURED)
+def test_a_commented_file_holds_every_setting(words: str, tmp_path: Path) -> None:
+    """As written, with what is needed filled in, it changes nothing; uncommented, it states the
+    defaults; and it names every setting with its help."""
+    kind = CONFIGURED[words]
+    text = kind.commented_toml()
+    file = tmp_path / "settings.toml"
+    needed = [field.name for field in fields(kind) if _is_required(field)]
+    file.write_text("\n".join(line for line in text.splitlines() if "<" not in line))
+    assert kind.read_toml(file) == {}
+
+    written = re.findall(r"^(?:# )?(\w+) =", text, re.M)
+    assert sorted(written) == sorted(["command", *(field.name for field in fields(kind))])
+    assert set(re.findall(r"^(\w+) =", text, re.M)) == {"command", *needed}
+    defaults = [line[2:] for line in text.splitlines() if re.match(r"# \w+ = ?\S", line)]
+    file.write_text("\n".join(defaults))
+    for name, value in kind.read_toml(file).items():
+        field = next(field for field in fields(kind) if field.name == name)
+        default = field.default_factory() if field.default is MISSING else field.default
+        assert value == default, name
+
+
+def test_init_writes_a_file_that_the_command_takes(tmp_path: Path) -> None:
+    """The file is not replaced unasked, and a placeholder left in it is an error of the command."""
+    assert physadv(tmp_path, "init", "evaluate").returncode == 0
+    again = physadv(tmp_path, "init", "evaluate")
+    assert again.returncode == 1
+    assert "stands there already" in again.stderr
+    assert physadv(tmp_path, "init", "patch", "transfer", "--out", "t.toml").returncode == 0
+    unknown = physadv(tmp_path, "init", "nothing")
+    assert unknown.returncode == 1
+    assert "one of demo, print" in unknown.stderr
+    left = physadv(tmp_path, "evaluate", "--config", "evaluate.toml")
+    assert left.returncode == 1
+    assert left.stderr.count("\n") == 1

@@ -89,6 +89,14 @@ def test_rates_are_those_of_the_model_itself() -> None:
     assert steps[-1].done == steps[-1].total == 40
 
 
+def test_a_radius_without_an_image_left_is_measured() -> None:
+    """Where nothing withstood the main radius, a larger one has no image to attack."""
+    run = evaluation(curve=(0.5, 0.6))
+    run.ball = LpBall("linf", 0.4)
+    list(run.run())
+    assert [p["rate"] for p in run.result()["curve"]][1:] == [0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("stop", range(1, 9))
 def test_a_run_stopped_after_any_stage_ends_like_one_that_was_not(
     tmp_path: Path, stop: int
