@@ -41,6 +41,7 @@ from physadv.models.architectures.cnn import build_from_card
 from physadv.models.black_box import names_a_black_box, open_black_box
 from physadv.models.cards import LoadedModel, ModelCard, Task, card_from
 from physadv.models.classifiers import Layout, Outputs, Preprocessed
+from physadv.models.foreign_formats import refuse_foreign_format
 from physadv.models.loading import (
     is_import_path,
     kind_of,
@@ -200,6 +201,8 @@ def _load(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedMo
         return _load_file(Path(text), weights, settings)
     if is_import_path(text):
         return _load_import(text, weights, settings)
+    if Path(text).is_dir():
+        refuse_foreign_format(Path(text))
     if Path(text).suffix or len(Path(text).parts) > 1:
         raise ModelError(
             f"{text}", "no such file", "check the path; `physadv models list` shows the names"
@@ -370,6 +373,7 @@ def _load_file(path: Path, weights: Path | None, settings: dict[str, Any]) -> Lo
         raise ModelError(
             f"weights {weights}", f"{path.name} carries its own", "leave --weights out"
         )
+    refuse_foreign_format(path)
     kind, table = kind_of(path), sidecar(path)
     if kind == "torchscript":
         net = load_torchscript(path)

@@ -210,6 +210,30 @@ def card_lines(card: PatchCard) -> list[str]:
     return lines
 
 
+def card_row(card: PatchCard) -> dict[str, Any]:
+    """Return ``card`` as one line of a list: name, effect, model, size in mm and success.
+
+    Example:
+        >>> from physadv.patches.bundle import read_bundle
+        >>> card_row(read_bundle("stop-sticker-signs-v1").card)["effect"]
+        'untargeted on stop'
+    """
+    patch = card.patch
+    target = "" if patch.target_class is None else f" as {patch.target_class}"
+    rate = card.heldout.get("success")
+    success = "not measured"
+    if isinstance(rate, Mapping) and {"rate", "low", "high", "n"} <= set(rate):
+        success = str(RateInterval(**rate))
+    return {
+        "name": patch.name,
+        "effect": f"{patch.goal} on {patch.true_class}{target}",
+        "model": card.victim.name,
+        "width_mm": card.size.width_mm,
+        "height_mm": card.size.height_mm,
+        "success": success,
+    }
+
+
 def rates_table(measured: PatchMeasurement) -> dict[str, Any]:
     """Return the rates that were ``measured`` as a table; for a detector, its metrics by block."""
     rates: dict[str, Any] = {

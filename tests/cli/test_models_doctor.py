@@ -61,6 +61,27 @@ def test_list_names_every_model_and_whether_it_is_here() -> None:
     assert models["fastestdet"]["classes"][11] == "stop sign"
 
 
+def test_list_groups_what_is_ready_fetchable_and_yours() -> None:
+    """People see three groups; the JSON names each model's group and the forms of one's own."""
+    result = invoke("models", "list", "--json")
+    listed = json.loads(result.stdout)
+    groups = {v["name"]: v["group"] for v in listed["victims"]}
+    assert groups["signs"] == "ready"
+    assert groups["yolox-nano"] == "fetchable"
+    assert "model.onnx" in [entry["form"] for entry in listed["yours"]]
+    for title in ("Ready", "Fetchable", "Yours", "models fetch yolox"):
+        assert title in result.output
+
+
+def test_patch_list_names_the_bundles_at_hand() -> None:
+    """Each with its effect, the model it was made on, its size and held-out success."""
+    result = invoke("patch", "list", "--json")
+    assert result.exit_code == 0, result.output
+    bundles = {b["name"]: b for b in json.loads(result.stdout)["bundles"]}
+    assert bundles["stop-sticker-signs-v1"]["model"] == "signs"
+    assert all("%" in b["success"] and b["width_mm"] > 0 for b in bundles.values())
+
+
 def test_show_prints_the_card_of_a_name() -> None:
     """Licence, source and pinned sha256 are there, without loading weights."""
     result = invoke("models", "show", "fastestdet", "--json")

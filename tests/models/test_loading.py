@@ -137,6 +137,18 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], dict[str, Any]]] = {
     "averaged": lambda s: {**_prefixed("module.")(s), "n_averaged": torch.tensor(5)},
     "under net, beside numbers": lambda s: {"net": s, "acc": 91.2, "epoch": 3},
     "under a name of its own": lambda s: {"classifier": s, "epoch": 3},
+    "under model, beside a table": lambda s: {"model": s, "args": {"lr": 0.1}, "ema": None},
+    "averaged alone": lambda s: {"ema": _prefixed("module.")(s), "updates": 5},
+    "timm's, beside its average": lambda s: {"state_dict": s, "state_dict_ema": s, "arch": "x"},
+    "YOLOX, compiled": lambda s: {"start_epoch": 3, "model": _prefixed("module._orig_mod.")(s)},
+    "Lightning, whole": lambda s: {
+        "epoch": 1,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": _prefixed("model._orig_mod.")(s),
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}}],
+        "hyper_parameters": {"lr": 0.1},
+    },
     "under two names": lambda s: {"checkpoint": {"model": s, "step": 1}},
 }
 

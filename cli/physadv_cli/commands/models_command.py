@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 _MANY = 8
 """Entries of a list from which the table shows the first four and the last."""
 
+_GROUPS = {
+    "ready": "Ready: their weights are here",
+    "fetchable": "Fetchable: not here yet, by command or from a file",
+    "yours": "Yours: anything that --model names",
+}
+_OWN_FORMS = {
+    "model.onnx": "ONNX, by torch with gradients or asked through onnxruntime",
+    "model.ts, model.pt2": "TorchScript, torch.export",
+    "my_models:make": "a function in your Python file; weights with --weights",
+    "timm:NAME@FILE, hf:FOLDER": "timm, transformers: local weights",
+    "torchvision:NAME, ultralytics:FILE": "their classifiers and detectors",
+    "http://..., command:...": "a model that only answers",
+    "NAME+DEFENSE": "any of them behind a defense",
+}
+"""Forms of models of the user's own, with what they are."""
+
 Name = Annotated[str, typer.Argument(help="A name from `physadv models list`.", metavar="NAME")]
 Model = Annotated[
     str, typer.Argument(help="A name, a model file, or module:factory.", metavar="MODEL")
@@ -43,7 +59,7 @@ def register(app: typer.Typer, panel: str) -> None:
 def list_models(
     json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False
 ) -> None:
-    """List the models known by name, and whether their weights are installed.
+    """List the models that can be named: ready, to be fetched, and your own.
 
     Example: physadv models list
     """
@@ -52,18 +68,27 @@ def list_models(
     from physadv.models.load import list_models, remedy_for, weights_of
 
     run = begin_report("models list", json=json, quiet=quiet, verbose=verbose)
-    table = Table("name", "task", "classes", "license", "weights", box=None, header_style="bold")
-    rows = []
+    rows, groups = [], dict.fromkeys(_GROUPS, 0)
+    tables = {name: Table(box=None, show_header=False, padding=(0, 2)) for name in _GROUPS}
     for card in list_models():
         installed = weights_of(card.name) is not None
-        state = "installed" if installed else remedy_for(card.name)
-        table.add_row(card.name, card.task, str(len(card.classes)), card.licence, state)
-        rows.append({**card.as_dict(), "here": installed})
+        group = "ready" if installed else "fetchable"
+        remedy = "" if installed else remedy_for(card.name)
+        classes = f"{len(card.classes)} classes"
+        tables[group].add_row(card.name, card.task, classes, card.licence, remedy)
+        groups[group] += 1
+        rows.append({**card.as_dict(), "here": installed, "group": group})
+    for form, meaning in _OWN_FORMS.items():
+        tables["yours"].add_row(form, meaning)
 
-    console.print(table)
+    for name, title in _GROUPS.items():
+        if name == "yours" or groups[name]:
+            console.print(f"\n{title}", style="bold")
+            console.print(tables[name])
+    own = [{"form": form, "meaning": meaning} for form, meaning in _OWN_FORMS.items()]
     run.finish(
-        {"victims": rows},
-        "Your own: a TorchScript or torch.export file, YOLOX as ONNX, or module:factory.",
+        {"victims": rows, "yours": own},
+        f"{groups['ready']} models are ready, {groups['fetchable']} more by name.",
     )
 
 

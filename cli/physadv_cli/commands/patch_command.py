@@ -68,6 +68,7 @@ def register(root: typer.Typer, panel: str) -> None:
     app.command(
         "visibility", short_help="Measure how far away a model still reads the clean sign."
     )(from_config(visibility, VisibilityConfig, out=None))
+    app.command("list", short_help="List the ready-made bundles.")(list_bundles)
     app.command("show", short_help="Show the card of a bundle.")(show)
     root.add_typer(
         app,
@@ -422,6 +423,29 @@ def transfer(config: TransferConfig, run: RunOptions) -> None:
             f"{differing[0].claimed}",
             "Record it anew with --record",
         )
+
+
+def list_bundles(
+    json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False
+) -> None:
+    """List the ready-made bundles: what each does, on which model, how large, how well.
+
+    Example: physadv patch list
+    """
+    from rich.table import Table
+
+    from physadv.core.package_data import bundle_folder, ready_made_bundles
+    from physadv.patches.bundle import read_bundle
+    from physadv.patches.card import card_row
+
+    run = begin_report("patch list", json=json, quiet=quiet, verbose=verbose)
+    rows = [card_row(read_bundle(bundle_folder(Path(name))).card) for name in ready_made_bundles()]
+    table = Table("name", "what it does", "made on", "mm", "held-out success", box=None)
+    for row in rows:
+        size = f"{row['width_mm']:g} x {row['height_mm']:g}"
+        table.add_row(row["name"], row["effect"], row["model"], size, row["success"])
+    console.print(table)
+    run.finish({"bundles": rows}, f"{len(rows)} bundles: physadv patch show NAME, print NAME.")
 
 
 def show(
