@@ -147,6 +147,33 @@ def test_counterexamples_lie_in_the_ball_and_change_the_class() -> None:
             assert int(net(point[None]).argmax()) != int(labels[i])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_finds_what_its_first_attack_misses(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that attack, values a little above the least one are found from the worst inputs of
+    open parts, which lie in the region; the value just below is proven out of reach."""
+    monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", 0)
+    monkeypatch.setattr(branch_and_bound, "_attacked", lambda search, seed: None)
+    net = small_net(seed)
+    lower = torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(seed)).double() / 2
+    upper, row = lower + 0.4, torch.tensor([1.0, -1.0, 0.5]).double()
+    least = least_value(net, lower, upper, row)
+
+    def breaks(x: Tensor, _: int) -> bool:
+        return bool((row @ net(x)[0]) <= least + 0.05)
+
+    for above, verdict in ((0.05, "falsified"), (-1e-3, "verified")):
+        clause = Clause(row[None], torch.tensor([-least - above]).double())
+        found = verify_clauses(
+            prepare_graph(net, SHAPE), InputBox.between(lower, upper), [clause], check=breaks
+        )
+        assert found.verdict == verdict
+        if found.counterexample is not None:
+            assert bool((found.counterexample >= lower - 1e-9).all())
+            assert bool((found.counterexample <= upper + 1e-9).all())
+
+
 def test_no_time_is_a_timeout_and_never_a_proof() -> None:
     """With no time left an image that bounds alone do not certify is undecided."""
     net = small_net(1, (16, 16))

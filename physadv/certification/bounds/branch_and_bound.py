@@ -28,7 +28,7 @@ from physadv.certification.bounds.alpha_crown import (
     with_slopes,
 )
 from physadv.certification.bounds.backward import backward_bounds
-from physadv.certification.bounds.counterexample_search import find_counterexample
+from physadv.certification.bounds.counterexample_search import descend, find_counterexample
 from physadv.certification.bounds.crown import tightened_boxes, tightened_margins
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
@@ -44,6 +44,8 @@ _PARTS_AT_ONCE = 64
 _BOXES_AT_ONCE = 512
 _BRANCH_STEPS = 12
 """Gradient steps on the slopes and multipliers of each part."""
+_ATTACKED_PARTS = 16
+"""Open parts of each round from whose worst inputs an attack starts."""
 _CANDIDATES = 6
 """ReLUs of each part that are split on trial before one is chosen."""
 _SLOPE_RATE, _MULTIPLIER_RATE, _DECAY = 0.1, 0.05, 0.95
@@ -115,6 +117,15 @@ class _Search:
         """Return (m,) by how much float64 bounds (m, j) of clauses numbered ``clauses`` (m,) exceed
         what rounding needs; positive closes a part."""
         return (bound + self.shift[clauses] - self.threshold[clauses]).amax(1)
+
+    def broken_from(self, starts: Tensor, clauses: Tensor) -> Tensor | None:
+        """Return a point that breaks its clause, by gradient steps from ``starts``; None where
+        none was found."""
+        region = self.region.cast(torch.float32)
+        rows, shift = self.rows[clauses].float(), self.shift[clauses].float()
+        points, _ = descend(self.single, region, rows, shift, starts, deadline=self.deadline)
+        points = points.to(self.region.center)
+        return self.broken(self.region.repeated(len(points)).nearest(points), clauses)
 
     def broken(self, points: Tensor, clauses: Tensor) -> Tensor | None:
         """Return the first of ``points`` (m, *shape) that breaks its clause, by the network's own
@@ -368,10 +379,11 @@ class _ReluBounds:
         slopes: Slopes,
         multipliers: Slopes,
         dtype: torch.dtype,
+        ball: InputBall | None = None,
     ) -> Tensor:
         """Return bounds (m, j) of the parts' clauses, without their constants."""
         graph = self.search.exact if dtype == torch.float64 else self.search.single
-        ball = self.ball.cast(dtype).repeated(len(parts))
+        ball = ball or self.ball.cast(dtype).repeated(len(parts))
         signed = {i: -m.to(dtype) * parts.signs[i][:, None] for i, m in multipliers.items()}
         forms = DenseForms(self.search.rows[parts.clauses].to(dtype))
         return backward_bounds(graph, ball, self.last, forms, with_slopes(lines, slopes, signed))
@@ -380,6 +392,22 @@ class _ReluBounds:
         """Return bounds (m, j) in float64 with the parts' slopes and multipliers."""
         lines = self.lines(parts, torch.float64)
         return self.bound(parts, lines, parts.slopes, parts.multipliers, torch.float64)
+
+    def worst_inputs(self, parts: _Parts) -> Tensor:
+        """Return the inputs (m, *shape) of the region's box at which the parts' bounds are
+        attained."""
+        lower, upper = (end.expand(len(parts), *end.shape[1:]) for end in self.ball.box())
+        center, half = ((lower + upper) / 2).float(), ((upper - lower) / 2).float()
+        lines = self.lines(parts, torch.float32)
+        with torch.enable_grad():
+            # The bound is linear in the middle of the box, with its coefficients as slopes.
+            at = InputBox(center.requires_grad_(), reach=half)
+            bound = self.bound(
+                parts, lines, parts.slopes, parts.multipliers, torch.float32, ball=at
+            )
+            best = (bound + self.search.shift[parts.clauses].float()).amax(1)
+            (slopes,) = torch.autograd.grad(best.sum(), center)
+        return center.detach() - half * slopes.sign()
 
     def optimized(self, parts: _Parts, steps: int) -> _Parts:
         """Return the parts with better slopes and multipliers, by gradient steps in float32."""
@@ -536,9 +564,13 @@ def _split_relus(search: _Search, steps: int) -> tuple[str, Tensor | None]:
         excess = search.closed(bounds.exact_bound(halves), halves.clauses)
         search.worst = min([search.worst, *excess[excess > 0].tolist()])
         is_open = ~(excess > 0)  # also where it is no number
-        rest = halves.pick(is_open)
-        order = excess[is_open].argsort(descending=True)
-        stack = stack.joined(rest.pick(order))
+        rest = halves.pick(is_open).pick(excess[is_open].argsort(descending=True))
+        worst = rest.pick(slice(max(len(rest) - _ATTACKED_PARTS, 0), None))
+        if len(worst):
+            point = search.broken_from(bounds.worst_inputs(worst), worst.clauses)
+            if point is not None:
+                return FALSIFIED, point
+        stack = stack.joined(rest)
     return VERIFIED, None
 
 

@@ -43,8 +43,12 @@ def find_counterexample(
     draw = generator(seed, "bounds", "counterexample")
     clauses = torch.arange(len(rows), device=rows.device).repeat(_STARTS)
     points, numbers, worst = [], [], []
+    lower, upper = region.box()
     for group in torch.split(clauses, _STARTS_AT_ONCE):
-        found, value = _descended(graph, region, rows[group], shift[group], draw, deadline)
+        size = (len(group), *lower.shape[1:])
+        noise = torch.rand(size, generator=draw, dtype=torch.float64).to(lower)
+        starts = lower + (upper - lower) * noise
+        found, value = descend(graph, region, rows[group], shift[group], starts, deadline=deadline)
         points.append(found)
         numbers.append(group)
         worst.append(value)
@@ -54,19 +58,31 @@ def find_counterexample(
     return torch.cat(points)[order], torch.cat(numbers)[order]
 
 
-def _descended(
+def descend(
     graph: LayerGraph,
     region: InputBall,
     rows: Tensor,
     shift: Tensor,
-    draw: torch.Generator,
-    deadline: float,
+    starts: Tensor,
+    *,
+    deadline: float = float("inf"),
 ) -> tuple[Tensor, Tensor]:
-    """Return the best points (n, *shape) of n starts and the largest row's value (n,) there."""
+    """Return the best points of projected gradient steps, and the largest row's value there.
+
+    Args:
+        graph: Graph of the network, its numbers detached.
+        region: Inputs, one image's ball or box, of the type of the graph.
+        rows: Coefficients (n, j, outputs) of the clause of each start.
+        shift: Constants (n, j).
+        starts: Where to begin (n, *shape).
+        deadline: Time of :func:`time.monotonic` at which the search ends.
+
+    Returns:
+        Points (n, *shape) of the region and values (n,).
+    """
     ball = region.repeated(len(rows))
     lower, upper = ball.box()
-    noise = torch.rand(lower.shape, generator=draw, dtype=torch.float64).to(lower)
-    x = ball.nearest(lower + (upper - lower) * noise)
+    x = ball.nearest(starts)
     best, least = x, torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
 
     for step in range(_STEPS):
