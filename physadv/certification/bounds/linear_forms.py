@@ -97,13 +97,15 @@ class DenseForms(LinearForms):
         return DenseForms(rows), constant
 
     def _past_maxima(self, planes: MaxPlanes) -> tuple[DenseForms, Tensor]:
-        rows = self.rows.flatten(2)
+        # Forms may be shared by all images, and planes by all parts of one.
+        batch = max(len(self.rows), len(planes.chosen))
+        rows = self.rows.flatten(2).expand(batch, -1, -1)
         negative, positive = rows.clamp_max(0), rows.clamp_min(0)
         constant = form_values(negative, planes.shift)
 
-        batch, forms = rows.shape[:2]
+        forms = rows.shape[1]
         flat = rows.new_zeros((batch, forms, int(torch.Size(planes.shape).numel())))
-        chosen = planes.chosen[:, None].expand(-1, forms, -1)
+        chosen = planes.chosen[:, None].expand(batch, forms, -1)
         flat = flat.scatter_add(2, chosen, positive)
         above = (negative[..., None] * planes.slopes[:, None]).flatten(2)
         places = planes.index.flatten().expand(batch, forms, -1)
