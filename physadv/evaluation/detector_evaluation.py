@@ -340,7 +340,7 @@ def block_figures(rows: Sequence[Row], block: str) -> BlockFigures:
     """
     found = [row[block] if block == CLEAN else row[block]["found"] for row in rows]
     ap, ap50 = precision_intervals(found, [row["objects"] for row in rows])
-    hits = [_objects_found(own, row) for own, row in zip(found, rows, strict=True)]
+    hits = [objects_found(own, row) for own, row in zip(found, rows, strict=True)]
     owners = [str(row["index"]) for row, own in zip(rows, hits, strict=True) for _ in own]
     recall = clustered_interval([hit for own in hits for hit in own], owners)
     if block == CLEAN:
@@ -354,8 +354,16 @@ def block_figures(rows: Sequence[Row], block: str) -> BlockFigures:
     return BlockFigures(ap, ap50, recall, extra, success)
 
 
-def _objects_found(found: Sequence[Sequence[float]], row: Row) -> list[bool]:
-    """Whether each object of a row that counts is found, at the detector's own threshold."""
+def objects_found(found: Sequence[Sequence[float]], row: Row) -> list[bool]:
+    """Tell which objects of a row that count are found, at the detector's own threshold.
+
+    Args:
+        found: x0, y0, x1, y1, score, class of each detection.
+        row: Row with ``objects`` and ``threshold``.
+
+    Returns:
+        As many hits as objects were found, class by class, then misses.
+    """
     hits = []
     for label in sorted({int(o[4]) for o in row["objects"]}):
         truth = [o[:4] for o in row["objects"] if int(o[4]) == label and not o[5]]

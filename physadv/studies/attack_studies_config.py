@@ -148,3 +148,63 @@ class PrivacyConfig(StudyConfig):
     def weights_files(self) -> dict[str, str]:
         """The weights files by the name of their face recognizer."""
         return weights_files_of(self.embedder_weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchBenchmarkConfig(StudyConfig):
+    """Configuration of the benchmark of patches on detectors behind defenses.
+
+    Example:
+        >>> PatchBenchmarkConfig(data="coco128/", quick=True).patch_steps
+        2
+    """
+
+    command: ClassVar[str] = "study-patches"
+
+    data: shared.DataPath
+    split: shared.DataSplit = "val"
+    detector: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Detector to attack, NAME or NAME=WEIGHTS; may repeat.",
+            "Model",
+            metavar="MODEL",
+            code=True,
+        ),
+    ] = ("fastestdet", "yolox-nano")
+    behind: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Defense before the detectors: jpeg, median, blur, lgs or remover; may repeat.",
+            "Model",
+            metavar="DEFENSE",
+        ),
+    ] = ("jpeg", "median", "lgs", "remover:side128")
+    object_class: Annotated[
+        str, ConfigField("Class of the objects that carry the patch.", "Scene", metavar="CLASS")
+    ] = "person"
+
+    @property
+    def training_photos(self) -> int:
+        """Photos that patches are optimized on."""
+        return self.scaled(2, 24, 400)
+
+    @property
+    def test_photos(self) -> int:
+        """Photos that patches are measured on."""
+        return self.scaled(3, 32, 1000)
+
+    @property
+    def patch_steps(self) -> int:
+        """Steps of a patch by gradient."""
+        return self.scaled(2, 120, 1000)
+
+    @property
+    def search_steps(self) -> int:
+        """Steps of a patch by scores."""
+        return self.scaled(4, 200, 5000)
+
+    @property
+    def photos_a_step(self) -> int:
+        """Photos that a patch is shown on in a step."""
+        return self.scaled(2, 4, 16)

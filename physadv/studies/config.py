@@ -78,6 +78,10 @@ class BookletConfig(StudyConfig):
     photos_data: Annotated[
         str | None, ConfigField("Folder of photos.", "Data", metavar="FOLDER", path=True)
     ] = None
+    boxes_data: Annotated[
+        str | None,
+        ConfigField("Photos with boxes: YOLO, COCO or VOC.", "Data", metavar="PATH", path=True),
+    ] = None
     faces_data: Annotated[
         str | None,
         ConfigField(

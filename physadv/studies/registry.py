@@ -15,6 +15,7 @@ from physadv.studies.attack_configs import ObfuscatedConfig, PhysicalConfig, Thr
 from physadv.studies.attack_studies_config import (
     BoundaryConfig,
     GradientConfig,
+    PatchBenchmarkConfig,
     PrivacyConfig,
     TransferConfig,
 )
@@ -195,6 +196,16 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "What each effect of print and camera destroys (Athalye, Eykholt 2018).",
         "Measure what each effect between print and picture destroys of stickers made with and "
         "without it, from one view to the cameras of the simulation.",
+    ),
+    StudyEntry(
+        "patches",
+        "patch_benchmark",
+        PatchBenchmarkConfig,
+        "Patches on objects: attacks x detectors x defenses (Brown 2017, Thys 2019).",
+        "Optimize patches that hide objects, for detectors alone, by scores and through each "
+        "defense, and measure average precision and the objects found on other photos.",
+        "--data coco128/ --detector fastestdet=fastestdet.pth",
+        (("data", "boxes"),),
     ),
     StudyEntry(
         "threats",
