@@ -175,8 +175,11 @@ def _import_everything() -> None:
 
     import physadv
     import physadv_cli
+    from physadv_cli.commands.doctor_command import ESSENTIAL
 
     torch.set_num_threads(1)
+    for name in ESSENTIAL.values():
+        importlib.import_module(name)
     for package in (physadv, physadv_cli):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +76,30 @@ demo.demo_settings = lambda **given: replace(settings(**given), draws=4, test_dr
 """
 """Code that optimizes and judges a sticker on few draws before few backgrounds, and draws and films
 it in few pixels."""
+_FEW_SAMPLES = """
+from physadv.studies.learning_studies_config import SamplesConfig
+
+for name, value in {
+    "dimension": 30, "trials": 4, "dimensions": (30, 60), "floor_dimension": 30, "floor_trials": 4
+}.items():
+    setattr(SamplesConfig, name, value)
+"""
+"""Code that counts samples in few dimensions and trials."""
+WEIGHTS = bytes(range(256)) * 400
+"""What the made-up model "tiny" has for weights."""
+_TINY_WEIGHTS = f"""
+import os
+from physadv.models.cards import ModelCard
+from physadv.models.faces.embedders import FETCHABLE
+
+os.environ["PHYSADV_CACHE"] = OUT
+FETCHABLE["tiny"] = ModelCard(
+    name="tiny",
+    sha256="{hashlib.sha256(WEIGHTS).hexdigest()}",
+    extra=dict(size_bytes={len(WEIGHTS)}),
+)
+"""
+"""Code that makes "tiny" a model to be fetched, and the result's place the cache."""
 OWN = ("--data", "data.npz", "--model", "own:make")
 
 
@@ -114,6 +140,29 @@ def _write_photos_of_board(folder: Path) -> None:
         (folder / "board" / f"{number}.jpg").write_bytes(photo)
 
 
+def _write_weights(folder: Path) -> None:
+    (folder / "tiny.pth").write_bytes(WEIGHTS)
+
+
+def _write_check(folder: Path) -> None:
+    """A finished check of a sticker, without its report."""
+    from commandline import physadv
+
+    words = SMALL_COMMANDS["check"].words
+    done = physadv(folder, *words, "--out", "checked")
+    assert done.returncode == 0, done.stderr
+    for name in ("report.html", "report.json"):
+        (folder / "checked" / name).unlink()
+
+
+def _write_bundle(folder: Path) -> None:
+    """A bundle with measured rates, without its report."""
+    from physadv.core.package_data import bundle_folder
+
+    source = bundle_folder(Path("stop-sticker-signs-v1"))
+    shutil.copytree(source, folder / "measured", ignore=shutil.ignore_patterns("report.html"))
+
+
 def _write_sign_tracks(folder: Path) -> None:
     """A tiny GTSRB: three classes of colored squares, four tracks each, two frames a track."""
     with zipfile.ZipFile(folder / "gtsrb.zip", "w") as archive:
@@ -134,9 +183,12 @@ class SmallCommand:
     """A command and its result.
 
     Attributes:
-        words: Words of the command line without --out.
+        words: Words of the command line without the place of the result.
         out: What it writes, a folder or a file.
-        code: Python run before it.
+        code: Python run before it, in which OUT is the place of the result.
+        place: Words that name the place of the result, in which OUT is that.
+        start: Folder among the inputs that it works on: a copy stands at the place of the result
+            beforehand. Empty for none.
         finished: Files that a finished run has, of which none may be missing.
         varying: Patterns of files that two runs need not have alike.
         prepare: Writes inputs that no other command has into a folder; None for none.
@@ -145,14 +197,24 @@ class SmallCommand:
     words: tuple[str, ...]
     out: str = "out"
     code: str = ""
+    place: tuple[str, ...] = ("--out", "OUT")
+    start: str = ""
     finished: tuple[str, ...] = ()
     varying: tuple[str, ...] = ()
     prepare: Callable[[Path], None] | None = None
 
-    @property
-    def line(self) -> tuple[str, ...]:
-        """The whole command line."""
-        return (*self.words, "--out", self.out)
+    def line(self, out: Path) -> tuple[str, ...]:
+        """The whole command line, with the result at ``out``."""
+        return (*self.words, *(str(out) if word == "OUT" else word for word in self.place))
+
+    def code_for(self, out: Path) -> str:
+        """The code run before it, with the result at ``out``."""
+        return self.code.replace("OUT", repr(str(out)))
+
+    def set_up(self, inputs: Path, out: Path) -> None:
+        """Put what it works on at ``out``, unless something stands there."""
+        if self.start and not os.path.lexists(out):
+            shutil.copytree(inputs / self.start, out, ignore=shutil.ignore_patterns(*_LEFT_OUT[1:]))
 
 
 SMALL_COMMANDS = {
@@ -208,6 +270,18 @@ SMALL_COMMANDS = {
         ),
         finished=("rows.jsonl", "table.md"),
     ),
+    "study samples": SmallCommand(
+        ("study", "samples"),
+        code=_FEW_SAMPLES,
+        finished=("rows.jsonl", "report.html", "report.json"),
+        varying=("evaluation.json",),
+    ),
+    "study all": SmallCommand(
+        ("study", "all", "--study", "samples"),
+        code=_FEW_SAMPLES,
+        finished=("samples/rows.jsonl", "booklet.html", "booklet.pdf"),
+        varying=("booklet.pdf", "samples/evaluation.json"),  # It holds its time.
+    ),
     "patch": SmallCommand(
         (
             *("patch", "--steps", "3", "--draws", "4", "--test-draws", "4", "--size", "200x200"),
@@ -241,6 +315,26 @@ SMALL_COMMANDS = {
         # Pictures for the report are drawn at random of what one process saw.
         varying=("examples/.*", "report.html", "report.json", "check.json"),
     ),
+    "report": SmallCommand(
+        ("report",),
+        place=("OUT",),
+        start="checked",
+        finished=("report.html", "report.json"),
+        prepare=_write_check,
+    ),
+    "report of a bundle": SmallCommand(
+        ("report",),
+        place=("OUT",),
+        start="measured",
+        finished=("report.html",),
+        prepare=_write_bundle,
+    ),
+    "models fetch": SmallCommand(
+        ("models", "fetch", "tiny", "--source", "tiny.pth", "--accept-license"),
+        code=_TINY_WEIGHTS,
+        place=(),
+        prepare=_write_weights,
+    ),
     "cloak": SmallCommand(
         ("cloak", "faces", "--threads", "1"),
         code=TINY_FACES,
@@ -264,9 +358,25 @@ FILES = tuple(name for name, command in SMALL_COMMANDS.items() if "." in command
 """Commands whose result is one file."""
 
 
+READING_COMMANDS = {
+    "models list": SmallCommand(("models", "list"), place=()),
+    "models show": SmallCommand(("models", "show", "signs"), place=()),
+    "models check": SmallCommand(("models", "check", "signs"), place=()),
+    "patch show": SmallCommand(("patch", "show", "sticker"), place=()),
+    "patch verify": SmallCommand(
+        ("patch", "verify", "stop-sticker-signs-v1", "--test-draws", "2"),
+        code=_FEW_SCENES,
+        place=(),
+    ),
+    "patch visibility": SmallCommand(("patch", "visibility"), code=_FEW_SCENES, place=()),
+    "doctor": SmallCommand(("doctor",), place=()),
+}
+"""Commands that write no file: their result goes to stdout alone."""
+
+
 def write_inputs(folder: Path, *names: str) -> None:
-    """Write the inputs of the commands ``names``, all where none is named, into ``folder``: the
-    same bytes each time."""
+    """Write the inputs that most commands have, and those of the commands ``names``, into
+    ``folder``: the same bytes each time."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     np.savez(folder / "data.npz", images=images, labels=np.arange(6) % 2)
@@ -287,10 +397,15 @@ def write_inputs(folder: Path, *names: str) -> None:
                 folder / "views" / f"{block}-{number}.png"
             )
     _write_faces(folder)
-    for name in names or SMALL_COMMANDS:
-        prepare = SMALL_COMMANDS[name].prepare
-        if prepare is not None:
-            prepare(folder)
+    for name in names:
+        write_own_inputs(folder, name)
+
+
+def write_own_inputs(folder: Path, name: str) -> None:
+    """Write the inputs that only the command ``name`` has."""
+    prepare = SMALL_COMMANDS[name].prepare
+    if prepare is not None:
+        prepare(folder)
 
 
 def _write_toy(file: Path, random: np.random.Generator) -> None:

@@ -49,9 +49,12 @@ Cloaker = Callable[[Array, str], CloakedPhoto]
 """(h, w, 3) uint8 and the photo's name -> what was done; no faces means nothing to protect was
 found."""
 
-Recall = Callable[[Array, Array, list[dict[str, Any]]], None]
-"""The original's and the cloaked pixels of a photo done in an earlier run, and its face rows: to
-remember its faces."""
+PixelReader = Callable[[], Array]
+"""Reads the pixels (h, w, 3) uint8 of one photo."""
+
+Recall = Callable[[PixelReader, PixelReader, list[dict[str, Any]]], None]
+"""Readers of the original and of the cloaked photo, and its face rows: to remember its faces. They
+read rather than hold pixels, so that one photo at a time is in memory."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,9 @@ def run_folder(
             append_rows(folder / MANIFEST, [{**row, "status": _WRITING}])
             ours.setdefault(row["output"], set()).add(row["output_sha256"])
             write_bytes(folder / row["output"], data)
+            data = None
         append_rows(folder / MANIFEST, [row])
-        if data is not None and recall is not None:
+        if row["status"] == "cloaked" and recall is not None:
             _recall(job, folder, row, recall)
 
         known[job.name] = row
@@ -392,6 +396,5 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
 
 
 def _recall(job: PhotoJob, folder: Path, row: Row, recall: Recall) -> None:
-    before, after = read_photo(job.source).rgb, read_photo(member_of(folder, row["output"])).rgb
-    if before.shape == after.shape:
-        recall(before, after, row["faces"])
+    output = member_of(folder, row["output"])
+    recall(lambda: read_photo(job.source).rgb, lambda: read_photo(output).rgb, row["faces"])

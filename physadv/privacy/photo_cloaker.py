@@ -18,7 +18,7 @@ from physadv.core.image_io import Array
 from physadv.core.random_streams import generator
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme, find_faces
-from physadv.privacy.batch import CloakedPhoto, recorded_embedders
+from physadv.privacy.batch import CloakedPhoto, PixelReader, recorded_embedders
 from physadv.privacy.check.embeddings import aligned_crop, embed_crop
 from physadv.privacy.check.pairs import PortraitPair, find_portraits, match_files
 from physadv.privacy.cloak_faces import CloakedFace, CloakMode, FaceWindow, cloak_faces
@@ -102,24 +102,30 @@ class PhotoCloaker:
             done, [_row(face, note) for face, note in zip(faces, notes, strict=True)]
         )
 
-    def recall(self, before: Array, after: Array, rows: list[dict[str, Any]]) -> None:
+    def recall(self, before: PixelReader, after: PixelReader, rows: list[dict[str, Any]]) -> None:
         """Remember the faces of a cloaked photo as they stand in its file.
 
         Args:
-            before: Original pixels (h, w, 3) uint8.
-            after: Cloaked pixels of the same shape.
+            before: Reads the original pixels (h, w, 3) uint8.
+            after: Reads the cloaked pixels; of another shape, nothing is remembered.
             rows: Face rows of the manifest.
         """
-        for row in rows:
-            face = face_of(row)
-            pair = [
-                {e.card.name: own_embeddings(w.scene, w.face, e)[:1] for e in self.embedders}
-                for w in (
-                    FaceWindow.around(pixels, face, self.embedders[0].mean.device)
-                    for pixels in (before, after)
-                )
-            ]
-            self.memory.add(pair[0], pair[1])
+        faces = [face_of(row) for row in rows]
+        shape, originals = self._seen(before(), faces)
+        cloaked_shape, cloaked = self._seen(after(), faces)
+        if shape == cloaked_shape:
+            for original, changed in zip(originals, cloaked, strict=True):
+                self.memory.add(original, changed)
+
+    def _seen(
+        self, rgb: Array, faces: list[DetectedFace]
+    ) -> tuple[tuple[int, ...], list[dict[str, Tensor]]]:
+        """The shape of a photo, and the embeddings of each face in it by embedder."""
+        windows = (FaceWindow.around(rgb, face, self.embedders[0].mean.device) for face in faces)
+        return rgb.shape, [
+            {e.card.name: own_embeddings(w.scene, w.face, e)[:1] for e in self.embedders}
+            for w in windows
+        ]
 
     def learn_others(self, folder: str | Path) -> None:
         """Embed the largest face of each photo in ``folder`` (one a person) to average decoys

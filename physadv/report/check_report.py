@@ -55,24 +55,26 @@ def write_check_report(folder: str | Path) -> CheckReport:
 
     Raises:
         DataError: The folder holds no check, or one of another form.
+        OSError: A file cannot be written.
     """
     root = Path(folder)
     with foreign_errors(str(root), DataError, "holds no check that can be shown", "Run it again"):
-        return _write(root)
+        html, json = member_of(root, HTML), member_of(root, JSON)
+        summary, page = _made(root, html)
+    write_json(json, summary)
+    write_text(html, page)
+    return CheckReport(html, json, summary)
 
 
-def _write(root: Path) -> CheckReport:
-    html, json = member_of(root, HTML), member_of(root, JSON)
+def _made(root: Path, html: Path) -> tuple[dict[str, Any], str]:
+    """The content of report.json and the page of the check in ``root``, which goes to ``html``."""
     rows, settings = read_check(root)
     summary = summarize_check(rows, settings) | {
         "rows": str(root / ROWS),
         "report": str(html),
     }
-
     pictures = read_example_frames(member_of(root, EXAMPLES))
-    write_json(json, summary)
-    write_text(html, render_check_report(rows, settings, pictures, rows_path=str(root / ROWS)))
-    return CheckReport(html, json, summary)
+    return summary, render_check_report(rows, settings, pictures, rows_path=str(root / ROWS))
 
 
 def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def write_patch_report(folder: str | Path) -> Path:
 
     Raises:
         BundleError: The folder holds no bundle, it was altered, or its patch was never measured.
+        OSError: The page cannot be written.
     """
     bundle = read_bundle(folder)
     if not set(_BLOCKS.values()) <= bundle.card.heldout.keys():
@@ -49,7 +50,8 @@ def write_patch_report(folder: str | Path) -> Path:
         )
     page, preview = member_of(bundle.folder, HTML), member_uri(bundle.folder, PREVIEW)
     with foreign_errors(str(bundle.folder), BundleError, "has a card that cannot be shown"):
-        return write_text(page, render_patch_report(bundle.card, preview=preview))
+        content = render_patch_report(bundle.card, preview=preview)
+    return write_text(page, content)
 
 
 def render_patch_report(card: PatchCard, *, preview: str = "") -> str:

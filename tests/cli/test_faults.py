@@ -7,22 +7,37 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from forked import Faults, Finished, ForkServer, shared_server
-from small_commands import FILES, SMALL_COMMANDS, assert_same, result_of, write_inputs
+from small_commands import (
+    FILES,
+    READING_COMMANDS,
+    SMALL_COMMANDS,
+    SmallCommand,
+    assert_same,
+    result_of,
+    write_inputs,
+    write_own_inputs,
+)
 
 from physadv.core.files import LOCK
-from physadv.core.package_data import bundle_folder
 from physadv.core.run_folder import locked_file, locked_folder
+from physadv.studies.registry import ENTRIES
+from physadv_cli.help import DEFAULT
+from physadv_cli.main import app
 
 BLOCK = 4096
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts small disks of its own")
-IN_EVERY_RUN = ("attack",)
-"""The command of the usual suite; all others are slow."""
+WITHOUT_LOCK = ("models fetch",)
+"""Commands of which several may run at once: each brings the same file, whole."""
+IN_EVERY_RUN = ("attack", "models fetch")
+"""Commands of the usual suite; all others are slow."""
 
 
 @dataclass
@@ -34,26 +49,36 @@ class World:
 
     def __post_init__(self) -> None:
         self.undisturbed: dict[str, dict[str, object]] = {}
+        self.prepared: set[str] = set()
 
     def run(self, name: str, out: Path, *words: str, faults: Faults | None = None) -> Finished:
         """Run the small command ``name`` into ``out``."""
-        command = SMALL_COMMANDS[name]
+        command = self.command(name)
         given = faults or Faults()
-        code = command.code + given.code.replace("OUT", repr(str(out)))
+        code = command.code_for(out) + given.code.replace("OUT", repr(str(out)))
         return self.server.run(
-            self.folder,
-            *command.words,
-            "--out",
-            str(out),
-            *words,
-            faults=replace(given, code=code),
+            self.folder, *command.line(out), *words, faults=replace(given, code=code)
         )
+
+    def command(self, name: str) -> SmallCommand:
+        """The small command ``name``, its own inputs being there."""
+        if name not in self.prepared:
+            write_own_inputs(self.folder, name)
+            self.prepared.add(name)
+        return SMALL_COMMANDS[name]
+
+    def place(self, name: str, folder: Path) -> Path:
+        """Where the command writes in ``folder``, with what it works on there."""
+        out = folder / SMALL_COMMANDS[name].out
+        self.command(name).set_up(self.folder, out)
+        return out
 
     def expected(self, name: str) -> dict[str, object]:
         """The result of the command when nothing goes wrong."""
         if name not in self.undisturbed:
-            out = self.folder / "undisturbed" / SMALL_COMMANDS[name].out
-            shutil.rmtree(out.parent, ignore_errors=True)
+            shutil.rmtree(self.folder / "undisturbed", ignore_errors=True)
+            (self.folder / "undisturbed").mkdir()
+            out = self.place(name, self.folder / "undisturbed")
             done = self.run(name, out)
             assert done.code == 0, done.stderr
             self.undisturbed[name] = result_of(out)
@@ -62,6 +87,7 @@ class World:
     def repeat(self, name: str, out: Path) -> None:
         """Run the command again without faults; its result is the undisturbed one."""
         expected = self.expected(name)
+        self.command(name).set_up(self.folder, out)
         done = self.run(name, out)
         assert done.code == 0, done.stderr
         assert_same(result_of(out), expected, SMALL_COMMANDS[name])
@@ -74,7 +100,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     for parent in folder.parents[:3]:
         parent.chmod(0o755)
     write_inputs(folder)
-    shutil.copytree(bundle_folder(Path("stop-sticker-signs-v1")), folder / "measured")
     return World(folder, shared_server())
 
 
@@ -108,11 +133,30 @@ def fill(disk: Path, left: int) -> Path:
 
 def commands(*, but: tuple[str, ...] = ()) -> list[object]:
     """All small commands; those that are not in every run are marked slow."""
-    return [
-        pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow)
-        for name in SMALL_COMMANDS
-        if name not in but
-    ]
+    return marked([name for name in SMALL_COMMANDS if name not in but], *IN_EVERY_RUN)
+
+
+def marked(names: Iterable[str], *quick: str) -> list[object]:
+    """Names of commands; all but ``quick`` are marked slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+def test_every_command_is_tried() -> None:
+    """Each command stands among those that write or those that only print."""
+    tried = {c.words for c in (*SMALL_COMMANDS.values(), *READING_COMMANDS.values())}
+    studies = {("study", entry.name) for entry in ENTRIES}
+    for leaf in leaves(typer.main.get_command(app)):
+        # The lecture's studies share one way to run and to write; one stands for all.
+        names = studies if leaf in studies else {leaf}
+        assert any(words[: len(name)] == name for words in tried for name in names), leaf
+
+
+def leaves(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of each command at or below ``command``."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from leaves(below, words if name == DEFAULT else (*words, name))
+    if not hasattr(command, "commands"):
+        yield words
 
 
 @needs_root
@@ -121,8 +165,8 @@ def commands(*, but: tuple[str, ...] = ()) -> list[object]:
 def test_a_full_disk(world: World, disk: Callable[[str], Path], name: str, left: int) -> None:
     """At the start or in the middle: one line, no torn file, and with space the run goes on."""
     place = disk("size=64m")
+    out = world.place(name, place)
     filler = fill(place, left)
-    out = place / SMALL_COMMANDS[name].out
     done = world.run(name, out)
     if left == 0 or done.code:
         line = done.error_line()
@@ -138,8 +182,10 @@ def test_a_full_disk(world: World, disk: Callable[[str], Path], name: str, left:
 def test_no_inodes_left(world: World, disk: Callable[[str], Path], name: str, inodes: int) -> None:
     """A disk with space but no room for another file."""
     place = disk("size=64m")
-    subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes}", str(place)], check=True)
-    out = place / SMALL_COMMANDS[name].out
+    out = world.place(name, place)
+    there = sum(1 for _ in place.rglob("*"))
+    remount = ["mount", "-o", f"remount,nr_inodes={there + inodes}", str(place)]
+    subprocess.run(remount, check=True)
     done = world.run(name, out)
     if done.code:
         assert "No space left" in done.error_line()
@@ -152,7 +198,7 @@ def test_no_inodes_left(world: World, disk: Callable[[str], Path], name: str, in
 def test_a_read_only_disk(world: World, disk: Callable[[str], Path], name: str) -> None:
     """A medium that takes no writing."""
     place = disk("size=64m")
-    out = place / SMALL_COMMANDS[name].out
+    out = world.place(name, place)
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     assert "Read-only" in world.run(name, out).error_line()
     subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
@@ -162,7 +208,7 @@ def test_a_read_only_disk(world: World, disk: Callable[[str], Path], name: str) 
 @pytest.mark.parametrize("name", commands())
 def test_a_file_that_may_not_grow(world: World, tmp_path: Path, name: str) -> None:
     """RLIMIT_FSIZE of 4 kB, as a shell's ulimit sets it."""
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, faults=Faults(limits={"RLIMIT_FSIZE": 4096}))
     if done.code:
         line = done.error_line()
@@ -175,8 +221,9 @@ def test_a_file_that_may_not_grow(world: World, tmp_path: Path, name: str) -> No
 def test_no_permission(world: World, tmp_path: Path, name: str) -> None:
     """A folder of somebody else's; root passes permissions, so the run drops that."""
     (tmp_path / "theirs").mkdir(mode=0o755)
-    os.chown(tmp_path / "theirs", 12345, 12345)
-    out = tmp_path / "theirs" / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path / "theirs")
+    for path in (tmp_path / "theirs", *(tmp_path / "theirs").rglob("*")):
+        os.chown(path, 12345, 12345)
     assert "Permission denied" in world.run(name, out, faults=Faults(may_all=False)).error_line()
     world.repeat(name, out)
 
@@ -201,7 +248,7 @@ def test_a_disk_that_says_so_late(
 ) -> None:
     """A quota, a network disk or a broken one may report only when data are forced to it."""
     code = FAIL_AT.replace("NUMBER", str(number)).replace("WHAT", what)
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, faults=Faults(code=code))
     if done.code:
         assert "Check the path" in done.error_line()
@@ -225,10 +272,13 @@ os.fsync = vanishing
 def test_a_folder_that_vanishes(world: World, tmp_path: Path, name: str, number: int) -> None:
     """Removed while the run writes into it: no result is claimed."""
     code = VANISH_AT.replace("NUMBER", str(number))
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, "--json", faults=Faults(code=code))
-    done.error_line()
-    assert done.stdout == ""
+    if done.code:
+        done.error_line()
+        assert done.stdout == ""
+    else:  # fewer files than that are written
+        assert_same(result_of(out), world.expected(name), SMALL_COMMANDS[name])
     shutil.rmtree(out, ignore_errors=True)
     world.repeat(name, out)
 
@@ -237,7 +287,7 @@ def test_a_folder_that_vanishes(world: World, tmp_path: Path, name: str, number:
 @pytest.mark.parametrize("name", commands())
 def test_memory_runs_out(world: World, tmp_path: Path, name: str, beside: int) -> None:
     """An address space of a few MiB beside what is loaded."""
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, faults=Faults(limits={"RLIMIT_AS": beside << 20}))
     if name == "cloak" and "failed; memory ran out" in done.stderr:
         # Photo by photo, with a row each: an error where none could be cloaked.
@@ -254,7 +304,7 @@ def test_memory_runs_out(world: World, tmp_path: Path, name: str, beside: int) -
 @pytest.mark.parametrize("name", commands())
 def test_too_many_open_files(world: World, tmp_path: Path, name: str, number: int) -> None:
     """A limit of a few descriptors."""
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, faults=Faults(limits={"RLIMIT_NOFILE": number}))
     if done.code:
         done.error_line()
@@ -265,7 +315,7 @@ def test_too_many_open_files(world: World, tmp_path: Path, name: str, number: in
 @pytest.mark.parametrize("name", commands())
 def test_stdout_takes_no_result(world: World, tmp_path: Path, name: str, stdout: str) -> None:
     """The JSON cannot be delivered: one line, but all files are there."""
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, "--json", faults=Faults(stdout=stdout))
     assert "stdout did not take the result" in done.error_line()
     assert result_of(out).keys() == world.expected(name).keys()
@@ -276,7 +326,7 @@ def test_stdout_takes_no_result(world: World, tmp_path: Path, name: str, stdout:
 @pytest.mark.parametrize("name", commands())
 def test_nobody_reads_the_messages(world: World, tmp_path: Path, name: str, stderr: str) -> None:
     """Words for people are lost, and the work is done; nothing of them gets into a file."""
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     done = world.run(name, out, "--json", faults=Faults(stderr=stderr))
     assert done.code == 0
     assert done.stdout.startswith("{")
@@ -331,31 +381,37 @@ def test_a_name_that_is_too_long(world: World, tmp_path: Path, name: str) -> Non
 def test_any_other_name(world: World, tmp_path: Path, name: str, form: str) -> None:
     """255 bytes, bytes that are no UTF-8, spaces and line breaks: the usual result."""
     out = tmp_path / form
+    world.command(name).set_up(world.folder, out)
     done = world.run(name, out)
     assert done.code == 0, done.stderr
     expected = world.expected(name)
     assert len(result_of(out)) == len(expected)
 
 
-READING = {
-    "--help": ("--help",),
-    "--version": ("--version",),
-    "attack --help": ("attack", "--help"),
-    "models list": ("models", "list", "--json"),
-    "models show": ("models", "show", "signs", "--json"),
-    "models check": ("models", "check", "signs", "--json"),
-    "patch show": ("patch", "show", "sticker", "--json"),
-    "report": ("report", "measured", "--json"),
-    "doctor": ("doctor", "--json"),
+HELP = {
+    "--help": SmallCommand(("--help",)),
+    "--version": SmallCommand(("--version",)),
+    "attack --help": SmallCommand(("attack", "--help")),
 }
+READING = {**HELP, **READING_COMMANDS}
 """Commands whose result goes to stdout alone."""
+QUICK_READING = tuple(name for name in READING if name not in ("patch verify", "patch visibility"))
+
+
+def run_reading(world: World, name: str, faults: Faults | None = None) -> Finished:
+    """Run a command that writes no file."""
+    command, given = READING[name], faults or Faults()
+    words = command.words if name in HELP else (*command.words, "--json")
+    return world.server.run(
+        world.folder, *words, faults=replace(given, code=command.code + given.code)
+    )
 
 
 @pytest.mark.parametrize("stdout", ["/dev/full", "closed", "unread"])
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", marked(READING, *QUICK_READING))
 def test_stdout_of_commands_that_only_print(world: World, name: str, stdout: str) -> None:
     """No result, no success: exit code 1 and one line, never a traceback."""
-    done = world.server.run(world.folder, *READING[name], faults=Faults(stdout=stdout))
+    done = run_reading(world, name, Faults(stdout=stdout))
     assert done.code == 1
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
@@ -364,22 +420,55 @@ def test_stdout_of_commands_that_only_print(world: World, name: str, stdout: str
 
 
 @pytest.mark.parametrize("stderr", ["/dev/full", "closed", "unread"])
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", marked(READING, *QUICK_READING))
 def test_stderr_of_commands_that_only_print(world: World, name: str, stderr: str) -> None:
     """The result on stdout is the same."""
-    whole = world.server.run(world.folder, *READING[name])
-    done = world.server.run(world.folder, *READING[name], faults=Faults(stderr=stderr))
+    whole = run_reading(world, name)
+    done = run_reading(world, name, Faults(stderr=stderr))
     assert (done.code, len(done.stdout)) == (whole.code, len(whole.stdout))
 
 
-@pytest.mark.parametrize("name", commands())
+@pytest.mark.parametrize(
+    "limits",
+    [{"RLIMIT_AS": 4 << 20}, {"RLIMIT_AS": 24 << 20}, {"RLIMIT_NOFILE": 8}, {"RLIMIT_NOFILE": 12}],
+    ids=lambda limits: " ".join(f"{name} {value}" for name, value in limits.items()),
+)
+@pytest.mark.parametrize("name", marked(READING_COMMANDS, "models show"))
+def test_limits_of_commands_that_only_print(
+    world: World, name: str, limits: dict[str, int]
+) -> None:
+    """Without memory or descriptors: the result, or one line and nothing on stdout."""
+    done = run_reading(world, name, Faults(limits=limits))
+    if done.code == 127:  # the C library ends a process that has no room for a new thread's data
+        assert done.stderr.endswith("cannot allocate memory for thread-local data: ABORT\n")
+    elif done.code:
+        done.error_line()
+    assert bool(done.stdout) == (done.code == 0)
+
+
+@needs_root
+@pytest.mark.parametrize("name", marked(READING_COMMANDS, "models show"))
+def test_commands_that_only_print_write_nothing(
+    world: World, disk: Callable[[str], Path], name: str
+) -> None:
+    """They run on a medium that takes no writing as anywhere."""
+    place = disk("size=64m")
+    shutil.copytree(world.folder / "sticker", place / "sticker")
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    command = READING_COMMANDS[name]
+    done = world.server.run(place, *command.words, "--json", faults=Faults(code=command.code))
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("{")
+
+
+@pytest.mark.parametrize("name", commands(but=WITHOUT_LOCK))
 def test_a_place_in_use(world: World, tmp_path: Path, name: str) -> None:
     """While another process writes there the command is refused; afterwards it runs."""
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     if out.suffix:
         holder = locked_file(out)
     else:
-        out.mkdir()
+        out.mkdir(exist_ok=True)
         holder = locked_folder(out)
     with holder:
         line = world.run(name, out).error_line()
@@ -401,7 +490,7 @@ fcntl.flock = files.flock = failing
 def test_a_disk_without_locks(world: World, tmp_path: Path, name: str, what: str) -> None:
     """As some network drives are: the usual result, and again with the same command."""
     code = NO_LOCKS.replace("WHAT", what)
-    out = tmp_path / SMALL_COMMANDS[name].out
+    out = world.place(name, tmp_path)
     for _ in range(2):
         done = world.run(name, out, faults=Faults(code=code))
         assert done.code == 0, done.stderr
@@ -409,11 +498,11 @@ def test_a_disk_without_locks(world: World, tmp_path: Path, name: str, what: str
 
 
 @needs_root
-@pytest.mark.parametrize("name", commands(but=FILES))
+@pytest.mark.parametrize("name", commands(but=(*FILES, *WITHOUT_LOCK)))
 def test_a_lock_of_somebody_elses(world: World, tmp_path: Path, name: str) -> None:
     """A lock that may not be written, in a folder that may."""
-    out = tmp_path / SMALL_COMMANDS[name].out
-    out.mkdir()
+    out = world.place(name, tmp_path)
+    out.mkdir(exist_ok=True)
     (out / LOCK).touch(mode=0o444)
     os.chown(out / LOCK, 12345, 12345)
     line = world.run(name, out, faults=Faults(may_all=False)).error_line()
@@ -474,9 +563,10 @@ def test_a_run_folder_that_is_a_disk(
 @pytest.mark.parametrize("name", commands(but=FILES))
 def test_a_link_out_of_the_folder(world: World, tmp_path: Path, name: str, link: str) -> None:
     """A run folder of somebody else's does not make this run write to the user's files."""
-    out, victim = tmp_path / "out", tmp_path / "bashrc"
+    out, victim = world.place(name, tmp_path), tmp_path / "bashrc"
     victim.write_text("")
-    out.mkdir()
+    out.mkdir(exist_ok=True)
+    (out / link).unlink(missing_ok=True)
     (out / link).symlink_to("../bashrc")
     done = world.run(name, out)
     if done.code:

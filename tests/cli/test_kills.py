@@ -15,7 +15,13 @@ from pathlib import Path
 
 import pytest
 from forked import Faults, Finished, ForkServer, shared_server
-from small_commands import SMALL_COMMANDS, assert_same, result_of, write_inputs
+from small_commands import (
+    READING_COMMANDS,
+    SMALL_COMMANDS,
+    assert_same,
+    result_of,
+    write_inputs,
+)
 
 SIGNALS = (*[signal.SIGKILL] * 3, signal.SIGTERM, signal.SIGINT)
 MOST_IN_A_ROW = 3
@@ -41,13 +47,9 @@ class KilledCommand:
 
     def _run(self, kill: tuple[int, float] | None = None) -> Finished:
         command = SMALL_COMMANDS[self.name]
-        return self.server.run(
-            self.folder,
-            *command.words,
-            "--out",
-            str(self.out),
-            faults=Faults(code=command.code, kill=kill),
-        )
+        command.set_up(self.folder, self.out)
+        faults = Faults(code=command.code_for(self.out), kill=kill)
+        return self.server.run(self.folder, *command.line(self.out), faults=faults)
 
     def kill(self, draw: random.Random) -> Counter[str]:
         """Kill the command up to three times at random moments, let it end, and compare; return
@@ -86,7 +88,7 @@ def killed(name: str, folder: Path, server: ForkServer) -> KilledCommand:
     return KilledCommand(name, folder / "w", server)
 
 
-@pytest.mark.parametrize("name", ["attack", "print", "twin", "check", "cloak"])
+@pytest.mark.parametrize("name", ["attack", "print", "twin", "check", "cloak", "models fetch"])
 def test_a_killed_command_ends_as_undisturbed(
     name: str, tmp_path: Path, server: ForkServer
 ) -> None:
@@ -94,6 +96,25 @@ def test_a_killed_command_ends_as_undisturbed(
     command, draw = killed(name, tmp_path, server), random.Random(name)
     for _ in range(2):
         command.kill(draw)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READING_COMMANDS)
+def test_a_killed_command_that_only_prints_leaves_nothing(
+    name: str, tmp_path: Path, server: ForkServer
+) -> None:
+    """Neither files nor half an answer."""
+    write_inputs(tmp_path, "print")
+    command, draw = READING_COMMANDS[name], random.Random(name)
+    words, before = (*command.words, "--json"), result_of(tmp_path)
+    whole = server.run(tmp_path, *words, faults=Faults(code=command.code))
+    assert whole.code == 0, whole.stderr
+    for _ in range(4):
+        kill = draw.choice(SIGNALS), draw.uniform(0.02, whole.seconds)
+        done = server.run(tmp_path, *words, faults=Faults(code=command.code, kill=kill))
+        assert "Traceback" not in done.stderr
+        assert done.stdout in ("", whole.stdout) or done.code == 0
+        assert result_of(tmp_path) == before
 
 
 @pytest.mark.slow

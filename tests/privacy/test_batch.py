@@ -14,7 +14,14 @@ from physadv.core.errors import DataError, ImageError, OptionError
 from physadv.core.image_io import Array
 from physadv.core.rows import read_rows
 from physadv.privacy import batch as folder_module
-from physadv.privacy.batch import MANIFEST, CloakedPhoto, PhotoOutcome, plan_jobs, run_folder
+from physadv.privacy.batch import (
+    MANIFEST,
+    CloakedPhoto,
+    PhotoOutcome,
+    PixelReader,
+    plan_jobs,
+    run_folder,
+)
 from physadv.privacy.photo_io.photo import read_photo
 
 SETTINGS = {"mode": "low"}
@@ -35,8 +42,10 @@ class FakeCloaker:
         done[:4, :4] = 255 - done[:4, :4]
         return CloakedPhoto(done, [{"box": [0, 0, 4, 4]}])
 
-    def recall(self, before: Array, after: Array, rows: list[dict[str, object]]) -> None:
-        assert (before[:4, :4] != after[:4, :4]).any()
+    def recall(
+        self, before: PixelReader, after: PixelReader, rows: list[dict[str, object]]
+    ) -> None:
+        assert (before()[:4, :4] != after()[:4, :4]).any()
         self.recalled += len(rows)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 import typer
 
+from physadv.core.errors import is_out_of_memory
 from physadv_cli import options
 from physadv_cli.runs import begin_report, console
 
@@ -110,12 +111,15 @@ def doctor(
 
 
 def examine() -> list[Finding]:
-    """Return the findings of every inspection; one that fails is itself a finding."""
+    """Return the findings of every inspection; one that fails is itself a finding, but for want of
+    memory, which ends the examination."""
     findings: list[Finding] = []
     for name, inspect in INSPECTIONS.items():
         try:
             findings += inspect()
         except Exception as error:  # whatever is broken must not end the examination
+            if is_out_of_memory(error):
+                raise
             reason = f"{type(error).__name__}: {error}"
             findings.append(Finding(name, "broken", reason, "Reinstall physadv"))
     return findings
@@ -145,6 +149,8 @@ def _packages() -> Iterator[Finding]:
         try:
             import_module(module)
         except Exception as error:  # a broken binary wheel raises anything
+            if is_out_of_memory(error):  # which says nothing about the package
+                raise
             yield Finding(name, "broken", f"import {module}: {error}", f"pip install {name}")
         else:
             yield Finding(name, "ok", _version(name))
@@ -166,6 +172,8 @@ def _devices() -> Iterator[Finding]:
             kernel = torch.ones(1, 3, 3, 3, device=name)
             torch.autograd.grad(torch.nn.functional.conv2d(x, kernel).sum(), x)
         except RuntimeError as error:
+            if name == "cpu" and is_out_of_memory(error):
+                raise
             state: State = "broken" if name == "cpu" else "absent"
             yield Finding(f"device {name}", state, f"{title}: {error}", "Use another device")
         else:

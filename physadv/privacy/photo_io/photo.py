@@ -8,6 +8,7 @@ numbers, maker notes and embedded thumbnails (which would show the unchanged fac
 from __future__ import annotations
 
 import io
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,23 +106,29 @@ def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False)
     if photo.full is not None:
         return sixteen_bit.encode_16bit(photo.full, photo.rgb, rgb, carried)
 
+    buffer, format_name = io.BytesIO(), photo.options["format"]
+    # Closed at once: a saved image is part of a cycle, and would hold 4 bytes a pixel for a while.
+    with closing(_picture(photo, rgb)) as image:
+        try:
+            image.save(buffer, **{**photo.options, **carried.for_pillow(format_name)})
+        except (ValueError, OSError) as error:  # into memory, so that no disk is at fault
+            height, width = rgb.shape[:2]
+            raise ImageError(
+                f"picture of {width}x{height} px",
+                f"{format_name} takes none ({error})",
+                "Make it smaller",
+            ) from error
+    return buffer.getvalue()
+
+
+def _picture(photo: LoadedPhoto, rgb: Array) -> Image.Image:
+    """New pixels with as many channels as the photo had."""
     image = Image.fromarray(rgb)
     if photo.gray:
         image = image.getchannel("G")
     if photo.alpha is not None:
         image.putalpha(Image.fromarray(photo.alpha))
-
-    buffer, format_name = io.BytesIO(), photo.options["format"]
-    try:
-        image.save(buffer, **{**photo.options, **carried.for_pillow(format_name)})
-    except (ValueError, OSError) as error:  # into memory, so that no disk is at fault
-        height, width = rgb.shape[:2]
-        raise ImageError(
-            f"picture of {width}x{height} px",
-            f"{format_name} takes none ({error})",
-            "Make it smaller",
-        ) from error
-    return buffer.getvalue()
+    return image
 
 
 def save_photo(
