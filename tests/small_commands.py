@@ -155,6 +155,16 @@ def _write_check(folder: Path) -> None:
         (folder / "checked" / name).unlink()
 
 
+def _write_shards(folder: Path) -> None:
+    """Both shards of an attack."""
+    from commandline import physadv
+
+    for number in (1, 2):
+        words = (*SMALL_COMMANDS["attack"].words, "--shard", f"{number}/2")
+        done = physadv(folder, *words, "--out", f"shard-{number}")
+        assert done.returncode == 0, done.stderr
+
+
 def _write_bundle(folder: Path) -> None:
     """A bundle with measured rates, without its report."""
     from physadv.core.package_data import bundle_folder
@@ -329,6 +339,10 @@ SMALL_COMMANDS = {
         finished=("report.html",),
         prepare=_write_bundle,
     ),
+    "init": SmallCommand(("init", "evaluate", "--overwrite"), "out.toml"),
+    "merge": SmallCommand(
+        ("merge", "shard-1", "shard-2"), finished=("rows.jsonl",), prepare=_write_shards
+    ),
     "models fetch": SmallCommand(
         ("models", "fetch", "tiny", "--source", "tiny.pth", "--accept-license"),
         code=_TINY_WEIGHTS,
@@ -369,6 +383,9 @@ READING_COMMANDS = {
         place=(),
     ),
     "patch visibility": SmallCommand(("patch", "visibility"), code=_FEW_SCENES, place=()),
+    "patch list": SmallCommand(("patch", "list"), place=()),
+    "runs": SmallCommand(("runs", "."), place=(), prepare=_write_shards),
+    "compare": SmallCommand(("compare", "shard-1", "shard-1"), place=(), prepare=_write_shards),
     "doctor": SmallCommand(("doctor",), place=()),
 }
 """Commands that write no file: their result goes to stdout alone."""
@@ -403,7 +420,7 @@ def write_inputs(folder: Path, *names: str) -> None:
 
 def write_own_inputs(folder: Path, name: str) -> None:
     """Write the inputs that only the command ``name`` has."""
-    prepare = SMALL_COMMANDS[name].prepare
+    prepare = {**SMALL_COMMANDS, **READING_COMMANDS}[name].prepare
     if prepare is not None:
         prepare(folder)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def chart_views(
     sources: Sequence[str], camera: CameraProfile | None, most: int, *, task: str
-) -> tuple[list[ChartView], list[str]]:
+) -> tuple[list[ChartView], list[str], set[str]]:
     """Read the chart in every picture of the sources. Ctrl-C ends the reading.
 
     Args:
@@ -29,7 +29,7 @@ def chart_views(
         task: name of the task, for the progress.
 
     Returns:
-        The views, and why other pictures were left out.
+        The views, why other pictures were left out, and the kinds of the sources.
 
     Raises:
         CalibrationError: where no picture can be used.
@@ -40,11 +40,13 @@ def chart_views(
 
     views: list[ChartView] = []
     refused: list[CalibrationError] = []
+    kinds: set[str] = set()
     with bar() as progress:
         line = progress.add_task(task)
         try:
             for spec in sources:
                 with open_frame_source(spec) as source:
+                    kinds.add(source.kind)
                     limit = None if source.kind == "photos" else most
                     for _, view in read_views(source, camera, most=limit):
                         if isinstance(view, CalibrationError):
@@ -59,7 +61,7 @@ def chart_views(
     if not views and refused:
         raise _joined(refused)
     _print_refused(refused)
-    return views, [str(error) for error in refused]
+    return views, [str(error) for error in refused], kinds
 
 
 def board_views(sources: Sequence[str], most: int) -> tuple[list[BoardView], list[str]]:

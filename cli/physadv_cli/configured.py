@@ -20,7 +20,7 @@ from physadv.core.config import Config, ConfigField
 from physadv.core.errors import OptionError
 from physadv_cli import options
 from physadv_cli.help_page import REQUIRED
-from physadv_cli.runs import RunOptions, code_typed, console
+from physadv_cli.runs import RunOptions, code_typed, print_unused
 from physadv_cli.torchrun import refuse_several
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -104,8 +104,7 @@ def from_config(
             refuse_several(kind.command)
         config = kind(**_from_text(kind, values))
         run.begin()
-        for line in config.unused_options():
-            console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+        print_unused(config.unused_options())
         with run.held, code:
             action(config, run)
 

@@ -264,6 +264,13 @@ def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         console.print(Text.assemble(word, f" {text}"))
 
 
+def print_unused(lines: Iterable[str]) -> None:
+    """Print a warning of each option that changes nothing, as a configuration's
+    ``unused_options`` tells it."""
+    for line in lines:
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+
+
 def code_typed(
     names: Sequence[str], in_files: Mapping[str, str] | None = None, *, trust: bool
 ) -> contextlib.AbstractContextManager[None]:

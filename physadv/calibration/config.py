@@ -61,8 +61,8 @@ class ChartConfig(Config):
     ] = 1
     paper: shared.Paper = "a4"
 
-    def _without_use(self) -> dict[str, str]:
-        """Names of the fields that change nothing beside the values of the others, and why."""
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
         return {} if self.kind == "color" else {"set": "only the color chart has sets"}
 
 

@@ -14,6 +14,7 @@ from physadv.threat.parsing import Norm, parse_eps, parse_norm
 METHODS = ("smoothing", "ibp", "crown-ibp", "crown", "polytope", "alpha-crown", "bab", "patch")
 """Names of the methods: randomized smoothing, five bounds, branch and bound, and certified patch
 defenses."""
+_SEARCH = "bab"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,3 +159,24 @@ class CertifyConfig(ModelSettings):
         """
         own = (self.threat or "").partition(":")[2]
         return parse_eps(own, self.norm) if own else None
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        if self.vnnlib is not None:
+            used = {"vnnlib", "model", "limit", "time_limit", "seed"}
+            why = "a property of --vnnlib is proved or refuted as it stands"
+            return dict.fromkeys(self.documented_fields().keys() - used, why)
+
+        unused: dict[str, str] = {}
+        of_smoothing = ("sigma", "noise", "n0", "n", "alpha", "decline")
+        if self.method != "smoothing":
+            unused |= dict.fromkeys(of_smoothing, f"--method {self.method} draws no noise")
+        elif self.radius is not None:
+            unused["decline"] = "one radius is certified, not all"
+        if self.method in ("smoothing", "patch"):
+            unused["curve"] = f"--method {self.method} has radii of its own"
+        if self.method != _SEARCH:
+            unused["time_limit"] = f"--method {self.method} does not search"
+        if self.method in ("patch", _SEARCH):
+            unused["batch_size"] = f"--method {self.method} takes image by image"
+        return unused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
 from physadv.models.loading import pick_device
 from physadv.patches.bundle import PatchBundle, read_bundle
+from physadv.patches.config import WITHOUT_TARGET
 from physadv.patches.reverify import refuse_foreign_models
 from physadv.printing.layout import sign_page_layout
 
@@ -179,6 +180,35 @@ class CheckTask:
     def facts(self) -> dict[str, Any]:
         """Bundle and origin of distances, for check.json."""
         return {**self.goal.as_record(), "geometry": _geometry(self.config)}
+
+    def unused_options(self, sources: Sequence[BlockSource]) -> list[str]:
+        """Return one text for each option that changes nothing with this model, this goal and
+        these ``sources``, as :meth:`~physadv.core.config.Config.unused_options` does."""
+        unused, goal = dict[str, str](), self.goal.goal
+        if goal in WITHOUT_TARGET:
+            unused["target"] = f"the goal {goal!r} has none"
+        if goal == "create":
+            unused["true_class"] = "where something shall appear, there is none"
+
+        kinds = {source.source.kind for source in sources}
+        if "camera" not in kinds:
+            unused |= dict.fromkeys(("camera_size", "lock"), "no source is a camera")
+        if not kinds & {"camera", "stream"}:
+            unused["retry"] = "no source is live"
+        if not kinds & {"video", "clips"}:
+            unused["every"] = "no source is a video"
+        if not kinds - {"photos", "twin"}:
+            unused["clip_seconds"] = "no source is a recording or live"
+
+        strategy, way = self.config.locate, f"--locate {self.config.locate} looks in another way"
+        if strategy not in ("auto", "box"):
+            unused["box"] = way
+        if strategy not in ("auto", "detector"):
+            unused["detector_weights"] = way
+        return [
+            *self.config.unused_options(unused),
+            *self.config.unused_with_model(self.model.card.task),
+        ]
 
     def open_sources(self, stack: ExitStack) -> list[BlockSource]:
         """Open the controls, then the source itself; ``stack`` closes them.

@@ -73,7 +73,10 @@ class CheckConfig(ModelSettings):
     iou: Annotated[
         float,
         ConfigField(
-            "Detectors: least overlap (IoU) of a detection with the sign's box.", "Goal", most=1
+            "Detectors: least overlap (IoU) of a detection with the sign's box.",
+            "Goal",
+            most=1,
+            task="detect",
         ),
     ] = 0.3
 

@@ -40,6 +40,7 @@ class ConfigField:
         completions: words that a shell offers as the value.
         affects_result: whether another value can make another result; a run may be resumed with
             another value of the others, such as the device or a window.
+        task: task of the models that it is for, "classify" or "detect"; empty for all.
         code: whether its value may name code, which runs only where the value stands on the
             command line, not where a file of options holds it.
     """
@@ -57,6 +58,7 @@ class ConfigField:
     aliases: tuple[str, ...] = ()
     completions: tuple[str, ...] = ()
     affects_result: bool = True
+    task: str = ""
     code: bool = False
 
     def option_of(self, name: str) -> str:
@@ -175,19 +177,39 @@ class Config:
             **{k: list(v) if isinstance(v, tuple) else v for k, v in filled.items()},
         }
 
-    def unused_options(self) -> list[str]:
+    def unused_options(self, without_use: Mapping[str, str] | None = None) -> list[str]:
         """Return one text for each option that has another value than its default and changes
-        nothing beside the others, as ``--boxes is not used: no --signs``."""
+        nothing, as ``--boxes is not used: no --signs``.
+
+        Args:
+            without_use: names of fields that change nothing, and why, where more is known than the
+                configuration alone tells, such as what the source is; names of other fields are
+                left out. None for :meth:`without_use`.
+        """
         noted = self.documented_fields()
         defaults = {field.name: _default_of(field) for field in fields(self)}
+        reasons = self.without_use() if without_use is None else without_use
         return [
             f"{noted[name][1].option_of(name)} is not used: {why}"
-            for name, why in self._without_use().items()
-            if getattr(self, name) != defaults[name]
+            for name, why in reasons.items()
+            if name in noted and getattr(self, name) != defaults[name]
         ]
 
-    def _without_use(self) -> dict[str, str]:
-        """Names of the fields that change nothing beside the values of the others, and why."""
+    def unused_with_model(self, task: str) -> list[str]:
+        """Return a text as :meth:`unused_options` does for each option that is for models of
+        another ``task`` than that of the model, "classify" or "detect"."""
+        why = {"detect": "the model is no detector", "classify": "the model is no classifier"}
+        return self.unused_options(
+            {
+                name: why[note.task]
+                for name, (_, note) in self.documented_fields().items()
+                if note.task not in ("", task)
+            }
+        )
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the values of the others, and
+        why."""
         return {}
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:

@@ -71,7 +71,14 @@ TargetOfBundle = Annotated[
 ]
 ScoreThreshold = Annotated[
     float | None,
-    ConfigField(THRESHOLD_HELP, "Goal", least=0, most=1, default="the model card's, else 0.25"),
+    ConfigField(
+        THRESHOLD_HELP,
+        "Goal",
+        least=0,
+        most=1,
+        default="the model card's, else 0.25",
+        task="detect",
+    ),
 ]
 
 DATA_HELP = (

@@ -10,6 +10,9 @@ from physadv.core.config import ConfigField
 from physadv.core.model_settings import ModelSettings
 from physadv.threat.parsing import parse_threat
 
+WITHOUT_SPEED = ("fgsm", "mifgsm", "difgsm", "nes", "square", "rays", "hopskipjump")
+"""Attacks whose arithmetic is always plain."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(ModelSettings):
@@ -130,3 +133,14 @@ class AttackConfig(SampleConfig):
             code=True,
         ),
     ] = ()
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        unused = {}
+        if self.target is not None:
+            unused["targeted"] = "--target names the class"
+        if self.surrogate:
+            unused["speed"] = "gradients of --surrogate are plain"
+        elif self.attack in WITHOUT_SPEED:
+            unused["speed"] = f"{self.attack} is always plain"
+        return unused

@@ -22,6 +22,8 @@ SEARCHES = ("none", "place", "proportions", "shape")
 _SEARCHED_STARTS, _STARTS_WITH_BARS = 20, 32
 """Starts of a race where the place is searched and no number is given: of one piece, and where bars
 race too."""
+WITHOUT_TARGET = ("untargeted", "vanish")
+"""Goals that aim at no class."""
 PROFILES = ("profile", "camera_profile")
 """Fields that name a profile; a bundle keeps a copy of each as <field>.json."""
 
@@ -199,6 +201,7 @@ class PatchConfig(ModelSettings):
             "Goal",
             least=0,
             most=1,
+            task="detect",
             default="the model's",
         ),
     ] = None
@@ -263,17 +266,19 @@ class PatchConfig(ModelSettings):
         """Height of the sticker in mm."""
         return self.size_mm[1]
 
-    def _without_use(self) -> dict[str, str]:
-        """Names of the fields that change nothing beside the values of the others, and why."""
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
         if self.object == "sign":
             unused = dict.fromkeys(("photos", "share"), "the patch is on a sign, see --object")
             needed = ("--signs", bool(self.signs))
         else:
-            of_signs = ("signs", "faces", "backgrounds", "center_mm")
+            of_signs = ("signs", "faces", "backgrounds", "center_mm", "true_class")
             unused = dict.fromkeys(of_signs, f"the patch is on {self.object!r}, not on a sign")
             needed = ("--photos", self.photos is not None)
         if not needed[1]:
             unused["boxes"] = f"they are those of {needed[0]}, which is not given"
+        if self.goal in WITHOUT_TARGET:
+            unused["target_class"] = f"the goal {self.goal!r} has none"
         if self.content is None:
             unused["content_weight"] = "it weighs --content, which is not given"
         if self.profile is not None:

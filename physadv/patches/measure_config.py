@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
@@ -66,6 +66,17 @@ class VerifyConfig(Config):
         names = ("model", "weights", "signs", "backgrounds", "photos", "boxes", "eot")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value}
+
+    def unused_on(self, recorded: PatchConfig) -> list[str]:
+        """Return one text for each option that changes nothing for a bundle, as
+        :meth:`unused_options` does.
+
+        Args:
+            recorded: Configuration that the bundle's card records.
+        """
+        given = {name: self.replacements.get(name) for name in ("signs", "photos", "boxes")}
+        own: dict[str, Any] = {name: value for name, value in given.items() if value}
+        return self.unused_options(replace(recorded, **own).without_use())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +146,9 @@ class VisibilityConfig(Config):
     )
     threshold: Annotated[
         float | None,
-        ConfigField(shared.THRESHOLD_HELP, "Goal", least=0, most=1, default="the model's"),
+        ConfigField(
+            shared.THRESHOLD_HELP, "Goal", least=0, most=1, default="the model's", task="detect"
+        ),
     ] = None
     sign_width_mm: Annotated[
         float, ConfigField(shared.SIGN_WIDTH_HELP, "Scene", least=1, aliases=("sign-width",))
@@ -159,3 +172,7 @@ class VisibilityConfig(Config):
     def patch_config(self) -> PatchConfig:
         """The configuration of a patch whose scenes are those that are shown."""
         return PatchConfig(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        return self.patch_config.without_use()

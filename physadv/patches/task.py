@@ -29,7 +29,7 @@ from physadv.models.cards import LoadedModel
 from physadv.models.checks import check_model, require_logits
 from physadv.models.loading import is_import_path
 from physadv.models.resizing import Fit
-from physadv.patches.config import ANYWHERE, PatchConfig
+from physadv.patches.config import ANYWHERE, WITHOUT_TARGET, PatchConfig
 from physadv.patches.photo_sources import load_photo_sources
 from physadv.patches.sign_sources import load_sign_sources, sticker_placement
 from physadv.threat.patch_goals import PatchGoal
@@ -235,7 +235,7 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
         true_name = config.object
 
     target = None
-    if config.target_class is not None:
+    if config.target_class is not None and config.goal not in WITHOUT_TARGET:
         target = card.class_index(class_name_for(config.target_class, card.classes))
 
     # A photo anywhere has a class of its own, so this number is never used, only unlike the target.

@@ -86,3 +86,14 @@ class PrintConfig(Config):
             aliases=("signs",),
         ),
     ] = None
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        unused = {}
+        if not self.tile:
+            unused["overlap"] = "only tiles overlap, see --tile"
+        if self.icc is None:
+            unused["intent"] = "it is for the profile of --icc, which is not given"
+        if not self.test_signs:
+            unused["sign"] = "it is drawn on --test-signs, which are not asked for"
+        return unused

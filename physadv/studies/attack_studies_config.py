@@ -38,6 +38,11 @@ class GradientConfig(StudyConfig):
     model: shared.ModelName = "efficientnet-lite0"
     weights: shared.ModelWeights = None
 
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        why = "it is attacked on --pictures, which are not given"
+        return {} if self.pictures is not None else dict.fromkeys(("model", "weights"), why)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(StudyConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from physadv.core import shared_fields as shared
@@ -97,6 +97,16 @@ class BookletConfig(StudyConfig):
         """Return the path that is given for the data set ``kind``, None where none is."""
         value: str | None = getattr(self, f"{kind}_data")
         return value
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        from physadv.studies.registry import ENTRIES
+
+        run = [entry for entry in ENTRIES if not self.study or entry.name in self.study]
+        taken = {kind for e in run for _, kind in (*e.data_sets, *e.optional_sets)}
+        kinds = ("mnist", "cifar10", "gtsrb", "photos", "faces")
+        why = "no study of --study takes it"
+        return {f"{kind}_data": why for kind in kinds if kind not in taken}
 
 
 def linf_radius(threat: str, *, below: float = 1.0) -> float:
@@ -207,6 +217,15 @@ class MaskingConfig(Config):
             epochs=1,
             quick=False,
         )
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        values = {field.name: getattr(self.effective, field.name) for field in fields(self)}
+        return {
+            name: f"--quick makes it {value}"
+            for name, value in values.items()
+            if name != "quick" and value != getattr(self, name)
+        }
 
     def facts(self) -> dict[str, Any]:
         """Return what identifies a study, under the keys that its files have always had.

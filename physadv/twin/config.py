@@ -79,3 +79,7 @@ class TwinConfig(Config):
         """Check the values; one folder of signs may stand for a list of one."""
         object.__setattr__(self, "signs", shared.as_folders(self.signs))
         super().__post_init__()
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        return {"printer": "--without leaves the printer out"} if "printer" in self.without else {}

@@ -23,7 +23,6 @@ from small_commands import (
     assert_same,
     result_of,
     write_inputs,
-    write_own_inputs,
 )
 
 from physadv.core.files import LOCK
@@ -34,8 +33,8 @@ from physadv_cli.main import app
 
 BLOCK = 4096
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts small disks of its own")
-WITHOUT_LOCK = ("models fetch",)
-"""Commands of which several may run at once: each brings the same file, whole."""
+WITHOUT_LOCK = ("init", "models fetch")
+"""Commands of which several may run at once: each brings one file, whole."""
 IN_EVERY_RUN = ("attack", "models fetch")
 """Commands of the usual suite; all others are slow."""
 
@@ -49,7 +48,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.undisturbed: dict[str, dict[str, object]] = {}
-        self.prepared: set[str] = set()
+        self.prepared: set[Callable[[Path], None]] = set()
 
     def run(self, name: str, out: Path, *words: str, faults: Faults | None = None) -> Finished:
         """Run the small command ``name`` into ``out``."""
@@ -62,10 +61,15 @@ class World:
 
     def command(self, name: str) -> SmallCommand:
         """The small command ``name``, its own inputs being there."""
-        if name not in self.prepared:
-            write_own_inputs(self.folder, name)
-            self.prepared.add(name)
+        self.prepare(name)
         return SMALL_COMMANDS[name]
+
+    def prepare(self, name: str) -> None:
+        """Write the command's own inputs, once."""
+        command = {**SMALL_COMMANDS, **READING}[name]
+        if command.prepare is not None and command.prepare not in self.prepared:
+            command.prepare(self.folder)
+            self.prepared.add(command.prepare)
 
     def place(self, name: str, folder: Path) -> Path:
         """Where the command writes in ``folder``, with what it works on there."""
@@ -395,11 +399,16 @@ HELP = {
 }
 READING = {**HELP, **READING_COMMANDS}
 """Commands whose result goes to stdout alone."""
-QUICK_READING = tuple(name for name in READING if name not in ("patch verify", "patch visibility"))
+QUICK_READING = tuple(
+    name
+    for name in READING
+    if name not in ("patch verify", "patch visibility", "runs", "compare", "patch list")
+)
 
 
 def run_reading(world: World, name: str, faults: Faults | None = None) -> Finished:
     """Run a command that writes no file."""
+    world.prepare(name)
     command, given = READING[name], faults or Faults()
     words = command.words if name in HELP else (*command.words, "--json")
     return world.server.run(
@@ -453,10 +462,11 @@ def test_commands_that_only_print_write_nothing(
 ) -> None:
     """They run on a medium that takes no writing as anywhere."""
     place = disk("size=64m")
-    shutil.copytree(world.folder / "sticker", place / "sticker")
+    world.prepare(name)
+    shutil.copytree(world.folder, place / "w")
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     command = READING_COMMANDS[name]
-    done = world.server.run(place, *command.words, "--json", faults=Faults(code=command.code))
+    done = world.server.run(place / "w", *command.words, "--json", faults=Faults(code=command.code))
     assert done.code == 0, done.stderr
     assert done.stdout.startswith("{")
 

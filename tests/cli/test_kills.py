@@ -104,7 +104,7 @@ def test_a_killed_command_that_only_prints_leaves_nothing(
     name: str, tmp_path: Path, server: ForkServer
 ) -> None:
     """Neither files nor half an answer."""
-    write_inputs(tmp_path, "print")
+    write_inputs(tmp_path, name)
     command, draw = READING_COMMANDS[name], random.Random(name)
     words, before = (*command.words, "--json"), result_of(tmp_path)
     whole = server.run(tmp_path, *words, faults=Faults(code=command.code))

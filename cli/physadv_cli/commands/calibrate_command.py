@@ -12,7 +12,7 @@ from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitCon
 from physadv.core.addresses import public_address
 from physadv_cli.configured import from_config
 from physadv_cli.help import ServeWithoutPort
-from physadv_cli.runs import RunOptions, console, print_findings
+from physadv_cli.runs import RunOptions, console, print_findings, print_unused
 
 if TYPE_CHECKING:
     from physadv.calibration.chart_reader import ChartView
@@ -104,7 +104,11 @@ def fit(config: ColorFitConfig, run: RunOptions) -> None:
     path = run.claim_file(run.out or Path("profile.json"), config)
     lens = None if config.camera_profile is None else read_camera_profile(config.camera_profile)
     if not is_guided(config.sources, guided=config.guided, serve=config.serve):
-        views, left_out = chart_views(config.sources, lens, config.views, task="reading the chart")
+        views, left_out, kinds = chart_views(
+            config.sources, lens, config.views, task="reading the chart"
+        )
+        if kinds == {"photos"}:
+            print_unused(config.unused_options({"views": "of photos all are taken"}))
         _fit_views(views, left_out, path, lens, config, run)
         return
 
@@ -151,7 +155,7 @@ def _fit_views(
         sources=[Path(public_address(source)).name for source in config.sources],
     )
     if config.check:
-        others, _ = chart_views(
+        others, _, _ = chart_views(
             config.check, lens, config.views, task="reading the chart to test on"
         )
         profile = check_profile(profile, measure_chart(others))

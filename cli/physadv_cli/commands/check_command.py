@@ -11,7 +11,7 @@ from physadv.check.config import CheckConfig
 from physadv_cli import checking, watching
 from physadv_cli.configured import from_config
 from physadv_cli.help import ServeWithoutPort
-from physadv_cli.runs import RunOptions, console
+from physadv_cli.runs import RunOptions, console, print_unused
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -63,6 +63,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     with ExitStack() as stack:
         displays = watching.open_displays(stack, remote, window=config.window, serve=config.serve)
         sources = task.open_sources(stack)
+        print_unused(task.unused_options(sources))
         watch = watching.CheckWatch(
             sources,
             remote,

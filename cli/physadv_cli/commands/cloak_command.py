@@ -13,7 +13,7 @@ from physadv.core.visible_text import visible_line
 from physadv.privacy.config import CloakCheckConfig, CloakConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.runs import RunOptions, console, record_config
+from physadv_cli.runs import RunOptions, console, print_unused, record_config
 
 if TYPE_CHECKING:
     from physadv.privacy.batch import PhotoOutcome
@@ -159,6 +159,11 @@ def _dry_run(task: CloakTask, run: RunOptions) -> None:
     """Report photo by photo what would be cloaked; write nothing."""
     from physadv.core.errors import PhysadvError
     from physadv.privacy.photo_io.photo import read_photo
+
+    settings = ("mode", "decoys", "keep_metadata", "seed")
+    why = "--dry-run cloaks nothing"
+    print_unused(task.config.unused_options(dict.fromkeys(settings, why)))
+    print_unused([f"--overwrite is not used: {why}"] if run.overwrite else [])
 
     rows: list[dict[str, Any]] = []
     for job in task.jobs:

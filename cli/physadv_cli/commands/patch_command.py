@@ -22,6 +22,7 @@ from physadv_cli.runs import (
     default_folder,
     open_run,
     print_findings,
+    print_unused,
 )
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def run_patch(
         console.print(note, style="dim")
     for line in limit_lines(run.task, run.curves):
         console.print(line, style="dim")
+    print_unused(config.unused_with_model(run.task.loaded_model.card.task))
     print_findings([finding.as_dict() for finding in controls])
     _print_plan(run)
     stopped = _race(run) or _optimize(run)
@@ -298,8 +300,10 @@ def verify(config: VerifyConfig, run: RunOptions) -> None:
     from physadv_cli.progress import bar
 
     bundle = read_bundle(bundle_folder(Path(config.bundle)))
+    recorded = config_from_bundle(bundle, eot=config.eot)
+    print_unused(config.unused_on(recorded))
     with bar() as progress:
-        total = config.test_draws or config_from_bundle(bundle, eot=config.eot).test_draws
+        total = config.test_draws or recorded.test_draws
         task = progress.add_task("measuring", total=total)
         outcome = verify_bundle(
             bundle,
@@ -489,6 +493,7 @@ def visibility(config: VisibilityConfig, run: RunOptions) -> None:
     from physadv_cli.progress import status_line
 
     task = PatchTask.from_config(config.patch_config)
+    print_unused(config.unused_with_model(task.loaded_model.card.task))
     with status_line("measuring how far the model sees"):
         curves = measure_visibility(task)
     lines = [*limit_lines(task, curves), *(line for c in curves for line in curve_lines(task, c))]

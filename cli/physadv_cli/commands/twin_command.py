@@ -10,7 +10,7 @@ import typer
 from physadv.core.visible_text import visible_line
 from physadv.twin.config import TwinConfig
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions, console
+from physadv_cli.runs import RunOptions, console, print_unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,6 +76,9 @@ def _prepare(config: TwinConfig, patch: PatchBundle) -> dict[str, Any]:
     from physadv.twin.cameras import cameras_named
 
     scenes, faces, notes = _signs(config.signs, patch) if config.signs else ([], [], [])
+    if scenes:
+        why = "the photos of --signs are filmed as they are"
+        print_unused(config.unused_options(dict.fromkeys(("backgrounds", "distances"), why)))
     return {
         "scenes": scenes,
         "signs": faces,
