@@ -28,6 +28,8 @@ RUNS = {
     "cw_l2, 5 searches of 100": lambda n, x, y: attacks.cw_l2(n, x, y),
     "cw_l2, 5 searches of 11": lambda n, x, y: attacks.cw_l2(n, x, y, steps=11, searches=5),
     "deepfool, l2": lambda n, x, y: attacks.deepfool(n, x, y, norm="l2"),
+    "superdeepfool, 50 steps": lambda n, x, y: attacks.superdeepfool(n, x, y),
+    "superdeepfool, 100 steps": lambda n, x, y: attacks.superdeepfool(n, x, y, steps=100),
     "fab, l2, 100 steps": lambda n, x, y: attacks.fab(n, x, y, norm="l2"),
     "ddn, 50 steps": lambda n, x, y: attacks.ddn(n, x, y, steps=50),
     "ddn, 100 steps": lambda n, x, y: attacks.ddn(n, x, y),

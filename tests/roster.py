@@ -12,7 +12,7 @@ from torch import Tensor
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
-from physadv.attacks.minimum_norm import cw_l2, deepfool, fab
+from physadv.attacks.minimum_norm import cw_l2, deepfool, fab, superdeepfool
 from physadv.attacks.norm_descent import ddn, fmn
 from physadv.attacks.score_based import square_attack
 from physadv.attacks.transfer_based import DiverseInputs, mi_fgsm
@@ -70,6 +70,7 @@ ENTRIES = [
     Entry("apgd-dlr", apgd, 10, {"steps": 10, "loss": "dlr"}, random=True),
     Entry("fab", fab, 15, {"steps": 15}),
     Entry("deepfool", deepfool, 15, {"steps": 15}),
+    Entry("superdeepfool", superdeepfool, 15, {"steps": 15}, norms=("l2",)),
     Entry("ddn", ddn, 16, {"steps": 16}, norms=("l2",)),
     Entry("fmn", fmn, 16, {"steps": 16}),
     Entry("cw_l2", cw_l2, 36, {"steps": 15, "searches": 2}, norms=("l2",)),

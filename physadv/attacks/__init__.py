@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from physadv.attacks.minimum_norm import cw_l2 as cw_l2
     from physadv.attacks.minimum_norm import deepfool as deepfool
     from physadv.attacks.minimum_norm import fab as fab
+    from physadv.attacks.minimum_norm import superdeepfool as superdeepfool
     from physadv.attacks.norm_descent import ddn as ddn
     from physadv.attacks.norm_descent import fmn as fmn
     from physadv.attacks.obfuscated import bpda as bpda
@@ -60,6 +61,7 @@ _HOMES = {
     "cw_l2": "minimum_norm",
     "ddn": "norm_descent",
     "deepfool": "minimum_norm",
+    "superdeepfool": "minimum_norm",
     "detector_attack": "detection",
     "expectation_model": "obfuscated",
     "fab": "minimum_norm",

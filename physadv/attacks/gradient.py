@@ -35,7 +35,7 @@ from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, linf_bounds, steepest_point
 
-Loss = Literal["ce", "margin", "dlr"]
+Loss = Literal["ce", "margin", "dlr", "pm"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -68,7 +68,7 @@ def fgsm(
         labels: True classes (b,), int64.
         eps: Radius of the ball, at least 0, in units of [0, 1].
         norm: "linf", "l2" or "l1".
-        loss: "ce", "margin" or "dlr".
+        loss: "ce", "margin", "dlr" or "pm", the margin of probabilities.
         targets: Target classes (b,) for a targeted attack.
         levels: Round the images to k / levels (255 for 8 bits).
 
@@ -140,7 +140,7 @@ def pgd(
         step_size: Length of the first step. By default all steps together cover 10 eps (5 eps in a
             constant schedule), twice that in l_1.
         schedule: Step size over time: "constant", "linear" or "cosine".
-        loss: "ce", "margin" or "dlr".
+        loss: "ce", "margin", "dlr" or "pm", the margin of probabilities.
         targets: Target classes (b,) for a targeted attack.
         restarts: Number of starts, at least 1.
         random_start: Start at a random point of the ball, else at the clean image.
@@ -218,7 +218,7 @@ def gradient_ascent(
         steps: Number of steps, at least 1.
         step_size: Change of the pixel with the largest gradient in l_inf, length of the whole step
             in l_2 and l_1; 2 eps / steps by default.
-        loss: "ce", "margin" or "dlr".
+        loss: "ce", "margin", "dlr" or "pm", the margin of probabilities.
         targets: Target classes (b,) for a targeted attack.
         keep: "success" or "loss", as in :func:`pgd`.
         drop_broken: With ``keep="success"``, stop searching for samples that are broken.

@@ -1,4 +1,5 @@
-"""Minimum-norm attacks, which look for the nearest adversarial image: FAB, DeepFool, C&W.
+"""Minimum-norm attacks, which look for the nearest adversarial image: FAB, DeepFool and its
+successor, C&W.
 
 All follow one contract. Without ``eps`` the result is the nearest adversarial image found, and
 ``loss`` its distance. With ``eps`` an image counts as success only within that ball; images
@@ -177,6 +178,75 @@ def deepfool(
     with frozen_eval(model):
         nearest = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
         return _search(nearest, steps, refine, classes, levels, move, once=True)
+
+
+@open_inputs
+def superdeepfool(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float | None = None,
+    steps: int = 50,
+    targets: Tensor | None = None,
+    classes: int = 10,
+    overshoot: float = 0.02,
+    refine: int = REFINE,
+    levels: int | None = None,
+    speed: Speed | FusedModel = "fold",
+) -> AttackResult:
+    """Find near adversarial images in l_2 with SuperDeepFool (Abdolahpourrostam et al. 2024).
+
+    DeepFool's steps lead over the boundary; there the change is projected onto the boundary's
+    normal, to which the shortest change is parallel, and DeepFool goes on from that point. It is
+    their SDF(infinity, 1), which ends with the steps rather than with the first projection that
+    stays adversarial. Takes steps + 1 forward passes a sample.
+
+    Args:
+        model: Model, its name or its file: images in [0, 1] to logits (b, classes).
+        images: Clean images (b, c, h, w), floats in [0, 1].
+        labels: True classes (b,), int64.
+        eps: l_2 radius within which an image counts as success; None to look for the nearest.
+        steps: Forward passes of the search and the line search together, more than ``refine``.
+        targets: Target classes (b,) for a targeted attack.
+        classes: Untargeted, the number of classes with the highest logits whose boundaries are
+            compared, a backward pass each.
+        overshoot: Share of its length by which a step goes beyond the boundary, at least 0.
+        refine: Forward passes of the line search, at least 1.
+        levels: Round the images to k / levels (255 for 8 bits).
+        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+
+    Returns:
+        The nearest adversarial images; ``loss`` is their l_2 distance.
+
+    Raises:
+        ImageError: Images lie outside [0, 1].
+        OptionError: An option is out of range.
+        ModelError: The output is no differentiable logits.
+
+    Example:
+        >>> import torch
+        >>> from physadv.attacks.minimum_norm import superdeepfool
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> superdeepfool(net, images, net(images).argmax(1), steps=20).images.shape
+        torch.Size([2, 3, 2, 2])
+    """
+
+    def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, is_adversarial: Tensor) -> Tensor:
+        wide, clean = x.double(), x0.double()
+        step = (1 + overshoot) * project_to_plane(x, slope, value, "l2")
+
+        # Along the normal alone; the part across it brings nothing.
+        normal = slope.double()
+        share = _inner(slope, wide - clean) / _inner(slope, normal).clamp_min(1e-30)
+        projected = clean + per_sample(share, x) * normal
+        moved = torch.where(per_sample(is_adversarial, x), projected, wide + step)
+        return moved.clamp(0, 1).to(x.dtype)
+
+    with frozen_eval(model):
+        nearest = NearestAdversarial(model, images, labels, targets, eps, "l2", speed)
+        return _search(nearest, steps, refine, classes, levels, move, once=False)
 
 
 @open_inputs

@@ -26,7 +26,7 @@ class AttackSettings:
     Args:
         steps: Steps of the attack, or queries of a black-box attack.
         restarts: Random starts.
-        loss: "ce", "margin" or "dlr".
+        loss: "ce", "margin", "dlr" or "pm".
         surrogates: Models to attack together; the model under test then only evaluates the result.
     """
 
@@ -79,6 +79,7 @@ ATTACKS: dict[str, _Named] = {
     "nes": _Named(_nes, "black", takes=("levels", "seed", "index", "loss")),
     "fab": _Named(attacks.fab, takes=("levels", "speed")),
     "deepfool": _Named(attacks.deepfool, takes=("levels", "speed")),
+    "superdeepfool": _Named(attacks.superdeepfool, norms=("l2",), takes=("levels", "speed")),
     "ddn": _Named(attacks.ddn, norms=("l2",), takes=("levels", "speed")),
     "fmn": _Named(attacks.fmn, takes=("levels", "speed")),
     "cw": _Named(attacks.cw_l2, norms=("l2",), takes=("levels", "speed")),

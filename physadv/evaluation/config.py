@@ -94,11 +94,13 @@ class AttackConfig(SampleConfig):
     attack: Annotated[
         str,
         ConfigField(
-            "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, ddn, fmn, cw, "
-            "universal (one change for each batch); black boxes: nes, square, rays, hopskipjump.",
+            "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, superdeepfool, "
+            "ddn, fmn, cw, universal (one change for each batch); black boxes: nes, square, rays, "
+            "hopskipjump.",
             "Attack",
             completions=(
                 *("ascent", "fgsm", "pgd", "mifgsm", "difgsm", "apgd", "fab", "deepfool"),
+                "superdeepfool",
                 *("ddn", "fmn", "cw"),
                 *("universal", "nes", "square", "rays", "hopskipjump"),
             ),
@@ -115,7 +117,8 @@ class AttackConfig(SampleConfig):
     ] = None
     restarts: Annotated[int, ConfigField(shared.RESTARTS_HELP, "Attack", least=1)] = 1
     loss: Annotated[
-        str | None, ConfigField("Loss: ce, margin or dlr.", "Attack", default="the attack's own")
+        str | None,
+        ConfigField("Loss: ce, margin, dlr or pm.", "Attack", default="the attack's own"),
     ] = None
     targeted: Annotated[
         bool, ConfigField("Attack each image towards a random class.", "Attack")

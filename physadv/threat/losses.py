@@ -5,6 +5,7 @@ the classes of a targeted attack. Logits are converted to float32 at least. Ther
 
 * ``ce`` is the cross-entropy itself. Use it where losses of several samples or draws are summed: a
   sample that is already misclassified loses weight.
+* ``pm``, a margin of probabilities, is a part of both: bounded, and weighted by nearness.
 * ``log_odds``, ``margin`` and ``dlr`` keep their gradient however large the logits are.
   ``log_odds`` orders the images of one sample exactly as ``ce`` does and has its gradient up to a
   positive factor, so that attacks that use only the direction of the gradient (sign, normalized)
@@ -24,7 +25,7 @@ from torch import Tensor
 from physadv.core.errors import ModelError, OptionError
 
 LossFunction = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-LossName = Literal["ce", "log_odds", "margin", "dlr"]
+LossName = Literal["ce", "log_odds", "margin", "dlr", "pm"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def objective_by_name(name: str, labels: Tensor, targets: Tensor | None = None) 
     """Return an objective by the name of its loss.
 
     Args:
-        name: "ce", "log_odds", "margin" or "dlr".
+        name: "ce", "log_odds", "margin", "dlr" or "pm".
         labels: True classes (b,).
         targets: Target classes (b,) for a targeted attack.
 
@@ -189,11 +190,41 @@ def dlr_loss(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> T
     return gap / _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2, top)
 
 
+def probability_margin_loss(
+    logits: Tensor, labels: Tensor, targets: Tensor | None = None
+) -> Tensor:
+    """Return the margin (b,) of probabilities (Probability Margin Attack, Ma et al. 2024).
+
+    It is the true class's probability less the largest other one, with targets the largest other
+    one less the target's. It weighs samples near the boundary most, and its gradient vanishes where
+    the softmax saturates.
+
+    Args:
+        logits: Logits (b, classes).
+        labels: True classes (b,).
+        targets: Target classes (b,) for a targeted attack.
+
+    Raises:
+        ModelError: The logits are not (b, classes) with 2 classes or more.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.losses import probability_margin_loss
+        >>> probability_margin_loss(torch.zeros(1, 4), torch.tensor([0])).tolist()
+        [0.0]
+    """
+    classes = labels if targets is None else targets
+    shares = _wide(logits, labels).softmax(1)
+    gap = _at(shares, classes) - _without(shares, classes).amax(1)
+    return gap if targets is None else -gap
+
+
 LOSSES: dict[str, LossFunction] = {
     "ce": cross_entropy_loss,
     "log_odds": log_odds_loss,
     "margin": margin_loss,
     "dlr": dlr_loss,
+    "pm": probability_margin_loss,
 }
 
 

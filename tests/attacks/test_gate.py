@@ -82,6 +82,7 @@ ATTACKS = {
     "fab": Named(partial(attacks.fab, steps=10)),
     "fab-nearest": Named(partial(attacks.fab, steps=10, norm="l2"), "l2", None),
     "deepfool": Named(partial(attacks.deepfool, steps=10), "l2", 0.8),
+    "superdeepfool": Named(partial(attacks.superdeepfool, steps=10), "l2", 0.8),
     "ddn": Named(partial(attacks.ddn, steps=12), "l2", 0.8),
     "fmn": Named(partial(attacks.fmn, steps=12)),
     "cw_l2": Named(partial(attacks.cw_l2, steps=8, searches=2), "l2", 0.8),

@@ -20,6 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cw_l2": {"steps": 10},
     "ddn": {"steps": 10},
     "deepfool": {"steps": 10},
+    "superdeepfool": {"steps": 10},
     "fab": {"steps": 10},
     "fgsm": {"eps": 0.05},
     "fmn": {"steps": 10},

@@ -15,6 +15,7 @@ from physadv.threat.losses import (
     log_odds_loss,
     margin_loss,
     objective_by_name,
+    probability_margin_loss,
 )
 
 
@@ -126,3 +127,18 @@ def test_bad_input() -> None:
         objective_by_name("hinge", torch.tensor([0]))
     with pytest.raises(ModelError, match=r"\[-z, z\]"):
         cross_entropy_loss(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_probability_margin_is_of_the_softmax(targeted: bool) -> None:
+    """It lies in [-1, 1], has the margin's sign, and its gradient is the one of the softmax."""
+    source = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 5, generator=source, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(20) % 5
+    targets = (labels + 1) % 5 if targeted else None
+    found = probability_margin_loss(logits, labels, targets)
+    assert found.abs().max() <= 1
+    assert torch.equal(found.sign(), margin_loss(logits, labels, targets).sign())
+    assert torch.autograd.gradcheck(
+        lambda z: probability_margin_loss(z, labels, targets), logits, eps=1e-6
+    )
