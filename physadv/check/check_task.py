@@ -207,7 +207,7 @@ class CheckTask:
             unused["detector_weights"] = way
         return [
             *self.config.unused_options(unused),
-            *self.config.unused_with_model(self.model.card.task),
+            *self.config.unused_with_models([self.model.card.task]),
         ]
 
     def open_sources(self, stack: ExitStack) -> list[BlockSource]:

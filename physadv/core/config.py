@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -195,15 +195,15 @@ class Config:
             if name in noted and getattr(self, name) != defaults[name]
         ]
 
-    def unused_with_model(self, task: str) -> list[str]:
+    def unused_with_models(self, tasks: Collection[str]) -> list[str]:
         """Return a text as :meth:`unused_options` does for each option that is for models of
-        another ``task`` than that of the model, "classify" or "detect"."""
-        why = {"detect": "the model is no detector", "classify": "the model is no classifier"}
+        another task than those of the models at hand, ``tasks``: "classify", "detect"."""
+        why = {"detect": "no model is a detector", "classify": "no model is a classifier"}
         return self.unused_options(
             {
                 name: why[note.task]
                 for name, (_, note) in self.documented_fields().items()
-                if note.task not in ("", task)
+                if note.task and note.task not in tasks
             }
         )
 

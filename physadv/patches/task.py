@@ -158,6 +158,11 @@ class PatchTask:
         return replace(task, scene_sources=replace(sources, notes=notes))
 
     @property
+    def model_tasks(self) -> set[str]:
+        """What the models do, "classify" or "detect"; those without a card left out."""
+        return {model.card.task for model in self.models if isinstance(model, LoadedModel)}
+
+    @property
     def loaded_model(self) -> LoadedModel:
         """The model under attack with its card; TypeError for a task without a card."""
         model = self.models[0]

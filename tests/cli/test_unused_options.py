@@ -138,8 +138,8 @@ def test_the_attacks_without_speed_are_known(name: str) -> None:
 def test_options_of_detectors_do_nothing_for_a_classifier() -> None:
     """Which the model's card tells, once it is loaded."""
     config = PatchConfig(threshold=0.5)
-    assert options_of(config.unused_with_model("classify")) == ["--threshold"]
-    assert config.unused_with_model("detect") == []
+    assert options_of(config.unused_with_models({"classify"})) == ["--threshold"]
+    assert config.unused_with_models({"classify", "detect"}) == []
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def run_patch(
         console.print(note, style="dim")
     for line in limit_lines(run.task, run.curves):
         console.print(line, style="dim")
-    print_unused(config.unused_with_model(run.task.loaded_model.card.task))
+    print_unused(config.unused_with_models(run.task.model_tasks))
     print_findings([finding.as_dict() for finding in controls])
     _print_plan(run)
     stopped = _race(run) or _optimize(run)
@@ -493,7 +493,7 @@ def visibility(config: VisibilityConfig, run: RunOptions) -> None:
     from physadv_cli.progress import status_line
 
     task = PatchTask.from_config(config.patch_config)
-    print_unused(config.unused_with_model(task.loaded_model.card.task))
+    print_unused(config.unused_with_models(task.model_tasks))
     with status_line("measuring how far the model sees"):
         curves = measure_visibility(task)
     lines = [*limit_lines(task, curves), *(line for c in curves for line in curve_lines(task, c))]
