@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from physadv.evaluation.detector_evaluation import DetectorEvaluation
     from physadv.models.cards import LoadedModel
 
-_CLASSIFIERS_ONLY = ("targeted", "target", "surrogates")
+_CLASSIFIERS_ONLY = {
+    "targeted": "--targeted",
+    "target": "--target",
+    "surrogates": "--surrogate",
+}
 
 
 def run_detector_evaluation(
@@ -76,7 +80,7 @@ def run_detector_evaluation(
 def _refuse_classifier_settings(config: SampleConfig, settings: dict[str, Any]) -> None:
     from physadv.core.errors import OptionError
 
-    given = [f"--{name}" for name in _CLASSIFIERS_ONLY if settings.get(name)]
+    given = [option for name, option in _CLASSIFIERS_ONLY.items() if settings.get(name)]
     given += ["--eot-draws"] if config.eot_draws else []
     if given:
         raise OptionError(

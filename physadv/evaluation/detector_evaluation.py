@@ -170,6 +170,17 @@ class DetectorEvaluation:
 
     def run(self) -> Iterator[DetectorProgress]:
         """Attack every image that is not recorded yet, goal by goal."""
+        hook = self.model.register_forward_hook(self._count)
+        try:
+            yield from self._run()
+        finally:
+            hook.remove()
+
+    def _count(self, model: nn.Module, given: tuple[Any, ...], answer: Any) -> None:
+        """Count the images of one call of the model, whoever made it."""
+        self._forwards += len(given[0])
+
+    def _run(self) -> Iterator[DetectorProgress]:
         predict = PredictSettings.of(self.model.card.extra)
         for position in range(len(self.samples)):
             if self.ledger.finished(position, "attacked"):
@@ -224,7 +235,6 @@ class DetectorEvaluation:
                 with torch.no_grad():
                     logits = margin(moved)[0]
                 left = float(logits[0] - logits[1])
-                self._forwards += int(result.queries.sum()) if result.queries is not None else 0
                 if left < closest:
                     best, closest = moved, left
                 if left < 0:
@@ -244,7 +254,6 @@ class DetectorEvaluation:
             self.keep(position, goal, image[0], best[0], before, found)
 
     def _detect(self, image: Tensor) -> Detections:
-        self._forwards += 1
         with torch.no_grad():
             found = self.model(image)
         if not isinstance(found, Detections):

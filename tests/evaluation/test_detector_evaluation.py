@@ -174,6 +174,16 @@ def test_classes_that_find_nothing_are_doubted_in_red() -> None:
     assert [(f.name, f.light) for f in result.findings] == [("nothing-found", "red")]
 
 
+def test_every_image_through_the_model_is_counted() -> None:
+    """Those of the steps too: one clean, one attacked, and at least one a step and goal."""
+    task = prepare_detector_evaluation(detector(), scenes(2), "linf:0.01", attack="pgd", steps=5)
+    evaluation = task.start()
+    for _ in evaluation.run():
+        pass
+    assert evaluation.result()["forwards"] >= 2 * (1 + 3 * (1 + 5))
+    assert not evaluation.model._forward_hooks
+
+
 def test_a_torch_data_set_of_targets_is_taken() -> None:
     """As torchvision's detectors take it: float images, boxes and labels as tensors."""
     inner = scenes(3)
