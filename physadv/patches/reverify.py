@@ -98,7 +98,9 @@ def refuse_foreign_models(
             raise BundleError(
                 f'The card of "{bundle.folder}" names the model "{name}"',
                 "a bundle may name built-in models only, since a file or a module runs its code",
-                f"Name it yourself if you trust it: --model {name}",
+                f"Name it yourself if you trust it: --model {name}"
+                if ":" in name or Path(name).suffix
+                else "If you trust it, name the file or module that was attacked with --model",
             )
 
 
