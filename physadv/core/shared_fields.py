@@ -184,10 +184,12 @@ BackgroundPhotos = Annotated[
         default="made by code",
     ),
 ]
+PHOTOS_HELP = "Folder of photos, with labels.csv or boxes.csv; else the model labels them."
+"""Help of ``--photos`` wherever it stands."""
 ScenePhotos = Annotated[
     str | None,
     ConfigField(
-        "Folder of photos, with labels.csv or boxes.csv; else the model labels them.",
+        PHOTOS_HELP,
         "Scene",
         metavar="FOLDER",
         path=True,

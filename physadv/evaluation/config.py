@@ -147,3 +147,48 @@ class AttackConfig(SampleConfig):
         elif self.attack in WITHOUT_SPEED:
             unused["speed"] = f"{self.attack} is always plain"
         return unused
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCheckConfig(ModelSettings):
+    """Configuration of a model's examination.
+
+    Example:
+        >>> ModelCheckConfig(model="signs", photos="photos").limit
+        200
+    """
+
+    command: ClassVar[str] = "models-check"
+
+    model: Annotated[
+        str,
+        ConfigField("A name, a model file, or module:factory.", argument=True, code=True),
+    ]
+    weights: shared.ModelWeights = None
+    photos: Annotated[
+        str | None,
+        ConfigField(shared.PHOTOS_HELP, "Check", metavar="FOLDER", path=True, aliases=("images",)),
+    ] = None
+    data: Annotated[
+        str | None,
+        ConfigField(
+            shared.DATA_HELP, "Check", metavar="PATH", path=True, default="accuracy is not tested"
+        ),
+    ] = None
+    split: shared.DataSplit = "test"
+    labels: shared.ClassLabels = None
+    limit: shared.SampleLimit = 200
+    gradients: Annotated[
+        bool, ConfigField("Check as well that a gradient reaches the image.", "Check")
+    ] = True
+    page: Annotated[
+        str | None,
+        ConfigField("HTML page to write.", "Output", metavar="FILE", path=True, default="none"),
+    ] = None
+    device: shared.Device = "auto"
+
+    def without_use(self) -> dict[str, str]:
+        """Return the names of the fields that change nothing beside the others, and why."""
+        if self.data is not None:
+            return {}
+        return dict.fromkeys(("split", "labels", "limit"), "only --data has labeled images")

@@ -69,7 +69,7 @@ def test_list_groups_what_is_ready_fetchable_and_yours() -> None:
     assert groups["signs"] == "ready"
     assert groups["yolox-nano"] == "fetchable"
     assert "model.onnx" in [entry["form"] for entry in listed["yours"]]
-    for title in ("Ready", "Fetchable", "Yours", "models fetch yolox"):
+    for title in ("Ready", "Fetchable", "Yours"):
         assert title in result.output
 
 

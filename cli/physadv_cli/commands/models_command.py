@@ -3,20 +3,25 @@ model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from physadv.core.addresses import public_address
+from physadv.evaluation.config import ModelCheckConfig
 from physadv_cli import options
-from physadv_cli.runs import begin_report, code_typed, console
+from physadv_cli.configured import from_config
+from physadv_cli.runs import RunOptions, begin_report, code_typed, console, print_findings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from physadv.evaluation.model_check import Accuracy, PictureAnswer
     from physadv.models.cards import ModelCard
 
+_MOST_PHOTOS = 12
 _MANY = 8
 """Entries of a list from which the table shows the first four and the last."""
 
@@ -52,7 +57,7 @@ def register(app: typer.Typer, panel: str) -> None:
     models.command("show")(show)
     fetch.spellings = {"from": "source"}  # type: ignore[attr-defined]
     models.command("fetch")(fetch)
-    models.command("check")(check)
+    models.command("check")(from_config(check, ModelCheckConfig, out=None))
     app.add_typer(models, name="models", rich_help_panel=panel)
 
 
@@ -182,55 +187,102 @@ def fetch(
     run.finish({"name": name, "path": path, "fetched": True}, f"{name} is installed: {path}")
 
 
-def check(
-    model: Model,
-    weights: options.Weights = None,
-    trust: options.Trust = False,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            "--images",
-            help="Folder of photos to run the model on.",
-            metavar="FOLDER",
-            show_default="made by code",
-            rich_help_panel="Check",
-        ),
-    ] = None,
-    gradients: Annotated[
-        bool,
-        typer.Option(
-            help="Check as well that a gradient reaches the image.", rich_help_panel="Check"
-        ),
-    ] = True,
-    device: options.Device = "auto",
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Check that a model's outputs and gradients can be trusted, before an attack is run on it.
+def check(config: ModelCheckConfig, run: RunOptions) -> None:
+    """Check how a model reads images and what it answers, before an attack is run on it.
 
-    Example: physadv models check my_models:make --images photos/
+    Outputs, gradients, input size, normalization, parameters and speed are told; with --photos its
+    best classes on them, with --data its accuracy and whether it would be better with colors
+    swapped, another normalization or another order of classes. --page writes all of it, with the
+    pictures, as one HTML file.
+
+    Example: physadv models check my_models:make --photos photos/ --data test/ --page model.html
     """
     from physadv.defenses.load_model import load_model
+    from physadv.evaluation.data import open_samples
+    from physadv.evaluation.model_check import (
+        answer_pictures,
+        examine_accuracy,
+        model_facts,
+        picture_findings,
+    )
     from physadv.models.checks import check_model
     from physadv.models.loading import pick_device
 
-    run = begin_report("models check", json=json, quiet=quiet, verbose=verbose)
-    with code_typed([model], trust=trust):
-        loaded = load_model(model, weights=weights, device=device)
-    batch = _pictures(images).to(pick_device(device))
-    warnings = check_model(loaded, batch, gradients=gradients)
+    model = load_model(
+        config.model,
+        weights=config.weights,
+        device=config.device,
+        settings=config.model_settings,
+    )
+    gray = model.card.extra.get("channels") == 1
+    photos = _photos(config.photos, gray=gray)
+    batch = _probe(photos).to(pick_device(config.device))
+    warnings = check_model(model, batch, gradients=config.gradients)
+    answers = answer_pictures(model, photos)
+    findings = picture_findings(model, answers if config.photos else [])
+    accuracy = None
+    if config.data is not None and model.card.task == "classify":
+        samples = open_samples(
+            config.data,
+            model.card,
+            split=config.split,
+            limit=config.limit,
+            labels=config.labels,
+            count_classes=lambda image: model(image).shape[1],
+        )
+        accuracy, doubts = examine_accuracy(model, samples)
+        findings += doubts
+
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True, style="yellow")
-
-    verdict = f"{len(warnings)} warnings" if warnings else "outputs, shapes and gradients are sound"
-    result = {
-        "victim": model,
+    print_findings([finding.as_dict() for finding in findings])
+    facts = model_facts(model, batch[:1])
+    _print_facts(facts, answers if config.photos else [])
+    verdict = _verdict(warnings, len(findings), accuracy)
+    result: dict[str, Any] = {
+        "victim": config.model,
         "warnings": warnings,
-        "sha256": loaded.card.sha256,
+        "doubts": [finding.as_dict() for finding in findings],
+        "sha256": model.card.sha256,
         "images": batch.shape[0],
+        "facts": facts,
+        "answers": {a.name: [list(pair) for pair in a.answers] for a in answers},
+        "accuracy": accuracy and accuracy.as_dict(),
     }
-    run.finish(result, f"{model}: {verdict}.")
+    if config.page is not None:
+        from physadv.report.model_report import write_model_report
+
+        page = write_model_report(
+            config.page, config.model, facts, answers, warnings, findings, accuracy, verdict
+        )
+        result["page"] = page
+        verdict += f"\npage: {page}"
+    run.finish(result, f"{config.model}: {verdict}")
+
+
+def _verdict(warnings: Sequence[str], doubts: int, accuracy: Accuracy | None) -> str:
+    """What the examination shows, in a line; never that a model is good that was not tested."""
+    parts = [f"{len(warnings)} warnings"] if warnings else ["outputs can be used"]
+    if doubts:
+        parts.append(f"{doubts} doubts")
+    if accuracy is None:
+        parts.append("whether its answers are right was not tested: give --data with labels")
+    else:
+        parts.append(f"accuracy {accuracy.rate}")
+    return "; ".join(parts) + "."
+
+
+def _print_facts(facts: Mapping[str, str], answers: Sequence[PictureAnswer]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for heading, text in facts.items():
+        if text and text != "unknown":
+            table.add_row(heading, text)
+    for answer in answers:
+        best = ", ".join(f"{name} {value:.0%}" for name, value in answer.answers)
+        table.add_row(answer.name, best or "no box")
+    console.print(table)
 
 
 def _in_words(value: Any) -> str:
@@ -279,17 +331,33 @@ def _fetch(card: ModelCard, source: str | None) -> Path:
         return fetch_weights(card, source=source, progress=update)
 
 
-def _pictures(folder: Path | None) -> Tensor:
-    """Four photos at 240x320, or four pictures made by code."""
-    import torch
-
+def _photos(folder: str | None, *, gray: bool) -> dict[str, Tensor]:
+    """Photos of a folder by name, at most a dozen and of 640 px, or four pictures made by code."""
     from physadv.core.image_io import list_images, read_image, to_tensor
     from physadv.core.synthetic_backgrounds import synthetic_background
-    from physadv.models.resizing import InputResizing
+    from physadv.models.classifiers import resize_images
 
     if folder is None:
-        pictures = [synthetic_background(0, "check", i, height=240, width=320) for i in range(4)]
-        return torch.stack([to_tensor(picture) for picture in pictures])
-    files = list_images(folder)[:4]
+        made = [synthetic_background(0, "check", i, height=240, width=320) for i in range(4)]
+        photos = {f"made by code {i}": to_tensor(picture) for i, picture in enumerate(made)}
+    else:
+        photos = {file.name: read_image(file) for file in list_images(folder)[:_MOST_PHOTOS]}
+    for name, image in photos.items():
+        height, width = image.shape[-2:]
+        shrink = max(height, width) / 640
+        if shrink > 1:
+            size = max(1, round(height / shrink)), max(1, round(width / shrink))
+            photos[name] = resize_images(image[None], *size)[0].clamp(0, 1)
+    if gray:
+        return {name: image.mean(0, keepdim=True) for name, image in photos.items()}
+    return photos
+
+
+def _probe(photos: Mapping[str, Tensor]) -> Tensor:
+    """The first four photos at 240x320."""
+    import torch
+
+    from physadv.models.resizing import InputResizing
+
     resizing = InputResizing((240, 320))
-    return torch.cat([resizing(read_image(file)[None]) for file in files])
+    return torch.cat([resizing(image[None]) for image in list(photos.values())[:4]])
