@@ -20,6 +20,7 @@ from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed
 from physadv.models.detectors import non_maximum_suppression
+from physadv.models.load import is_built_in
 
 _TOP = 3
 _BATCH = 32
@@ -105,13 +106,14 @@ def model_facts(model: LoadedModel, image: Tensor) -> dict[str, str]:
     count = sum(p.numel() for p in model.parameters()) or sum(
         b.numel() for b in model.buffers() if b.is_floating_point()
     )
+    known = is_built_in(card.name)
     shown = list(card.classes[:6])
     names = f": {', '.join(shown)}{' ...' if len(card.classes) > 6 else ''}" if shown else ""
     return {
         "task": card.task,
         "input": "images of any size, as they come" if resizing is None else resizing.in_words(),
         "normalization": _normalization(net),
-        "stated by": str(card.extra.get("preprocessing", "its settings, or nothing")),
+        "stated by": "its card" if known else str(card.extra.get("preprocessing", "nothing")),
         "classes": f"{len(card.classes) or 'unnamed'}{names}",
         "parameters": f"{count:,}",
         "speed": f"{_milliseconds(model, image):.3g} ms an image, one at a time",
@@ -130,7 +132,7 @@ def _normalization(net: nn.Module) -> str:
         parts += [f"minus {_in_words(mean)}", f"divided by {_in_words(std)}"]
     order = "blue, green, red" if net.bgr else "red, green, blue"
     layout = "" if net.layout == "nchw" else ", channels last"
-    return f"{', '.join(parts) or 'none: images in [0, 1]'}; {order}{layout}"
+    return f"{', '.join(parts) or 'none before the network: [0, 1]'}; {order}{layout}"
 
 
 def _in_words(values: Sequence[float]) -> str:

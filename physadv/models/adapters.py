@@ -214,6 +214,7 @@ def _adapt_yolo(net: nn.Module, task: str) -> tuple[nn.Module, dict[str, Any]]:
         "antialias": False,
         "score_threshold": 0.25,
         "licence": "AGPL-3.0",
+        "preprocessing": "ultralytics' own",
     }
     adapted = YoloDetector(net, len(classes))
     return adapted, {**table, **({"resize": "stretch"} if adapted.is_detr else {})}
@@ -291,6 +292,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         # Presets of older releases, and those of a user's own, state fewer settings.
         "interpolation": str(getattr(getattr(shown, "interpolation", None), "value", "bilinear")),
         "antialias": bool(getattr(shown, "antialias", True)),
+        "preprocessing": "torchvision's transforms",
     }
     return net, {**table, **preprocessing}
 

@@ -194,6 +194,7 @@ def _load(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedMo
         return _load_black_box(text, weights, settings)
     if text.partition(":")[0] in FOREIGN and ":" in text:
         net, table = load_foreign(text, weights)
+        table |= _stated_by(settings, {}, str(table.get("preprocessing", "")))
         weights = weights or weights_named_in(text)
         sha256 = sha256_of(weights) if weights else ""
         return _wrap(net, {**table, **settings}, text, source=text, sha256=sha256)
@@ -401,7 +402,21 @@ def _load_file(path: Path, weights: Path | None, settings: dict[str, Any]) -> Lo
             "is no model file",
             "TorchScript, torch.export, ONNX or module:factory are read",
         )
-    return _wrap(net, {**table, **settings}, path.stem, sha256=sha256_of(path), source=str(path))
+    stated = _stated_by(settings, sidecar(path), str(table.get("preprocessing", "")), path.name)
+    table = {**table, **settings, **stated}
+    return _wrap(net, table, path.stem, sha256=sha256_of(path), source=str(path))
+
+
+def _stated_by(
+    settings: Mapping[str, Any], beside: Mapping[str, Any], own: str, file: str = ""
+) -> dict[str, str]:
+    """Who states how images are read, as an entry of the card: options, the file beside the model,
+    or what it was loaded by."""
+    keys = {*_PREPARED_KEYS, "input_size", "resize"}
+    parts = ["options"] if keys & settings.keys() else []
+    parts += [f"{file}.toml"] if keys & beside.keys() else []
+    parts += [own] if own else []
+    return {"preprocessing": ", ".join(parts)} if parts else {}
 
 
 def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:
@@ -419,4 +434,5 @@ def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> L
     net = found if fresh else _copied(found)
     if weights is not None:
         load_state(net, read_state(weights), name=text)
-    return _wrap(net, settings, text, source=text, sha256=sha256_of(weights) if weights else "")
+    table = {**settings, **_stated_by(settings, {}, "")}
+    return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")

@@ -113,7 +113,7 @@ def _open_yolox(path: Path) -> tuple[nn.Module, dict[str, Any]] | None:
         return None
     net, size = load_yolox(path)
     names = {"classes": COCO_CLASSES} if net.classes == len(COCO_CLASSES) else {}
-    table = {"task": "detect", "input_size": size, "score_threshold": 0.3}
+    table = {"task": "detect", "input_size": size, "score_threshold": 0.3, "preprocessing": "YOLOX"}
     return net, {**table, **names, **YOLOX_PREPROCESSING}
 
 
@@ -189,7 +189,7 @@ def _facts_asked(net: OnnxRuntimeModel) -> _Facts:
 
 def _table_of(facts: _Facts) -> dict[str, Any]:
     """Entries for the card of a file."""
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = {"preprocessing": "the ONNX file, which knows no mean and std"}
     sides = facts.shape[1:]
     last = len(sides) == 3 and sides[2] in (1, 3) and sides[0] not in (1, 3)
     if last:

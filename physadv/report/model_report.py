@@ -45,10 +45,11 @@ def write_model_report(
     Returns:
         Path of the page.
     """
+    shown = Path(name).name if Path(name).is_file() else name
     page = render_page(
         "model.html.j2",
-        title=f"Model: {name}",
-        name=name,
+        title=f"Model: {shown}",
+        name=shown,
         facts=facts,
         pictures=[_shown(answer) for answer in answers],
         warnings=warnings,

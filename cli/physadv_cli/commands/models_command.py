@@ -197,6 +197,7 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
 
     Example: physadv models check my_models:make --photos photos/ --data test/ --page model.html
     """
+    from physadv.core.errors import OptionError
     from physadv.defenses.load_model import load_model
     from physadv.evaluation.data import open_samples
     from physadv.evaluation.model_check import (
@@ -220,8 +221,12 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
     warnings = check_model(model, batch, gradients=config.gradients)
     answers = answer_pictures(model, photos)
     findings = picture_findings(model, answers if config.photos else [])
-    accuracy = None
-    if config.data is not None and model.card.task == "classify":
+    accuracy, detects = None, model.card.task == "detect"
+    if config.data is not None and detects:
+        raise OptionError(
+            "--data", "The accuracy of classifiers is tested here", "See `physadv evaluate -h`"
+        )
+    if config.data is not None:
         samples = open_samples(
             config.data,
             model.card,
@@ -238,7 +243,7 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
     print_findings([finding.as_dict() for finding in findings])
     facts = model_facts(model, batch[:1])
     _print_facts(facts, answers if config.photos else [])
-    verdict = _verdict(warnings, len(findings), accuracy)
+    verdict = _verdict(warnings, len(findings), accuracy, detects=detects)
     result: dict[str, Any] = {
         "victim": config.model,
         "warnings": warnings,
@@ -260,13 +265,16 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
     run.finish(result, f"{config.model}: {verdict}")
 
 
-def _verdict(warnings: Sequence[str], doubts: int, accuracy: Accuracy | None) -> str:
+def _verdict(
+    warnings: Sequence[str], doubts: int, accuracy: Accuracy | None, *, detects: bool
+) -> str:
     """What the examination shows, in a line; never that a model is good that was not tested."""
     parts = [f"{len(warnings)} warnings"] if warnings else ["outputs can be used"]
     if doubts:
         parts.append(f"{doubts} doubts")
     if accuracy is None:
-        parts.append("whether its answers are right was not tested: give --data with labels")
+        how = "see `physadv evaluate`" if detects else "give --data with labels"
+        parts.append(f"whether its answers are right was not tested: {how}")
     else:
         parts.append(f"accuracy {accuracy.rate}")
     return "; ".join(parts) + "."
