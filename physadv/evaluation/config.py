@@ -181,7 +181,7 @@ class ModelCheckConfig(ModelSettings):
     gradients: Annotated[
         bool, ConfigField("Check as well that a gradient reaches the image.", "Check")
     ] = True
-    page: Annotated[
+    html: Annotated[
         str | None,
         ConfigField("HTML page to write.", "Output", metavar="FILE", path=True, default="none"),
     ] = None

@@ -181,7 +181,7 @@ def test_the_program_writes_a_page_and_calls_nothing_sound_untested(tmp_path: Pa
     first = program(tmp_path, "models", "check", "mine:make", "--json")
     assert "not tested" in first.stderr
     assert "sound" not in first.stderr
-    words = ["--photos", "data/red", "--data", "data", "--page", "page.html", "--json"]
+    words = ["--photos", "data/red", "--data", "data", "--html", "page.html", "--json"]
     done = program(tmp_path, "models", "check", "mine:make", *words)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

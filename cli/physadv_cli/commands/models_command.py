@@ -192,10 +192,10 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
 
     Outputs, gradients, input size, normalization, parameters and speed are told; with --photos its
     best classes on them, with --data its accuracy and whether it would be better with colors
-    swapped, another normalization or another order of classes. --page writes all of it, with the
+    swapped, another normalization or another order of classes. --html writes all of it, with the
     pictures, as one HTML file.
 
-    Example: physadv models check my_models:make --photos photos/ --data test/ --page model.html
+    Example: physadv models check my_models:make --photos photos/ --data test/ --html model.html
     """
     from physadv.core.errors import OptionError
     from physadv.defenses.load_model import load_model
@@ -254,11 +254,11 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
         "answers": {a.name: [list(pair) for pair in a.answers] for a in answers},
         "accuracy": accuracy and accuracy.as_dict(),
     }
-    if config.page is not None:
+    if config.html is not None:
         from physadv.report.model_report import write_model_report
 
         page = write_model_report(
-            config.page, config.model, facts, answers, warnings, findings, accuracy, verdict
+            config.html, config.model, facts, answers, warnings, findings, accuracy, verdict
         )
         result["page"] = page
         verdict += f"\npage: {page}"
