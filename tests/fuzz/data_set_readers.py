@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz import mutations
-from fuzz.readers import _COCO, _VOC, _png, _reader, _texts, _written
+from fuzz.label_readers import COCO, VOC
+from fuzz.picture_readers import png_bytes
+from fuzz.reader_kit import registered, texts_of, written
 
 
-@_reader(
+@registered(
     "data.yaml of a detection set",
-    _texts(
+    texts_of(
         "train: ../train/images\nnc: 2\nnames: ['stop', 'yield']\n",
         "names:\n  0: stop\n  7: 'no'\npath: ..  # note\n",
         "a: &x {b: 1}\nnames: [*x, !!binary aGk=, ? {}]\n",
@@ -25,31 +27,31 @@ from fuzz.readers import _COCO, _VOC, _png, _reader, _texts, _written
 def _data_yaml(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_detection_dataset
 
-    _written(folder, "a.png", _png())
-    _written(folder, "a.txt", b"0 0.5 0.5 0.2 0.3\n")
-    return read_detection_dataset(_written(folder, "data.yaml", data))[0]
+    written(folder, "a.png", png_bytes())
+    written(folder, "a.txt", b"0 0.5 0.5 0.2 0.3\n")
+    return read_detection_dataset(written(folder, "data.yaml", data))[0]
 
 
-@_reader("detection set coco", _texts(_COCO), mutations.mutate_json, 2)
+@registered("detection set coco", texts_of(COCO), mutations.mutate_json, 2)
 def _coco_set(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_detection_dataset
 
-    _written(folder, "a.jpg", _png())
-    return read_detection_dataset(_written(folder, "boxes.json", data))[0]
+    written(folder, "a.jpg", png_bytes())
+    return read_detection_dataset(written(folder, "boxes.json", data))[0]
 
 
-@_reader("detection set voc", _texts(_VOC), mutations.mutate_text, 2)
+@registered("detection set voc", texts_of(VOC), mutations.mutate_text, 2)
 def _voc_set(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_detection_dataset
 
-    _written(folder, "a.jpg", _png())
-    _written(folder, "a.xml", data)
+    written(folder, "a.jpg", png_bytes())
+    written(folder, "a.xml", data)
     return read_detection_dataset(folder)[0]
 
 
-@_reader(
+@registered(
     "csv listing",
-    _texts(
+    texts_of(
         "path,label,split\na.png,stop,train\na.png,yield,test\n",
         "a.png;3\na.png;0\n",
         "ImageId\tPredictionString\na\tn01440764 1 2 3 4\n",
@@ -60,16 +62,16 @@ def _voc_set(folder: Path, data: bytes) -> object:
 def _csv_listing(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_dataset
 
-    _written(folder, "a.png", _png())
-    return read_dataset(_written(folder, "set.csv", data))[0]
+    written(folder, "a.png", png_bytes())
+    return read_dataset(written(folder, "set.csv", data))[0]
 
 
-@_reader("list of paths", _texts("a.png 1\na.png 0\n", "*.png\n"), mutations.mutate_text, 2)
+@registered("list of paths", texts_of("a.png 1\na.png 0\n", "*.png\n"), mutations.mutate_text, 2)
 def _path_list(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_dataset
 
-    _written(folder, "a.png", _png())
-    return read_dataset(_written(folder, "set.txt", data))[0]
+    written(folder, "a.png", png_bytes())
+    return read_dataset(written(folder, "set.txt", data))[0]
 
 
 def _shards() -> Sequence[bytes]:
@@ -78,7 +80,7 @@ def _shards() -> Sequence[bytes]:
     for suffix, label in kinds:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for name, data in (("000.png", _png()), (f"000.{suffix}", label)):
+            for name, data in (("000.png", png_bytes()), (f"000.{suffix}", label)):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
@@ -86,11 +88,11 @@ def _shards() -> Sequence[bytes]:
     return found
 
 
-@_reader("webdataset shard", _shards, mutations.mutate_bytes, 2)
+@registered("webdataset shard", _shards, mutations.mutate_bytes, 2)
 def _shard(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_dataset
 
-    return read_dataset(_written(folder, "train-000.tar", data))[0]
+    return read_dataset(written(folder, "train-000.tar", data))[0]
 
 
 def _columnar(kind: str) -> Sequence[bytes]:
@@ -98,7 +100,7 @@ def _columnar(kind: str) -> Sequence[bytes]:
     from pyarrow import parquet
 
     features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}
-    table = pyarrow.table({"image": [{"bytes": _png(), "path": "a"}] * 3, "label": [0, 1, 1]})
+    table = pyarrow.table({"image": [{"bytes": png_bytes(), "path": "a"}] * 3, "label": [0, 1, 1]})
     table = table.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
@@ -111,15 +113,15 @@ def _columnar(kind: str) -> Sequence[bytes]:
     return [buffer.getvalue()]
 
 
-@_reader("parquet set", lambda: _columnar("parquet"), mutations.mutate_bytes, 2)
+@registered("parquet set", lambda: _columnar("parquet"), mutations.mutate_bytes, 2)
 def _parquet(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_dataset
 
-    return read_dataset(_written(folder, "train.parquet", data))[2]
+    return read_dataset(written(folder, "train.parquet", data))[2]
 
 
-@_reader("arrow set", lambda: _columnar("arrow"), mutations.mutate_bytes, 2)
+@registered("arrow set", lambda: _columnar("arrow"), mutations.mutate_bytes, 2)
 def _arrow(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_dataset
 
-    return read_dataset(_written(folder, "train.arrow", data))[2]
+    return read_dataset(written(folder, "train.arrow", data))[2]
