@@ -29,6 +29,16 @@ WORDS = {
 }
 """Attacks in words."""
 
+SHORT = {
+    CLEAN: "no patch",
+    GRAY: "gray",
+    NOISE: "noise",
+    GRADIENT: "by gradient",
+    SQUARE: "by scores",
+    ADAPTIVE: "knows defense",
+}
+"""Attacks beside a figure."""
+
 BROWN = Paper("Brown et al.", 2017, "Adversarial patch", "arXiv:1712.09665")
 THYS = Paper(
     "Thys et al.",
@@ -54,14 +64,19 @@ def benchmark_page(config: PatchBenchmarkConfig, parts: PartRows) -> StudyPage:
     sections = PageSections()
     columns = tuple(parts)
     attacks = tuple(a for a in ATTACKS if any((part, a) in cells for part in columns))
-    sections.add(
-        "The table",
-        [
-            _matrix("ap50", "Average precision at overlap 0.5", cells, attacks, columns, config),
-            _matrix("found", "Objects found as deployed", cells, attacks, columns, config),
-            _table(cells, attacks, columns),
-        ],
-    )
+    for text in config.detector:
+        name = text.partition("=")[0]
+        own = tuple(part for part in columns if part.startswith(f"{name}+"))
+        sections.add(
+            name,
+            [
+                _matrix("ap50", f"AP50 of {config.object_class}", cells, attacks, own, name),
+                _matrix(
+                    "found", f"Share of {config.object_class} found", cells, attacks, own, name
+                ),
+            ],
+        )
+    sections.add("All rows", [_table(cells, attacks, columns)])
     sections.add("Patches", [_pictures(config)])
     return StudyPage(
         answer=_answer(cells, columns, config),
@@ -99,7 +114,7 @@ def _matrix(
     cells: dict[tuple[str, str], Cell],
     attacks: Sequence[str],
     columns: Sequence[str],
-    config: PatchBenchmarkConfig,
+    detector: str,
 ) -> Matrix:
     values, notes = [], []
     for attack in attacks:
@@ -119,15 +134,14 @@ def _matrix(
             below.append(span)
         values.append(tuple(line))
         notes.append(tuple(below))
-    where = "by attack and by detector + defense, each above its 95 % interval"
     return Matrix(
-        name,
-        f"{caption} ({config.object_class}), {where}",
-        tuple(WORDS[a] for a in attacks),
-        tuple(columns),
+        f"{name}-{stem_of(detector)}",
+        f"{caption}, {detector}, by patch and defense, each above its 95 % interval over photos",
+        tuple(SHORT[a] for a in attacks),
+        tuple(part.partition("+")[2].partition(":")[0] for part in columns),
         tuple(values),
-        "attack",
-        "detector + defense",
+        "patch",
+        "defense",
         notes=tuple(notes),
     )
 
