@@ -125,3 +125,23 @@ def _arrow(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_dataset
 
     return read_dataset(written(folder, "train.arrow", data))[2]
+
+
+def _columnar_boxes() -> Sequence[bytes]:
+    import pyarrow
+    from pyarrow import parquet
+
+    found = [{"bbox": [1.0, 2.0, 6.0, 5.0], "category": 1}, {"bbox": [0, 0, 3, 3], "category": 0}]
+    table = pyarrow.table(
+        {"image": [{"bytes": png_bytes(), "path": "a"}] * 2, "objects": [found, found[:1]]}
+    )
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return [buffer.getvalue()]
+
+
+@registered("parquet set with boxes", _columnar_boxes, mutations.mutate_bytes, 1)
+def _parquet_boxes(folder: Path, data: bytes) -> object:
+    from physadv.datasets.read import read_detection_dataset
+
+    return read_detection_dataset(written(folder, "train.parquet", data))[0]

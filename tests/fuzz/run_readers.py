@@ -92,6 +92,16 @@ def _evaluation_claim(folder: Path, data: bytes) -> object:
     return claim_folder(folder, settings)
 
 
+@registered("figures of a run", _record("evaluation/rows.jsonl"), mutations.mutate_json, 1)
+def _figures(folder: Path, data: bytes) -> object:
+    from physadv.report.run_comparison import read_figures
+
+    shutil.copytree(SEEDS / "evaluation", folder, dirs_exist_ok=True)
+    written(folder, "config.toml", b'command = "evaluate"\n')
+    written(folder, "rows.jsonl", data)
+    return read_figures(folder)
+
+
 @registered("visibility.json", _record("visibility.json"), mutations.mutate_json, 1)
 def _visibility(folder: Path, data: bytes) -> object:
     from physadv.patches.visibility import load_curves

@@ -94,19 +94,28 @@ _ELSEWHERE = {
     "code that the user named": {
         *("load_torchscript", "load_exported", "load_import_path", "load_foreign"),
     },
+    "models of other libraries, by their names there": {"load_hf", "load_timm"},
     "cameras and windows of this machine": {
         *("open_url", "open_displays", "read_settings"),
     },
     "runs of this program, and nets in memory": {
         *("open_run", "open_samples", "open_inputs", "read_logits", "decode_boxes"),
-        *("decode_scores", "decode_faces", "read_run_markers", "load_state", "load_optimizer"),
+        *(
+            "read_detections",
+            "decode_scores",
+            "decode_faces",
+            "read_run_markers",
+            "load_state",
+            "load_optimizer",
+        ),
         *("load_model", "load_undefended_model", "load_segmenter", "load_embedders"),
     },
     "callers of readers that are in the harness": {
         *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
         *("load_yolox", "load_yolox_weights", "load_embedder", "read_views", "read_photos"),
         *("load_scene_sources", "read_sign_folders", "load_photo_sources", "load_sign_sources"),
-        *("parse_models", "load_instance", "load_study_data", "open_black_box"),
+        *("parse_models", "load_instance", "load_study_data", "open_black_box", "read_once"),
+        *("open_onnx", "open_detection_samples"),
     },
 }
 """Functions of such names that the harness does not reach, and why not."""
