@@ -138,7 +138,15 @@ def exact_on(seed: int) -> None:
 def outcomes(count: int) -> Counter[str]:
     """What became of ``count`` graphs from the first seed on; the seeds are printed."""
     sys.stdout.write(f"random graphs of seeds {FIRST_SEED} to {FIRST_SEED + count - 1}\n")
-    return Counter(hold(seed) for seed in range(FIRST_SEED, FIRST_SEED + count))
+    return Counter(named_fate(seed) for seed in range(FIRST_SEED, FIRST_SEED + count))
+
+
+def named_fate(seed: int) -> str:
+    """What became of the graph of one seed, which an error of any kind names."""
+    try:
+        return hold(seed)
+    except RuntimeError as error:
+        raise AssertionError(f"PHYSADV_FUZZ_SEED={seed} failed: {error}") from error
 
 
 @pytest.mark.parametrize("seed", [643])
