@@ -22,12 +22,15 @@ _DECODERS = {
     "pypdfium2": {"PdfDocument"},
     "resvg_py": {"svg_to_bytes"},
     "onnx": {"load"},
+    "parquet": {"ParquetFile", "read_table", "read_schema"},
+    "ipc": {"open_file", "open_stream"},
 }
 """Calls that hand foreign bytes to a decoder, by their owner."""
 _DECODER_NAMES = {"safe_open", "load_file", "ZipFile", "PdfDocument", "svg_to_bytes", "imdecode"}
 """The same, imported by name."""
 _READERS = {
     "physadv/core/archive_files.py",
+    "physadv/core/columnar_files.py",
     "physadv/core/opencv_pictures.py",
     "physadv/core/pdf_drawing.py",
     "physadv/core/picture_files.py",
