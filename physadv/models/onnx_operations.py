@@ -164,9 +164,16 @@ def _slice(x: Tensor, *bounds: Tensor | None, s: Settings) -> Tensor:
     steps = (given[3] if len(given) > 3 else None) or [1] * len(starts)
     places: list[slice] = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if step < 1:
-            raise ValueError("Slice goes backward")
-        places[axis % x.ndim] = slice(start, end, step)
+        axis = axis % x.ndim
+        if step > 0:
+            places[axis] = slice(start, end, step)
+            continue
+        # Backward: the same places of the side turned round, and beyond its end at the front.
+        side = x.shape[axis]
+        first = min(start + side if start < 0 else start, side - 1)
+        last = max(end + side if end < 0 else end, -1)
+        x = x.flip(axis)
+        places[axis] = slice(side - 1 - first, side - 1 - last, -step)
     return x[tuple(places)]
 
 

@@ -21,6 +21,7 @@ from physadv.core.errors import ModelError
 from physadv.core.types import Detections
 from physadv.defenses.load_model import load_model
 from physadv.models.checks import check_model
+from physadv.models.hub_models import _hf_table
 from physadv.models.load import as_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,15 +189,56 @@ def test_module_factory_finds_them_too(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ("torchvision:fasterrcnn_resnet50_fpn", r"pip install 'physadv\[torchvision\]'"),
         ("ultralytics:nowhere/yolo11n.pt", "nothing is downloaded"),
+        ("timm:resnet50", r"pip install 'physadv\[timm\]'"),
+        ("timm:resnet50@nowhere.pth", "no such file"),
+        ("hf:nowhere", "nothing is downloaded"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(
     name: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the library, or without the file, one line tells how to get it."""
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    for library in ("torchvision.models", "timm", "transformers"):
+        monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ModelError, match=said):
         load_model(name)
+
+
+def test_transformers_missing_with_its_folder_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is judged before the library is asked for: another kind, no weights, a pickle."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["ViTForImageClassification"], "model_type": "vit"}')
+    with pytest.raises(ModelError, match="holds none of"):
+        load_model(f"hf:{tmp_path}")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickle of more than weights"):
+        load_model(f"hf:{tmp_path}")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pip install 'physadv\[hf\]'"):
+        load_model(f"hf:{tmp_path}")
+
+
+def test_preprocessing_of_transformers_is_read() -> None:
+    """Sizes, crops, means and factors of the processors of ViT, ConvNeXT, CLIP and RT-DETR."""
+    norm = {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    vit = _hf_table({"size": {"height": 64, "width": 48}, "resample": 3, **norm}, detects=False)
+    assert (vit["input_size"], vit["resize"], vit["interpolation"]) == (
+        (64, 48),
+        "stretch",
+        "bicubic",
+    )
+    assert (vit["mean"], vit["std"]) == ([0.5] * 3, [0.25] * 3)
+    convnext = {"size": {"shortest_edge": 224}, "crop_pct": 0.875}
+    found = _hf_table(convnext, detects=False)
+    assert (found["input_size"], found["short_side"]) == ((224, 224), 256)
+    crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+    found = _hf_table({"size": {"shortest_edge": 256}, **crop}, detects=False)
+    assert (found["input_size"], found["short_side"]) == ((224, 224), 256)
+    assert "input_size" not in _hf_table({"size": {"shortest_edge": 800}}, detects=True)
+    assert _hf_table({"do_rescale": False, "size": 32}, detects=False)["scale"] == 255
 
 
 def test_ultralytics_missing_with_its_file_here(

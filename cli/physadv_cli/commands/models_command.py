@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv.core.addresses import public_address
+from physadv.core.wording import count_noun
 from physadv.evaluation.config import ModelCheckConfig
 from physadv_cli import options
 from physadv_cli.configured import from_config
@@ -269,9 +270,9 @@ def _verdict(
     warnings: Sequence[str], doubts: int, accuracy: Accuracy | None, *, detects: bool
 ) -> str:
     """What the examination shows, in a line; never that a model is good that was not tested."""
-    parts = [f"{len(warnings)} warnings"] if warnings else ["outputs can be used"]
+    parts = [count_noun(len(warnings), "warning")] if warnings else ["outputs can be used"]
     if doubts:
-        parts.append(f"{doubts} doubts")
+        parts.append(count_noun(doubts, "doubt"))
     if accuracy is None:
         how = "see `physadv evaluate`" if detects else "give --data with labels"
         parts.append(f"whether its answers are right was not tested: {how}")
