@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-from physadv.core.archive_files import is_zip
+from physadv.core.archive_files import is_zip, open_zip
 from physadv.core.errors import ModelError
 
 _HDF5, _TFLITE = b"\x89HDF\r\n\x1a\n", b"TFL3"
@@ -61,9 +60,9 @@ def is_keras(path: Path) -> bool:
     if not is_zip(path):
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path, str(path), error=ModelError) as archive:
             return "model.weights.h5" in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except ModelError:
         return False
 
 
