@@ -88,7 +88,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure both embedders and write the table."""
+    """Measure the embedders and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared"
@@ -100,6 +100,7 @@ def main() -> None:
     embedders = [
         load_embedder("dlib"),
         load_embedder("mobilefacenet", weights=weights / "mobilefacenet_foamliu.pt"),
+        load_embedder("edgeface-xs", weights=weights / "edgeface_xs_q.pt"),
     ]
     people, embeddings = embed_all(
         embedders, chosen.shared / "data/faces", weights / "facedet_slim_biubug6.pth"

@@ -30,6 +30,9 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "par
 """Keys under which checkpoints hold the weights, the commonest first."""
 _COMPILED = "_orig_mod."
 """What torch.compile puts before the keys of the net, or of a part, that it compiled."""
+_PACKED = "_packed_params._packed_params"
+"""End of the key of a quantized linear layer, which holds its weight and its bias."""
+_QUANTIZATION = (_PACKED, "_packed_params.dtype", "scale", "zero_point")
 _ONNX_BEGINNING = b"\x08"
 """Key of the first field of an ONNX file, its version, a whole number from 1 to 127."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -84,7 +87,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             f"{file}", f"holds no state dict ({kind})", "save model.state_dict() and name that file"
         )
 
-    state = _unwrapped(_unpickle_weights(file), file)
+    state = _dequantized(_unwrapped(_unpickle_weights(file), file))
     if not _is_state(state):
         raise ModelError(
             f"{file}",
@@ -297,6 +300,24 @@ def pick_device(name: str | torch.device) -> torch.device:
             f"device {name}", f"not usable ({_first_line(error)})", "try --device cpu"
         ) from error
     return device
+
+
+def _dequantized(found: Any) -> Any:
+    """``found`` with the linear layers that torch's dynamic quantization packed as plain weights;
+    as it is where there are none."""
+    if not isinstance(found, Mapping) or not any(str(k).endswith(_PACKED) for k in found):
+        return found
+    state: dict[str, Any] = {}
+    for key, value in found.items():
+        layer = str(key).removesuffix(_PACKED)
+        if layer != key and isinstance(value, tuple) and len(value) == 2:
+            weight, bias = value
+            state[f"{layer}weight"] = weight.dequantize() if weight.is_quantized else weight
+            if bias is not None:
+                state[f"{layer}bias"] = bias.detach()
+    packed = {key.removesuffix("weight") for key in state if key.endswith("weight")}
+    beside = {f"{layer}{name}" for layer in packed for name in _QUANTIZATION}
+    return {k: v for k, v in found.items() if k not in beside} | state
 
 
 def _is_state(value: Any) -> bool:

@@ -19,7 +19,7 @@ from physadv.core.errors import (
     is_out_of_memory,
 )
 from physadv.core.files import refuse_unless_file, sha256_of, write_bytes
-from physadv.core.image_io import Array, list_images
+from physadv.core.image_io import IMAGE_SUFFIXES, Array, list_files, list_images
 from physadv.core.members import member_of
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.core.run_folder import UNASKED
@@ -30,6 +30,8 @@ MANIFEST = "cloak-manifest.jsonl"
 SETTINGS = "cloak-settings.json"
 """Written beside cloaked photos: with which embedders they were made, so that a check knows the
 held-out ones."""
+_RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw"})
+_VIDEO = frozenset({".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".webm"})
 _WRITING = "writing"
 """Status of a row whose photo is about to be written."""
 Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
@@ -114,6 +116,26 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
     ], target
 
 
+def list_unhandled(source: str | Path) -> list[tuple[str, str]]:
+    """Return the files under ``source`` that are no photos which can be cloaked, by name and kind:
+    "raw photo", "video" or "other file".
+
+    They stay as they are, faces in them unprotected.
+    """
+    root = Path(source)
+    if not root.is_dir():
+        return []
+    return [
+        (str(file.relative_to(root)), _kind_of(file.suffix.lower()))
+        for file in list_files(root)
+        if file.suffix.lower() not in IMAGE_SUFFIXES
+    ]
+
+
+def _kind_of(suffix: str) -> str:
+    return "raw photo" if suffix in _RAW else "video" if suffix in _VIDEO else "other file"
+
+
 def run_folder(
     jobs: Sequence[PhotoJob],
     folder: Path,
@@ -121,6 +143,8 @@ def run_folder(
     *,
     settings: dict[str, Any],
     keep_metadata: bool = False,
+    strip_dates: bool = False,
+    mark: bool = True,
     recall: Recall | None = None,
     overwrite: bool = False,
 ) -> Generator[PhotoOutcome]:
@@ -138,6 +162,8 @@ def run_folder(
         cloaker: Cloaks the pixels of one photo.
         settings: Everything the result depends on; another value redoes the photos.
         keep_metadata: Whether GPS, serial numbers and the like are kept.
+        strip_dates: Whether dates and times are left out.
+        mark: Whether a mark in each photo's metadata names the ``embedders`` of ``settings``.
         recall: Called for each cloaked photo, of this run or an earlier one, to remember its faces
             as they stand in the file: a resumed run goes on exactly as an undisturbed one.
         overwrite: Whether photos cloaked with other settings are replaced.
@@ -149,11 +175,13 @@ def run_folder(
         OptionError: ``folder`` holds photos cloaked with other settings, and ``overwrite`` is off.
         OSError: A row or a photo cannot be written.
     """
-    key = settings_key(settings, keep_metadata=keep_metadata)
+    carry = Carried(keep_metadata, strip_dates, settings.get("embedders", ()) if mark else ())
+    key = settings_key(settings, keep_metadata=keep_metadata, strip_dates=strip_dates, mark=mark)
     known, ours = _known(folder), _digests(folder)
     if not overwrite:
-        refuse_other_settings(jobs, folder, settings, keep_metadata=keep_metadata)
+        refuse_other_settings(jobs, folder, settings, key)
     originals = {job.source.resolve() for job in jobs}
+    targets = {job.target for job in jobs}
 
     for index, job in enumerate(jobs, 1):
         started = time.perf_counter()
@@ -161,7 +189,8 @@ def run_folder(
         try:
             old = _finished(job, folder, known.get(job.name), key)
             if old is None:
-                row, data = _one(job, folder, cloaker, key, keep_metadata, originals, ours)
+                taken = _taken(job, folder, known, targets)
+                row, data = _one(job, folder, cloaker, key, carry, originals, ours, taken)
                 row["seconds"] = round(time.perf_counter() - started, 3)
         except Exception as error:
             if not isinstance(error, PhysadvError | OSError) and not is_out_of_memory(error):
@@ -200,14 +229,33 @@ def run_folder(
         )
 
 
-def settings_key(settings: Mapping[str, Any], *, keep_metadata: bool) -> str:
-    """Return the key of ``settings`` and ``keep_metadata`` that a manifest keeps for each photo."""
-    text = json.dumps({**settings, "keep": keep_metadata}, sort_keys=True)
+@dataclass(frozen=True)
+class Carried:
+    """Metadata that cloaked files carry.
+
+    Attributes:
+        keep_metadata: Whether GPS, serial numbers and the like are kept.
+        strip_dates: Whether dates and times are left out.
+        embedders: Name and sha256 of the embedders that the mark names; none for no mark.
+    """
+
+    keep_metadata: bool = False
+    strip_dates: bool = False
+    embedders: Sequence[Mapping[str, str]] = ()
+
+
+def settings_key(
+    settings: Mapping[str, Any], *, keep_metadata: bool, strip_dates: bool, mark: bool
+) -> str:
+    """Return the key that a manifest keeps for each photo, of ``settings`` and of what its file
+    carries: ``keep_metadata``, ``strip_dates``, ``mark``."""
+    carried = {"keep": keep_metadata, "strip_dates": strip_dates, "mark": mark}
+    text = json.dumps({**settings, **carried}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def refuse_other_settings(
-    jobs: Sequence[PhotoJob], folder: Path, settings: Mapping[str, Any], *, keep_metadata: bool
+    jobs: Sequence[PhotoJob], folder: Path, settings: Mapping[str, Any], key: str
 ) -> None:
     """Refuse to replace photos that were cloaked with other settings.
 
@@ -215,12 +263,11 @@ def refuse_other_settings(
         jobs: Photos to cloak now.
         folder: Target folder with the manifest of earlier runs, if any.
         settings: Settings of this run.
-        keep_metadata: Whether this run keeps metadata.
+        key: Key of this run, as :func:`settings_key` makes it.
 
     Raises:
         OptionError: A photo among ``jobs`` stands there cloaked with other settings.
     """
-    key = settings_key(settings, keep_metadata=keep_metadata)
     known = _known(folder)
     other = [
         job.name
@@ -280,13 +327,16 @@ def _one(
     folder: Path,
     cloaker: Cloaker,
     key: str,
-    keep_metadata: bool,
+    carry: Carried,
     originals: set[Path],
     ours: Mapping[str, set[str]],
+    taken: set[Path],
 ) -> tuple[Row, bytes | None]:
     """The manifest's row for one photo and the bytes to be written, if any."""
     photo = read_photo(job.source)
     target = job.target.with_name(output_name(job.source, photo.suffix))
+    while target in taken:  # dup.gif becomes dup.gif.png, which may be a photo of its own
+        target = target.with_name(f"{target.stem}_cloaked{photo.suffix}")
     _refuse_foreign(target, folder, ours, originals)
     row: Row = {"source": job.name, "source_sha256": sha256_of(job.source), "settings": key}
 
@@ -297,13 +347,25 @@ def _one(
 
     if photo.full is None:  # 16 bits are made from the change; else the original's memory goes
         photo = replace(photo, rgb=work.rgb)
-    data = encode_photo(photo, work.rgb, keep_metadata=keep_metadata)
+    data = encode_photo(
+        photo,
+        work.rgb,
+        keep_metadata=carry.keep_metadata,
+        strip_dates=carry.strip_dates,
+        made_with=carry.embedders,
+    )
     row |= {
         "status": "cloaked",
         "output": str(target.relative_to(folder)),
         "lossless": photo.lossless,
     }
     return {**row, "output_sha256": hashlib.sha256(data).hexdigest()}, data
+
+
+def _taken(job: PhotoJob, folder: Path, known: Mapping[str, Row], targets: set[Path]) -> set[Path]:
+    """Names that belong to other photos: their targets, and what the manifest says they became."""
+    outputs = {str(row.get("output", "")) for name, row in known.items() if name != job.name}
+    return (targets - {job.target}) | {folder / name for name in outputs if name}
 
 
 def _failed(job: PhotoJob, error: Exception, before: Row) -> Row:
@@ -341,6 +403,14 @@ def _refuse_foreign(
 def _known(folder: Path) -> dict[str, Row]:
     """The newest row of each photo, of an earlier run."""
     return {row["source"]: row for row in _rows(folder)}
+
+
+def written_digests(folder: str | Path) -> frozenset[str]:
+    """Return the sha256 of every file that runs into ``folder`` wrote, as its manifest lists them.
+
+    Raises DataError where the manifest is not one of a cloak.
+    """
+    return frozenset(digest for each in _digests(Path(folder)).values() for digest in each)
 
 
 def _digests(folder: Path) -> dict[str, set[str]]:

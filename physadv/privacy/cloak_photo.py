@@ -13,7 +13,7 @@ import numpy.typing as npt
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array, save_png
-from physadv.models.faces.embedders import FaceEmbedder, load_embedders
+from physadv.models.faces.embedders import FaceEmbedder, load_surrogates
 from physadv.models.faces.face_detection import FaceFinder, default_finders
 from physadv.privacy.cloak_faces import CloakMode, mode_named
 from physadv.privacy.photo_cloaker import PhotoCloaker
@@ -67,7 +67,7 @@ def cloak_photo(
         photo: File of the photo, or its pixels (h, w, 3) uint8 RGB.
         mode: "low", "mid" or "high": how visible the cloak may be; or own limits.
         embedders: Face embedders to optimize against, or their names; None for all whose weights
-            are at hand.
+            are at hand but one, which stays out to judge.
         weights: Weights files by the name of their embedder.
         finders: Face detectors; None for those at hand.
         out: File to write the cloaked photo to: in the format of the photo's own file, without
@@ -106,11 +106,12 @@ def cloak_photo(
     if not faces:
         return CloakResult(pixels.copy(), (), (*notes, "no face was found"))
 
-    cloaker.embedders = load_embedders(embedders or (), weights, device=device)
+    cloaker.embedders = load_surrogates(embedders or (), weights, device=device)[0]
     name = "photo" if loaded is None else loaded.path.name
     done = cloaker.cloak(pixels, name, faces)
     if target is not None:
-        _write(target, loaded, done.rgb, keep_metadata)
+        made_with = [{"name": e.card.name, "sha256": e.card.sha256} for e in cloaker.embedders]
+        _write(target, loaded, done.rgb, keep_metadata, made_with)
     return CloakResult(done.rgb, tuple(done.faces), (*notes, *done.notes), target)
 
 
@@ -131,9 +132,17 @@ def _target(out: str | Path, photo: Any) -> Path:
     return target
 
 
-def _write(target: Path, loaded: LoadedPhoto | None, rgb: Array, keep_metadata: bool) -> None:
-    """The photo in its own format, or an array as PNG."""
+def _write(
+    target: Path,
+    loaded: LoadedPhoto | None,
+    rgb: Array,
+    keep_metadata: bool,
+    made_with: Sequence[Mapping[str, str]],
+) -> None:
+    """The photo in its own format, with the mark of its cloak, or an array as PNG."""
     if loaded is None:
         save_png(target, rgb)
     else:
-        write_bytes(target, encode_photo(loaded, rgb, keep_metadata=keep_metadata))
+        write_bytes(
+            target, encode_photo(loaded, rgb, keep_metadata=keep_metadata, made_with=made_with)
+        )

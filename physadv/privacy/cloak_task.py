@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from physadv.models.faces.embedders import load_embedders
+from physadv.models.faces.embedders import load_surrogates
 from physadv.models.faces.face_detection import default_finders
 from physadv.privacy.batch import (
     SETTINGS,
@@ -15,6 +15,7 @@ from physadv.privacy.batch import (
     plan_jobs,
     refuse_other_settings,
     run_folder,
+    settings_key,
 )
 from physadv.privacy.cloak_faces import mode_named
 from physadv.privacy.config import CloakConfig
@@ -30,6 +31,7 @@ class CloakTask:
         jobs: The photos, each with its target file.
         folder: Folder of the cloaked photos.
         cloaker: Detects and cloaks the faces of one photo.
+        judge: Name of a recognizer at hand that has no part in the cloak; None where all have.
 
     Example:
         >>> def cloak_album(folder):  # needs the extra `faces`
@@ -42,6 +44,7 @@ class CloakTask:
     jobs: list[PhotoJob]
     folder: Path
     cloaker: PhotoCloaker
+    judge: str | None = None
 
     @classmethod
     def from_config(cls, config: CloakConfig, out: str | Path | None = None) -> CloakTask:
@@ -56,9 +59,11 @@ class CloakTask:
         """
         jobs, folder = plan_jobs(config.photos, out)
         finders = default_finders(config.detector_weights)
-        embedders = load_embedders(config.embedder, config.weights_files, device=config.device)
+        embedders, judge = load_surrogates(
+            config.embedder, config.weights_files, device=config.device
+        )
         cloaker = PhotoCloaker(finders, embedders, mode_named(config.mode), seed=config.seed)
-        return cls(config, jobs, folder, cloaker)
+        return cls(config, jobs, folder, cloaker, judge)
 
     def prepare(self, *, overwrite: bool = False) -> None:
         """Learn the decoys, and check that no other result stands in the folder.
@@ -69,12 +74,19 @@ class CloakTask:
         if self.config.decoys is not None:
             self.cloaker.learn_others(self.config.decoys)
         if not overwrite:
+            settings = cloaker_settings(self.cloaker)
             refuse_other_settings(
                 self.jobs,
                 self.folder,
-                cloaker_settings(self.cloaker),
-                keep_metadata=self.config.keep_metadata,
+                settings,
+                settings_key(settings, **self._carried),
             )
+
+    @property
+    def _carried(self) -> dict[str, bool]:
+        """Options of what the files carry."""
+        names = ("keep_metadata", "strip_dates", "mark")
+        return {name: getattr(self.config, name) for name in names}
 
     def run(self, *, overwrite: bool = False) -> Generator[PhotoOutcome]:
         """Cloak photo by photo and yield after each; what an earlier run finished is skipped.
@@ -87,7 +99,7 @@ class CloakTask:
             self.folder,
             self.cloaker,
             settings=settings,
-            keep_metadata=self.config.keep_metadata,
+            **self._carried,
             recall=self.cloaker.recall,
             overwrite=overwrite,
         )

@@ -16,10 +16,10 @@ MODE_NAMES = ("low", "mid", "high")
 EmbedderNames = Annotated[
     tuple[str, ...],
     ConfigField(
-        "Face recognizer: dlib, mobilefacenet or a descriptor .toml; may repeat.",
+        "Face recognizer: dlib, mobilefacenet, edgeface-xs or a descriptor .toml; may repeat.",
         "Model",
         metavar="NAME",
-        default="all at hand",
+        default="all at hand; a cloak leaves one out, to judge it",
     ),
 ]
 """``--embedder`` wherever it stands."""
@@ -73,6 +73,16 @@ class CloakConfig(Config):
         bool,
         ConfigField("Keep GPS, serial numbers and captions, which are left out else.", "Output"),
     ] = False
+    strip_dates: Annotated[
+        bool, ConfigField("Leave out dates and times too; --keep-metadata keeps no date.", "Output")
+    ] = False
+    mark: Annotated[
+        bool,
+        ConfigField(
+            "Name the recognizers of the cloak in each photo's metadata, for `cloak check`.",
+            "Output",
+        ),
+    ] = True
     embedder: EmbedderNames = ()
     embedder_weights: EmbedderWeights = ()
     detector_weights: shared.DetectorWeights = None

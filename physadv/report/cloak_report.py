@@ -28,6 +28,8 @@ ROLES = {
     "held-out": "held out: the cloak was not made with it",
     "surrogate": "the cloak was made with it",
     "unknown": "it is not known whether the cloak was made with it",
+    "suspect": "as blind to these photos as only a recognizer is that the cloak was made with",
+    "copy": "the same net as another recognizer here",
 }
 KINDS = {
     "cross photo": "with another photo of the same person",

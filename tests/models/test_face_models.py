@@ -16,7 +16,13 @@ from torch import nn
 from physadv.core.errors import ModelError
 from physadv.core.image_io import list_images, read_rgba, to_tensor
 from physadv.models.faces import embedders as embedders_module
-from physadv.models.faces.embedders import DLIB, MOBILEFACENET, embedding_similarity, load_embedder
+from physadv.models.faces.embedders import (
+    DLIB,
+    EDGEFACE,
+    MOBILEFACENET,
+    embedding_similarity,
+    load_embedder,
+)
 from physadv.models.faces.face_detection import (
     TEMPLATES,
     DetectedFace,
@@ -131,7 +137,12 @@ def test_photos_of_one_person_match(shared_data: Path, slim_file: Path) -> None:
         for p in sorted((shared_data / "faces" / name).iterdir())[:4]
     ]
     people = np.array([p.parent.name for p in paths])
-    for embedder in (load_embedder("dlib"), load_embedder("mobilefacenet", weights=weights)):
+    edgeface = shared_data / "weights" / "edgeface_xs_q.pt"
+    for embedder in (
+        load_embedder("dlib"),
+        load_embedder("mobilefacenet", weights=weights),
+        load_embedder("edgeface-xs", weights=edgeface),
+    ):
         rows = []
         for path in paths:
             rgb = read_rgba(path)[..., :3]
@@ -152,7 +163,7 @@ def test_cards_match_the_committed_measurement() -> None:
     """Accuracy and thresholds on the cards are those of the committed measurement."""
     table = Path(__file__).resolve().parents[2] / "benchmarks" / "cloak_embedders.json"
     for row in json.loads(table.read_text(encoding="utf-8")):
-        card = {"dlib": DLIB, "mobilefacenet": MOBILEFACENET}[row["embedder"]]
+        card = {e.name: e for e in (DLIB, MOBILEFACENET, EDGEFACE)}[row["embedder"]]
         assert f"{100 * row['accuracy']['rate']:.1f} %" in card.accuracy
         for far, threshold in card.thresholds.items():
             assert threshold == pytest.approx(row["thresholds"][str(far)], abs=6e-4)

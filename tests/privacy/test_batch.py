@@ -19,9 +19,11 @@ from physadv.privacy.batch import (
     CloakedPhoto,
     PhotoOutcome,
     PixelReader,
+    list_unhandled,
     plan_jobs,
     run_folder,
 )
+from physadv.privacy.check.pairs import match_files
 from physadv.privacy.photo_io.photo import read_photo
 
 SETTINGS = {"mode": "low"}
@@ -366,3 +368,38 @@ def test_a_pipe_among_the_outputs_is_no_hang(photos: Path) -> None:
     done = {d.job.name: d for d in run(photos, FakeCloaker())}
     assert "is a pipe" in done["a.png"].notes[0]
     assert [d.status for d in done.values()].count("cloaked") == 3
+
+
+@pytest.mark.parametrize("first", ["dup.gif", "dup.gif.png"])
+def test_photos_whose_outputs_have_one_name_are_both_kept(tmp_path: Path, first: str) -> None:
+    """dup.gif becomes a PNG, but not in the place of dup.gif.png, whichever is done first; a second
+    run changes nothing, and the check finds the copy of each."""
+    photos, names = tmp_path / "photos", ("dup.gif", "dup.gif.png")
+    photos.mkdir()
+    for value, name in enumerate(sorted(names, key=lambda n: n != first)):
+        Image.fromarray(np.full((20, 30, 3), 60 + 90 * value, np.uint8)).save(photos / name)
+        run(photos, FakeCloaker())
+    out = tmp_path / "photos-cloaked"
+    written = {p.name: p.read_bytes() for p in out.glob("*.png")}
+    assert len(written) == 2
+    assert {d.status for d in run(photos, FakeCloaker())} == {"already done"}
+    assert {p.name: p.read_bytes() for p in out.glob("*.png")} == written
+
+    pairs, foreign = match_files(photos, out)
+    assert not foreign
+    for pair in pairs:
+        assert pair.cloaked is not None
+        before, after = read_photo(pair.original).rgb, read_photo(pair.cloaked).rgb
+        assert np.array_equal(before[5:], after[5:])
+
+
+def test_files_that_are_no_photos_are_listed(tmp_path: Path) -> None:
+    """Raw photos and videos may show faces: they are named, with their kind; photos are not."""
+    for name in ("a.jpg", "b.DNG", "trip/c.MOV", "d.jfif", "e.mpo", "notes.txt", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert dict(list_unhandled(tmp_path)) == {
+        "b.DNG": "raw photo",
+        "notes.txt": "other file",
+        "trip/c.MOV": "video",
+    }

@@ -369,3 +369,56 @@ def test_a_size_that_a_format_cannot_hold_is_named(
     wide = replace(photo, rgb=long, options={"format": format_name})
     with pytest.raises(ImageError, match=rf"{width}x2 px: {format_name} takes none"):
         encode_photo(wide, long)
+
+
+@pytest.mark.parametrize("tag", [0x02BC, 0x8649, 0x83BB, 0xC634, 0x927C])
+def test_blocks_that_may_show_the_bare_face_never_survive(tmp_path: Path, tag: int) -> None:
+    """XMP, Photoshop's, IPTC's and DNG's blocks of a TIFF, and a maker note with a preview, go even
+    where metadata are kept: they may hold a thumbnail of the face as it was."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(24, 32)).save(buffer, "JPEG")
+    table = Image.Exif()
+    table[0x0110] = "Model X"
+    block = b"8BIM\x04\x0c" + buffer.getvalue()
+    if tag == 0x927C:
+        table.get_ifd(0x8769)[tag] = block
+    else:
+        table[tag] = block
+    path = written(tmp_path, "tif", picture(), exif=table)
+    assert block[:200] in path.read_bytes()
+    photo = read_photo(path)
+    for keep in (False, True):
+        data = encode_photo(photo, photo.rgb, keep_metadata=keep)
+        assert block[6:200] not in data
+        assert Image.open(io.BytesIO(data)).getexif()[0x0110] == "Model X"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_dates_go_on_demand(tmp_path: Path, suffix: str) -> None:
+    """With or without the other metadata, no date is left; the model of the camera is."""
+    photo = read_photo(written(tmp_path, suffix, picture(), exif=exif(6, private=True)))
+    for keep in (False, True):
+        data = encode_photo(photo, photo.rgb, keep_metadata=keep, strip_dates=True)
+        assert b"2024:05:06" not in data
+        assert Image.open(io.BytesIO(data)).getexif()[0x0110] == "Model X"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name"),
+    [
+        (".avif", "a.avif.png"),
+        (".jfif", "a.jfif"),
+        (".jpe", "a.jpe"),
+        (".jp2", "a.jp2.png"),
+        (".mpo", "a.mpo.jpg"),
+    ],
+)
+def test_rarer_formats_are_read_and_named(tmp_path: Path, suffix: str, name: str) -> None:
+    """JPEGs by other names keep them; what is not written back is named after what it becomes."""
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(picture()).save(path)
+    photo = read_photo(path)
+    assert output_name(path, photo.suffix) == name
+    out = tmp_path / "out" / name
+    save_photo(out, photo, photo.rgb)
+    assert read_photo(out).rgb.shape == photo.rgb.shape

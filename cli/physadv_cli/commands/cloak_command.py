@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from physadv.privacy.batch import PhotoOutcome
     from physadv.privacy.cloak_task import CloakTask
 
+_NAMED = 5
+"""Files that a summary names before it breaks off."""
 _CALM_THREADS = 2
 """Small networks are far slower on more threads than there are free cores."""
 
@@ -57,6 +60,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     """
     from physadv.core.run_folder import refuse_other_run
     from physadv.core.torch_threads import calm_threads
+    from physadv.privacy.batch import list_unhandled
     from physadv.privacy.cloak_task import CloakTask
 
     with calm_threads(run.threads or 0):
@@ -76,6 +80,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
         "out": task.folder,
         "mode": config.mode,
         "embedders": [e.card.name for e in task.cloaker.embedders],
+        "judge": task.judge,
+        "left_as_they_are": dict(list_unhandled(config.photos)),
     }
     run.finish(result, _cloak_summary(result, task.folder, config.photos))
     if not result["cloaked"] and not result["already done"]:
@@ -151,8 +157,32 @@ def _report_check(folder: Path, table: Mapping[str, Any], run: RunOptions) -> No
 
     report = write_cloak_report(folder, table)
     verdict = table["verdict"]
-    words = [f"{verdict['light']}: {verdict['words']}.", *verdict["reasons"], f"report: {report}"]
+    words = [
+        f"{verdict['light']}: {verdict['words']}.",
+        *verdict["reasons"],
+        *_figures(table),
+        f"report: {report}",
+    ]
     run.finish({**table, "report": report}, "\n".join(words))
+
+
+def _figures(table: Mapping[str, Any]) -> list[str]:
+    """The figures behind a verdict, a line a recognizer: its worst channel with the interval."""
+    worst = table["verdict"].get("worst")
+    lines = [f"in figures, {worst}:"] if worst else []
+    for recognizer in table["recognisers"]:
+        findings = [
+            f for f in table["verdict"]["findings"] if f["recogniser"] == recognizer["name"]
+        ]
+        if not findings:
+            continue
+        least = max(findings, key=lambda f: (f["rate"]["rate"], f["rate"]["high"]))
+        low, high = (f"{100 * least['rate'][end]:.0f}" for end in ("low", "high"))
+        lines.append(
+            f"  {recognizer['name']} ({recognizer['role']}), {least['question']}: "
+            f"{least['words']} ({low} to {high} %)"
+        )
+    return lines
 
 
 def _dry_run(task: CloakTask, run: RunOptions) -> None:
@@ -239,5 +269,19 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")
+    if rest := result["left_as_they_are"]:
+        kinds = Counter(rest.values())
+        counted = ", ".join(_count(number, kind) for kind, number in sorted(kinds.items()))
+        first = ", ".join(list(rest)[:_NAMED])
+        more = ", ..." if len(rest) > _NAMED else ""
+        lines.append(f"left as they are, not protected: {counted} ({first}{more})")
+    made = " and ".join(result["embedders"])
+    if result["judge"] is None:
+        lines.append(
+            f"made with {made}: no other recognizer is at hand to judge it; `physadv models fetch "
+            "edgeface-xs` brings one"
+        )
+    else:
+        lines.append(f"made with {made}; {result['judge']} had no part in it and can judge it")
     lines.append(f"How well it worked: physadv cloak check {folder} --originals {photos}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.tables import parse_table, read_table
 from physadv.models.architectures.dlib_resnet import load_dlib_resnet
+from physadv.models.architectures.edgeface import EdgeFace, merge_low_rank
 from physadv.models.architectures.mobilefacenet import MobileFaceNet, fold_batch_norms
 from physadv.models.cards import ModelCard
 from physadv.models.faces.face_detection import SLIM_CARD, Alignment, model_file
@@ -174,7 +175,31 @@ MOBILEFACENET_FILE = ModelCard(
     urls=("https://github.com/foamliu/MobileFaceNet/releases/download/v1.0/mobilefacenet.pt",),
     extra={"size_bytes": 4135271},
 )
-FETCHABLE = {card.name: card for card in (MOBILEFACENET_FILE, SLIM_CARD)}
+EDGEFACE = EmbedderCard(
+    name="edgeface-xs",
+    size=112,
+    dimension=512,
+    thresholds={0.01: 0.2, 0.001: 0.3},
+    licence="for research (code BSD-3-Clause)",
+    accuracy="not measured",
+    source="https://github.com/yayoimizuha/face_recognition_train, int8 weights of Idiap's "
+    "EdgeFace-XS (George et al., 2024)",
+    sha256="a31314377876ab9fa2a75e5638bc528efe79fd17d5c9c0a228fb7f846d7581a6",
+)
+_EDGEFACE_COMMIT = "3e631e35bf207a09aa2af79239961cfb14248c0a"
+EDGEFACE_FILE = ModelCard(
+    name="edgeface-xs",
+    licence=EDGEFACE.licence,
+    source=EDGEFACE.source,
+    data="WebFace, of which the publisher allows research",
+    sha256=EDGEFACE.sha256,
+    urls=(
+        "https://raw.githubusercontent.com/yayoimizuha/face_recognition_train/"
+        f"{_EDGEFACE_COMMIT}/checkpoints/edgeface_xs_q.pt",
+    ),
+    extra={"size_bytes": 2993451},
+)
+FETCHABLE = {card.name: card for card in (MOBILEFACENET_FILE, EDGEFACE_FILE, SLIM_CARD)}
 """For ``models fetch``: weights' files that are no models under test."""
 
 
@@ -184,8 +209,8 @@ def load_embedder(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> FaceEmbedder:
-    """Load a face embedder by name ("dlib", "mobilefacenet") or by a descriptor, a TOML file of
-    about ten lines.
+    """Load a face embedder by name ("dlib", "mobilefacenet", "edgeface-xs") or by a descriptor, a
+    TOML file of about ten lines.
 
     A descriptor names the fields of :class:`EmbedderCard` (``threshold`` and ``far`` may stand for
     ``thresholds``), and its net: ``weights`` (TorchScript or torch.export, relative to itself), or
@@ -264,6 +289,40 @@ def load_embedders(
     ]
 
 
+def load_surrogates(
+    names: Sequence[str | FaceEmbedder] = (),
+    weights: Mapping[str, str | Path] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+) -> tuple[list[FaceEmbedder], str | None]:
+    """Load the embedders to make a cloak with: those named, or all at hand but one, which stays out
+    to judge.
+
+    Args:
+        names: Names or descriptor files; embedders that are loaded already pass through.
+        weights: Weights files by the name of their embedder.
+        device: Torch device, or "auto".
+
+    Returns:
+        At least one embedder, and the name of one at hand that had no part; None where there is
+        none.
+
+    Raises:
+        ModelError: A name is unknown, or no embedder is at hand.
+    """
+    at_hand = list(dict.fromkeys([*available_embedders(), *(weights or {})]))
+    judge = next((name for name in _JUDGES if name in at_hand and len(at_hand) > 1), None)
+    if names:
+        named = {each if isinstance(each, str) else each.card.name for each in names}
+        others = [name for name in at_hand if name not in named]
+        judge = next((name for name in (*_JUDGES, *others) if name in others), None)
+        return load_embedders(names, weights, device=device), judge
+
+    files = {name: file for name, file in (weights or {}).items() if name != judge}
+    chosen = [name for name in at_hand if name != judge]
+    return load_embedders(chosen, files, device=device), judge
+
+
 def available_embedders() -> list[str]:
     """Return the names of the built-in embedders whose weights are here, in order of preference."""
     available = []
@@ -291,10 +350,24 @@ def _mobilefacenet(weights: Path | None) -> FaceEmbedder:
     return FaceEmbedder(fold_batch_norms(net.eval()), _true_of(MOBILEFACENET, file))
 
 
+def _edgeface(weights: Path | None) -> FaceEmbedder:
+    file = weights or cached_weights(EDGEFACE_FILE)
+    if file is None:
+        remedy = "`physadv models fetch edgeface-xs` (3 MB, for research), or give the file"
+        raise ModelError("embedder edgeface-xs", "its weights are not here", remedy)
+    net = EdgeFace()
+    load_state(net, merge_low_rank(read_state(file)), name="edgeface-xs")
+    return FaceEmbedder(net.eval(), _true_of(EDGEFACE, file))
+
+
 _KNOWN: dict[str, Callable[[Path | None], FaceEmbedder]] = {
     "dlib": _dlib,
     "mobilefacenet": _mobilefacenet,
+    "edgeface-xs": _edgeface,
 }
+_JUDGES = ("edgeface-xs", "dlib")
+"""Recognizers that stay out of a cloak to judge it, where another is at hand: the first of them.
+The weights of the first are for research, and dlib's gradients transfer least."""
 
 
 def _true_of(card: EmbedderCard, file: Path) -> EmbedderCard:

@@ -17,6 +17,8 @@ from physadv.privacy.photo_io.photo import read_photo
 # What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png,
 # photo.jpg.png
 _ADDED = re.compile(r"(_(low|mid|high|min))?_(cloaked|attacked|protected)$|-cloaked$")
+_Copies = dict[str, dict[str, Path]]
+"""Cloaked files by their key, and by their relative name within it."""
 CONTEXT = 0.6
 """How much of the face's side is kept around it: enough for a detector, little enough for flat
 memory."""
@@ -84,20 +86,22 @@ def match_files(
         else set()
     )
 
-    copies: dict[str, Path] = {}
+    copies: _Copies = {}
     if cloaked is not None:
         cloaked_root = Path(cloaked)
-        copies = {
-            _key(p, cloaked_root): p
-            for p in list_images(cloaked_root)
-            if not p.name.startswith(".")
-        }
+        for copy in list_images(cloaked_root):
+            if not copy.name.startswith("."):
+                relative = copy.relative_to(cloaked_root) if cloaked_root.is_dir() else copy.name
+                group = copies.setdefault(_key(copy, cloaked_root), {})
+                group[str(relative).casefold()] = copy
 
+    # dup.gif and dup.gif.png have one key: those whose names say more are matched first.
+    exact = {path: _take(copies, path, root, key) for path, key in keys.items()}
     pairs = []
     for path, key in keys.items():
         parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
         person = parts[0] if folders and len(parts) > 1 else root.resolve().name
-        pairs.append(PhotoPair(person, path, copies.pop(key, None)))
+        pairs.append(PhotoPair(person, path, exact[path] or _pop(copies, key)))
 
     if cloaked is not None and not any(p.cloaked for p in pairs):
         raise ImageError(
@@ -105,7 +109,24 @@ def match_files(
             f"no file has the name of one in {originals}",
             "Name the folders that belong together",
         )
-    return pairs, list(copies.values())
+    return pairs, [copy for group in copies.values() for copy in group.values()]
+
+
+def _take(copies: _Copies, path: Path, root: Path, key: str) -> Path | None:
+    """The copy of the original's very name, or of its whole name with a suffix added."""
+    group = copies.get(key, {})
+    name = str(path.relative_to(root) if root.is_dir() else path.name).casefold()
+    if name in group:
+        return group.pop(name)
+    for copied in list(group):
+        if _ADDED.sub("", str(Path(copied).with_suffix(""))) == name:
+            return group.pop(copied)
+    return None
+
+
+def _pop(copies: _Copies, key: str) -> Path | None:
+    group = copies.get(key, {})
+    return group.pop(next(reversed(group))) if group else None
 
 
 def _key(path: Path, root: Path) -> str:

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from physadv.core.lights import Light, worst_light
-from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 
 SAFE, LOST = 0.2, 0.5
 """Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was
 matched."""
+JUDGES = 2
+"""Recognizers known to have had no part in the cloak that green takes."""
 _WORDS = {
     "green": "protected against what was tested",
     "amber": "partly protected",
     "red": "not protected",
 }
-UNTOLD, FEW, OWN = (
+UNTOLD, FEW, OWN, PREPARED = (
     "nothing could be told",
     "too few photos to tell",
-    "protected against its own recognizers alone",
+    "not proven",
+    "protected only against those who do not prepare",
 )
+_MOST_TRIALS = 400
+"""People or photos up to which the number that is missing is searched for."""
+_ROLES = {
+    "surrogate": "was used to make the cloak",
+    "unknown": "may have been used to make the cloak, as the photos do not tell",
+    "suspect": "is as blind to these photos as only a recognizer is that was used to make the "
+    "cloak, whatever the photos tell",
+    "copy": "is the same net as another recognizer here",
+}
 
 
 @dataclass(frozen=True)
@@ -42,10 +55,15 @@ class ProtectionFinding:
 
 @dataclass(frozen=True)
 class ProtectionVerdict:
-    """The verdict: ``light``, one sentence (meaning of the light, a colon, the reason), and its
-    findings.
+    """The verdict on a cloak.
 
-    ``beside`` are attacks that it does not count.
+    Attributes:
+        light: Green, amber or red.
+        words: One sentence for people: meaning of the light, a colon, the reason.
+        findings: Every recognizer's rate in every channel.
+        beside: Attacks by those who prepare; a red one allows no green.
+        reasons: What limits the verdict, a sentence each.
+        worst: The worst finding in figures, "" where there is none.
     """
 
     light: Light
@@ -53,6 +71,7 @@ class ProtectionVerdict:
     findings: tuple[ProtectionFinding, ...]
     beside: tuple[ProtectionFinding, ...]
     reasons: tuple[str, ...]
+    worst: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -76,87 +95,136 @@ def judge_protection(
     roles: Mapping[str, str],
     titles: Mapping[str, str],
     beside: Sequence[tuple[str, str, RateInterval]] = (),
+    *,
+    one_person: bool = False,
 ) -> ProtectionVerdict:
-    """Judge a cloak by the worst channel of the worst recognizer that counts.
+    """Judge a cloak by the worst channel of the worst recognizer, whatever its part in the cloak.
 
-    Surrogates count only where there is nothing else. Green needs at least one recognizer that is
-    known to be held out: neither a surrogate nor one of unknown role gives it. A recognizer that
-    matches under half of the uncloaked pairs is left out.
+    Green needs more: ``JUDGES`` recognizers known to be held out, each with rates in every
+    channel, and no red attack by those who prepare. A recognizer that matches under half of the
+    uncloaked pairs is left out.
 
     Args:
         crossed: Match rates of cloaked photos with other photos of the person, by recognizer and
             channel.
         before: The same rate of uncloaked photos, by recognizer.
-        roles: "held-out", "surrogate" or "unknown" by recognizer.
+        roles: "held-out", "surrogate", "unknown", "suspect" or "copy" by recognizer; anything but
+            "held-out" counts as no independent judge.
         titles: Names of the channels for people.
-        beside: Attacks to report beside the verdict: attack, recognizer and rate.
+        beside: Attacks by those who prepare: attack, recognizer and rate.
+        one_person: Whether intervals are over the photos of one person, not over people.
 
     Returns:
         The verdict with its findings and reasons.
     """
-    reasons = []
     usable = [name for name in crossed if before[name].n and before[name].rate >= LOST]
-    for name in crossed:
-        if name not in usable:
-            reasons.append(
-                f"{name} does not match the uncloaked photos either, so it says nothing here."
-            )
-
-    counted = [name for name in usable if roles.get(name) != "surrogate"]
-    known = [name for name in usable if roles.get(name) == "held-out"]
-    capped = not known
-    if counted and capped:
-        reasons.append(
-            "No recognizer is known to be independent of the cloak: its settings were not found, "
-            "so a low match rate may be that of a recognizer it was made with."
-        )
-    if not counted and usable:
-        counted = usable
-        reasons.append(
-            "Only recognizers the cloak was made with were at hand: others may well still match."
-        )
-
-    if not counted:
-        return ProtectionVerdict(
-            "amber",
-            f"{UNTOLD}: two photos of a person are needed, and a recognizer that matches them",
-            (),
-            (),
-            tuple(reasons),
-        )
-
+    reasons = [
+        f"{name} does not match the uncloaked photos either, so it says nothing here."
+        for name in crossed
+        if name not in usable
+    ]
     findings = [
         ProtectionFinding(
             light_of(rate), titles.get(channel, channel), name, rate.as_dict(), rate_in_words(rate)
         )
-        for name in counted
+        for name in usable
         for channel, rate in crossed[name].items()
     ]
-    light = worst_light(f.light for f in findings)
-    worst = max(findings, key=lambda f: f.rate["rate"])
-    headline = _headline(light, worst, capped)
-    if capped and light == "green":
-        light = "amber"
-    sentence = f"{headline}: at worst ({worst.question}, {worst.recognizer}) {worst.words}"
-
     others = tuple(
         ProtectionFinding(light_of(r), question, name, r.as_dict(), rate_in_words(r))
         for question, name, r in beside
     )
-    if any(f.light == "red" for f in others):
+    if not findings:
+        needed = "two photos of a person are needed, and a recognizer that matches them"
+        return ProtectionVerdict("amber", f"{UNTOLD}: {needed}", (), others, tuple(reasons))
+
+    # The widest interval decides among equal rates: it is the one that keeps the light from green.
+    worst = max(findings, key=lambda f: (f.rate["rate"], f.rate["high"]))
+    light = worst_light(f.light for f in findings)
+    judges = [name for name in usable if roles.get(name) == "held-out"]
+    prepared = [f for f in others if f.light == "red"]
+    missing = _missing([rate for name in usable for rate in crossed[name].values()], one_person)
+
+    reasons += _doubts(usable, roles, len(judges))
+    if prepared:
         reasons.append(
             "A recognizer prepared for cloaks, or one fed with your cloaked photos, still finds "
             "you (see below)."
         )
-    return ProtectionVerdict(light, sentence, tuple(findings), others, tuple(reasons))
+    sentence = _sentence(light, worst, judges, bool(prepared), missing)
+    if light == "green" and (len(judges) < JUDGES or prepared):
+        light = "amber"
+    figures = f"at worst ({worst.question}, {worst.recognizer}) {worst.words}"
+    return ProtectionVerdict(light, sentence, tuple(findings), others, tuple(reasons), figures)
 
 
-def _headline(light: Light, worst: ProtectionFinding, capped: bool) -> str:
-    """What the light means: amber is a part still matched, or few comparisons, which nothing speaks
-    against."""
-    if light == "amber" and worst.rate["rate"] <= SAFE:
-        return FEW
-    return OWN if capped and light == "green" else _WORDS[light]
+def _doubts(usable: Sequence[str], roles: Mapping[str, str], judges: int) -> list[str]:
+    """Why recognizers are no independent judges, where too few are."""
+    if judges >= JUDGES:
+        return []
+    doubts = [
+        f"{name} {_ROLES[role]}." for name in usable if (role := str(roles.get(name))) in _ROLES
+    ]
+    independent = "1 is" if judges else "None are"
+    return [
+        *doubts,
+        f"{independent} known to have had no part in the cloak; green takes {JUDGES}. "
+        "`physadv models list` names more.",
+    ]
+
+
+def _sentence(
+    light: Light,
+    worst: ProtectionFinding,
+    judges: Sequence[str],
+    prepared: bool,
+    missing: str,
+) -> str:
+    """Meaning of the light, and what it rests on, without figures."""
+    place = f"{worst.recognizer}, worst with the photo shared as {worst.question!r}"
+    if light == "red":
+        return f"{_WORDS[light]}: a recognizer still matches most photos ({place})"
+    if light == "amber" and worst.rate["rate"] > SAFE:
+        return f"{_WORDS[light]}: a recognizer still matches some photos ({place})"
+    if light == "amber":
+        return f"{FEW}: few or none were matched, but certainty needs {missing}"
+    if len(judges) < JUDGES:
+        tested = f"only {judges[0]} is" if judges else "no recognizer is"
+        return f"{OWN}: few or none were matched, but {tested} known to be independent of the cloak"
+    if prepared:
+        return f"{PREPARED}: one who collects or trains on cloaked photos still finds you"
+    return f"{_WORDS[light]}: {' and '.join(judges)}, with no part in the cloak, lose you"
+
+
+def _missing(rates: Sequence[RateInterval], one_person: bool) -> str:
+    """How many more people, or photos of one person, would make every rate certain."""
+    noun = "photos" if one_person else "people"
+    more = 1
+    for rate in rates:
+        enough = trials_for(round(rate.rate, 2) if rate.n else 0.0)
+        if enough is None:
+            return f"many more {noun}"
+        more = max(more, enough - (rate.n if rate.clusters is None else rate.clusters))
+    if more == 1:
+        noun = "photo" if one_person else "person"
+    return f"about {more} more {noun}"
+
+
+@cache
+def trials_for(rate: float) -> int | None:
+    """Return the number of people or photos of which a share ``rate``, in [0, 1], may match so that
+    the interval ends at ``SAFE``; None where no number up to a few hundred is enough.
+
+    Example:
+        >>> trials_for(0.0), trials_for(0.3)
+        (17, None)
+    """
+    for trials in range(2, _MOST_TRIALS if rate < SAFE else 2):
+        hits = round(rate * trials)
+        high = clustered_interval([k < hits for k in range(trials)], range(trials)).high
+        if high <= SAFE:
+            return trials
+    return None
 
 
 def rate_in_words(rate: RateInterval) -> str:

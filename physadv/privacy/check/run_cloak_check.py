@@ -23,10 +23,10 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
 from physadv.privacy.batch import SETTINGS as SETTINGS
-from physadv.privacy.batch import recorded_embedders
 from physadv.privacy.check.adaptive_recognizer import adaptive_rows
 from physadv.privacy.check.channels import CHANNELS
 from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan, fill_bank
+from physadv.privacy.check.independence import independent_roles
 from physadv.privacy.check.match_rates import (
     FARS,
     MatchThreshold,
@@ -37,6 +37,7 @@ from physadv.privacy.check.match_rates import (
 )
 from physadv.privacy.check.pairs import PhotoPair, PortraitPair, find_portraits, match_files
 from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, judge_protection
+from physadv.privacy.check.provenance import Provenance, Role, provenance_of
 from physadv.privacy.visibility import ImageChange, measure_change
 
 Progress = Callable[[int, int, str], None]
@@ -95,8 +96,8 @@ def run_cloak_check(
         adaptive: Whether to train a recognizer on half of the people's cloaks and test it on the
             others (8 people or more).
         adaptive_steps: Training steps of that recognizer.
-        surrogates: sha256 of the embedders the cloak was made with; by default as its own settings
-            file lists them.
+        surrogates: sha256 of the embedders the cloak was made with; by default as the settings
+            beside the photos and the marks in them tell.
         progress: Called with photos done, photos in all, and the current activity.
 
     Returns:
@@ -135,7 +136,13 @@ def run_cloak_check(
             "; ".join(left_out[:3]) or "check the folders",
         )
 
-    made_with = list(surrogates) if surrogates is not None else made_with_of(cloaked)
+    provenance = (
+        provenance_of(cloaked, [p.cloaked for p in pairs if p.cloaked is not None])
+        if surrogates is None
+        else Provenance(tuple(("", digest) for digest in surrogates))
+    )
+    stated = {r.card.name: provenance.role_of(r.card) for r in recognizers}
+    roles = independent_roles(recognizers, bank, stated)
     people, tables = _protected(bank, recognizers[0].card.name), []
     for recognizer in recognizers:
         if progress is not None:
@@ -145,14 +152,21 @@ def run_cloak_check(
                 f"comparing by {recognizer.card.name}",
             )
         tables.append(
-            _ask(recognizer, bank, plan, target, made_with, adaptive_steps if adaptive else 0)
+            _ask(
+                recognizer,
+                bank,
+                plan,
+                target,
+                roles[recognizer.card.name],
+                adaptive_steps if adaptive else 0,
+            )
         )
 
     result = CloakCheckResult(
         people=len(people),
         photos=len(bank.people),
         cloaked=len(changes),
-        verdict=_judge(tables),
+        verdict=_judge(tables, one_person=len(people) == 1),
         recognizers=[_plain(table) for table in tables],
         quality=_quality(changes, bank),
         left_out=[*left_out, *(f"{p.name}: no original of this name" for p in foreign)],
@@ -200,19 +214,6 @@ def _protected(bank: EmbeddingBank, recognizer: str) -> set[str]:
     """The people with cloaked photos."""
     column = bank.rows[recognizer, "cloaked", "png"]
     return {person for person, row in zip(bank.people, column, strict=False) if row is not None}
-
-
-def made_with_of(cloaked: str | Path) -> list[str] | None:
-    """Return the sha256 of the embedders that the settings file beside ``cloaked`` lists; None
-    without such a file.
-
-    Raises:
-        DataError: The file is not a cloak's settings file.
-    """
-    file = Path(cloaked) / SETTINGS if Path(cloaked).is_dir() else Path(cloaked).parent / SETTINGS
-    if not file.is_file():
-        return None
-    return [embedder["sha256"] for embedder in recorded_embedders(file)]
 
 
 def _fill(
@@ -272,7 +273,7 @@ def _ask(
     bank: EmbeddingBank,
     plan: EmbeddingPlan,
     folder: Path,
-    made_with: Sequence[str] | None,
+    role: Role,
     steps: int,
 ) -> dict[str, Any]:
     """All rows of one recognizer, written down, and the rates from them."""
@@ -282,13 +283,6 @@ def _ask(
     adapted = list(adaptive_rows(recognizer, bank, steps=steps, seed=plan.seed)) if steps else []
     append_rows(folder / "rows.jsonl", [*pairs, *told, *adapted])
 
-    role = (
-        "unknown"
-        if made_with is None
-        else "surrogate"
-        if recognizer.card.sha256 in made_with
-        else "held-out"
-    )
     return {
         "name": recognizer.card.name,
         "role": role,
@@ -321,7 +315,7 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
     return tables
 
 
-def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
+def _judge(tables: Sequence[Mapping[str, Any]], *, one_person: bool = False) -> ProtectionVerdict:
     crossed, before, beside, failed = {}, {}, list[tuple[str, str, RateInterval]](), list[str]()
     nothing = RateInterval(float("nan"), 0.0, 1.0, 0)
     for table in tables:
@@ -344,9 +338,8 @@ def _judge(tables: Sequence[Mapping[str, Any]]) -> ProtectionVerdict:
                 failed.append(f"{name} {_FAILED.format(rates['original']['0.01'].rate)}")
 
     roles = {table["name"]: table["role"] for table in tables}
-    judged = judge_protection(
-        crossed, before, roles, {c.name: c.title for c in CHANNELS.values()}, beside
-    )
+    titles = {c.name: c.title for c in CHANNELS.values()}
+    judged = judge_protection(crossed, before, roles, titles, beside, one_person=one_person)
     return replace(judged, reasons=(*judged.reasons, *failed))
 
 

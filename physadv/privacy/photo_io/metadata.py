@@ -3,13 +3,24 @@ unchanged face."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
+from physadv.privacy.photo_io.cloak_mark import MARK_TAG, mark_of
+
 ORIENTATION = 0x0112
+# Date and time with their offsets and fractions, and GPS's own.
+_DATES = frozenset(
+    {0x0132, 0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9290, 0x9291, 0x9292, 0x882A, 0xC71B}
+)
+_GPS_DATES = frozenset({0x0007, 0x001D})
+# XMP, Photoshop's and IPTC's blocks may carry a thumbnail of the face as it was; so may Photoshop's
+# and DNG's private data. XMP is kept by itself, where it carries none.
+_WITH_PICTURES = frozenset({0x02BC, 0x8649, 0x83BB, 0x935C, 0xC634})
+_PICTURE_SIGNS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
 _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
 # Owner, body and lens serial numbers, unique ids, maker notes (they hold serials), user comment.
 _PRIVATE_EXIF = frozenset({0x927C, 0x9286, 0xA420, 0xA430, 0xA431, 0xA435})
@@ -92,7 +103,8 @@ class PhotoMetadata:
         base = {
             k: v
             for k, v in dict(table).items()
-            if k not in _LAYOUT | {ORIENTATION, _EXIF_IFD, _GPS_IFD}
+            if k not in _LAYOUT | _WITH_PICTURES | {ORIENTATION, _EXIF_IFD, _GPS_IFD}
+            and not _holds_picture(v)
         }
 
         dpi = image.info.get("dpi")
@@ -103,7 +115,11 @@ class PhotoMetadata:
             icc=image.info.get("icc_profile") or None,
             dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(float(v) > 0 for v in dpi) else None,
             base=base,
-            exif={k: v for k, v in dict(table.get_ifd(_EXIF_IFD)).items() if k != _INTEROP_IFD},
+            exif={
+                k: v
+                for k, v in dict(table.get_ifd(_EXIF_IFD)).items()
+                if k not in _WITH_PICTURES | {_INTEROP_IFD} and not _holds_picture(v)
+            },
             gps=dict(table.get_ifd(_GPS_IFD)),
             xmp=_without_pictures(xmp),
             comment=comment if isinstance(comment, bytes) else None,
@@ -120,6 +136,23 @@ class PhotoMetadata:
             xmp=None,
             comment=None,
         )
+
+    def without_dates(self) -> PhotoMetadata:
+        """Return it without dates and times, wherever they stand: EXIF, GPS, XMP, comments."""
+        return replace(
+            self,
+            base={k: v for k, v in self.base.items() if k not in _DATES},
+            exif={k: v for k, v in self.exif.items() if k not in _DATES},
+            gps={k: v for k, v in self.gps.items() if k not in _GPS_DATES},
+            xmp=None,
+            comment=None,
+        )
+
+    def marked(self, made_with: Iterable[Mapping[str, str]]) -> PhotoMetadata:
+        """Return it with the mark of a cloak by the embedders ``made_with``, name and sha256 of
+        each; what a mark of an earlier cloak names stays named."""
+        mark = mark_of(made_with, self.base.get(MARK_TAG))
+        return replace(self, base={**self.base, MARK_TAG: mark}) if mark else self
 
     def exif_bytes(self) -> bytes:
         """Return an EXIF block without sub-images; b"" where it would be empty."""
@@ -163,6 +196,12 @@ def _writable(entries: Mapping[int, Any]) -> dict[int, Any]:
             continue
         kept[tag] = value
     return kept
+
+
+def _holds_picture(value: Any) -> bool:
+    """Whether an entry, such as a maker note, carries a JPEG or PNG of its own: it may show the
+    face as it was."""
+    return isinstance(value, bytes) and any(sign in value for sign in _PICTURE_SIGNS)
 
 
 def _without_pictures(xmp: Any) -> bytes | None:

@@ -8,6 +8,7 @@ numbers, maker notes and embedded thumbnails (which would show the unchanged fac
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ _REFUSED = {
     "HSV": "HSV is not a photo's color space",
 }
 _QUALITY = 95
+_JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _MOST_OPTIMIZED_PIXELS = 120_000_000
 
 
@@ -85,13 +87,23 @@ def read_photo(path: str | Path) -> LoadedPhoto:
             return _photo(opened, file, data)
 
 
-def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False) -> bytes:
+def encode_photo(
+    photo: LoadedPhoto,
+    rgb: Array,
+    *,
+    keep_metadata: bool = False,
+    strip_dates: bool = False,
+    made_with: Iterable[Mapping[str, str]] = (),
+) -> bytes:
     """Encode new pixels as the photo's file, with its transparency and depth.
 
     Args:
         photo: Photo the pixels come from.
         rgb: New pixels (h, w, 3) uint8, of the photo's size.
         keep_metadata: Whether GPS, serial numbers, maker notes, XMP and comments are kept.
+        strip_dates: Whether dates and times are left out.
+        made_with: Name and sha256 of the embedders that the cloak was made with, to be named in a
+            mark.
 
     Returns:
         The file's bytes.
@@ -102,6 +114,9 @@ def encode_photo(photo: LoadedPhoto, rgb: Array, *, keep_metadata: bool = False)
     if rgb.shape != photo.rgb.shape:
         raise ImageError(f"{rgb.shape}", f"the photo is {photo.rgb.shape}", "Keep the size")
     carried = photo.metadata if keep_metadata else photo.metadata.stripped()
+    if strip_dates:
+        carried = carried.without_dates()
+    carried = carried.marked(made_with)
 
     if photo.full is not None:
         return sixteen_bit.encode_16bit(photo.full, photo.rgb, rgb, carried)
@@ -157,7 +172,7 @@ def save_photo(
 def output_name(path: Path, suffix: str) -> str:
     """Return the output's file name for ``path``: the same, or with the new ``suffix`` added, so
     that a.gif and a.png do not collide."""
-    same = suffix == path.suffix.lower() or {suffix, path.suffix.lower()} <= {".jpg", ".jpeg"}
+    same = suffix == path.suffix.lower() or {suffix, path.suffix.lower()} <= _JPEG_SUFFIXES
     return path.name if same else path.name + suffix
 
 

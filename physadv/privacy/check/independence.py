@@ -1,0 +1,92 @@
+"""Tests of whether a recognizer judges a cloak independently, by its embeddings of the photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from physadv.models.faces.embedders import FaceEmbedder
+from physadv.privacy.check.embeddings import EmbeddingBank
+from physadv.privacy.check.match_rates import impostor_scores
+from physadv.privacy.check.provenance import Role
+
+_FEWEST = 4
+"""Photos and pairs of strangers below which nothing is concluded."""
+_SAME_NET = 0.999
+"""Correlation of two recognizers' similarities above which they are one net: those of different
+nets correlate at about a half."""
+
+
+def independent_roles(
+    recognizers: Sequence[FaceEmbedder], bank: EmbeddingBank, stated: Mapping[str, Role]
+) -> dict[str, Role]:
+    """Return the part of each recognizer in the cloak, where its embeddings speak against what is
+    stated.
+
+    A recognizer stated to be held out is "suspect" where it is as blind as only a surrogate is, and
+    a surrogate, or "copy", where it is another recognizer's net under a further name.
+
+    Args:
+        recognizers: The recognizers.
+        bank: Their embeddings.
+        stated: Part of each recognizer as settings and marks tell, by its name.
+
+    Returns:
+        The part of each recognizer, by its name.
+    """
+    scores = {
+        r.card.name: impostor_scores(r, bank.table(r.card.name, "original"), bank.people)
+        for r in recognizers
+    }
+    roles = dict(stated)
+    for number, recognizer in enumerate(recognizers):
+        name = recognizer.card.name
+        if roles[name] == "held-out" and is_suspiciously_blind(recognizer, bank):
+            roles[name] = "suspect"
+
+        for other in (r.card.name for r in recognizers if r is not recognizer):
+            if not _same_net(scores[name], scores[other]):
+                continue
+            if stated[other] == "surrogate":
+                roles[name] = "surrogate"
+            elif other in [r.card.name for r in recognizers[:number]] and roles[name] == "held-out":
+                roles[name] = "copy"
+    return roles
+
+
+def is_suspiciously_blind(recognizer: FaceEmbedder, bank: EmbeddingBank) -> bool:
+    """Return whether a recognizer finds cloaked photos less like their own originals than
+    strangers are.
+
+    A cloak is pushed away from the person as its surrogates see it, past the strangers. A
+    recognizer that had no part in it loses the person at most among them.
+
+    Args:
+        recognizer: Recognizer that computed the embeddings.
+        bank: Embeddings of the photos as saved.
+
+    Returns:
+        Whether the median similarity of a cloaked photo and its own original is below the median
+        of different people; False for too few of either.
+    """
+    clean = bank.table(recognizer.card.name, "original")
+    cloaked = bank.table(recognizer.card.name, "cloaked")
+    if (recognizer.card.name, "cloaked", "png") not in bank.rows:
+        return False
+    own = recognizer.similarity(cloaked, clean).diagonal().numpy()
+    own = own[np.isfinite(own)]
+    strangers = impostor_scores(recognizer, clean, bank.people)
+    if len(own) < _FEWEST or len(strangers) < _FEWEST:
+        return False
+    return bool(np.median(own) < np.median(strangers))
+
+
+def _same_net(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool:
+    """Whether two recognizers rank pairs of strangers so alike that they are one net."""
+    if len(first) != len(second) or len(first) < _FEWEST:
+        return False
+    if not (first.std() and second.std()):
+        return False
+    return bool(np.corrcoef(first, second)[0, 1] > _SAME_NET)
