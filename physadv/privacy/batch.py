@@ -405,6 +405,15 @@ def _known(folder: Path) -> dict[str, Row]:
     return {row["source"]: row for row in _rows(folder)}
 
 
+def recorded_outputs(folder: str | Path) -> dict[str, str]:
+    """Return what each photo became, by its name among the originals, as the manifest in ``folder``
+    lists it; nothing without a manifest.
+
+    Raises DataError where the manifest is not one of a cloak.
+    """
+    return {name: row["output"] for name, row in _known(Path(folder)).items() if row["output"]}
+
+
 def written_digests(folder: str | Path) -> frozenset[str]:
     """Return the sha256 of every file that runs into ``folder`` wrote, as its manifest lists them.
 

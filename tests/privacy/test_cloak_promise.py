@@ -201,7 +201,7 @@ def test_the_false_green_is_amber_and_a_true_one_is_green(tmp_path: Path) -> Non
         result = run_cloak_check(
             tmp_path / folder,
             tmp_path / "originals",
-            [tiny_embedder(["own", "a", "b"].index(name), name) for name in names],
+            [tiny_embedder(["own", "a", "b"].index(name), name, 0.8) for name in names],
             [KnownFinder()],
             folder=tmp_path / "runs" / f"{folder}-{len(names)}",
             plan=EmbeddingPlan(channels=("png", "half"), baselines=False),

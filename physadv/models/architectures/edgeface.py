@@ -59,7 +59,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (b, c, h, w) to the same shape."""
-        y = self.gamma * self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
+        y: Tensor = self.gamma * self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
         return x + y.permute(0, 3, 1, 2)
 
 
@@ -134,14 +134,15 @@ class SplitTransposeBlock(nn.Module):
         filtered = [self.convs[0](groups[0])]
         for group, conv in zip(groups[1:], list(self.convs)[1:], strict=False):
             filtered.append(conv(filtered[-1] + group))
-        y = torch.cat([*filtered, groups[-1]], 1)
+        y: Tensor = torch.cat([*filtered, groups[-1]], 1)
 
         if self.pos_embd is not None:
             y = y + self.pos_embd(y)
         tokens = y.flatten(2).transpose(1, 2)
         tokens = tokens + self.gamma_xca * self.xca(self.norm_xca(tokens))
         tokens = self.gamma * self.mlp(self.norm(tokens))
-        return x + tokens.transpose(1, 2).reshape(batch, channels, height, width)
+        change: Tensor = tokens.transpose(1, 2).reshape(batch, channels, height, width)
+        return x + change
 
 
 class Stage(nn.Module):

@@ -179,9 +179,10 @@ EDGEFACE = EmbedderCard(
     name="edgeface-xs",
     size=112,
     dimension=512,
-    thresholds={0.01: 0.2, 0.001: 0.3},
+    thresholds={0.01: 0.204, 0.001: 0.285},
     licence="for research (code BSD-3-Clause)",
-    accuracy="not measured",
+    accuracy="99.7 % [92.8, 100] of 373 pairs, 60 people of LFW; true accepts 100 % at FAR 1 % and "
+    "at 0.1 %, [94.0, 100] of 180 pairs",
     source="https://github.com/yayoimizuha/face_recognition_train, int8 weights of Idiap's "
     "EdgeFace-XS (George et al., 2024)",
     sha256="a31314377876ab9fa2a75e5638bc528efe79fd17d5c9c0a228fb7f846d7581a6",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from physadv.core.errors import ImageError, PhysadvError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, list_images
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, find_faces
+from physadv.privacy.batch import recorded_outputs
 from physadv.privacy.photo_io.photo import read_photo
 
 # What other tools add to a name: photo_cloaked.png, photo_high_cloaked.png, photo_attacked.png,
@@ -95,8 +96,9 @@ def match_files(
                 group = copies.setdefault(_key(copy, cloaked_root), {})
                 group[str(relative).casefold()] = copy
 
-    # dup.gif and dup.gif.png have one key: those whose names say more are matched first.
-    exact = {path: _take(copies, path, root, key) for path, key in keys.items()}
+    # dup.gif and dup.gif.png have one key: the manifest knows which is whose, else the whole name.
+    recorded = _recorded(cloaked)
+    exact = {path: _take(copies, path, root, key, recorded) for path, key in keys.items()}
     pairs = []
     for path, key in keys.items():
         parts = path.relative_to(root).parts if root.is_dir() else (path.name,)
@@ -112,16 +114,20 @@ def match_files(
     return pairs, [copy for group in copies.values() for copy in group.values()]
 
 
-def _take(copies: _Copies, path: Path, root: Path, key: str) -> Path | None:
-    """The copy of the original's very name, or of its whole name with a suffix added."""
+def _recorded(cloaked: str | Path | None) -> dict[str, str]:
+    """What each original became, as a manifest among the cloaked photos lists it."""
+    if cloaked is None or not Path(cloaked).is_dir():
+        return {}
+    return recorded_outputs(cloaked)
+
+
+def _take(
+    copies: _Copies, path: Path, root: Path, key: str, recorded: Mapping[str, str]
+) -> Path | None:
+    """The copy that the manifest names, or that has the original's very name."""
     group = copies.get(key, {})
-    name = str(path.relative_to(root) if root.is_dir() else path.name).casefold()
-    if name in group:
-        return group.pop(name)
-    for copied in list(group):
-        if _ADDED.sub("", str(Path(copied).with_suffix(""))) == name:
-            return group.pop(copied)
-    return None
+    name = str(path.relative_to(root) if root.is_dir() else path.name)
+    return group.pop(recorded.get(name, name).casefold(), None)
 
 
 def _pop(copies: _Copies, key: str) -> Path | None:
@@ -133,9 +139,16 @@ def _key(path: Path, root: Path) -> str:
     """The relative name without suffixes and without what tools add to it."""
     relative = path.relative_to(root) if root.is_dir() else Path(path.name)
     stem = relative.name
-    while Path(stem).suffix.lower() in IMAGE_SUFFIXES:
-        stem = Path(stem).stem
-    return str(relative.with_name(_ADDED.sub("", stem))).casefold()
+    while stem != (shorter := _shorter(stem)):
+        stem = shorter
+    return str(relative.with_name(stem)).casefold()
+
+
+def _shorter(name: str) -> str:
+    """``name`` without its suffix, if it is an image's, or else without what tools add."""
+    if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+        return Path(name).stem
+    return _ADDED.sub("", name)
 
 
 def find_portraits(
