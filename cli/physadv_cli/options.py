@@ -127,6 +127,15 @@ SWITCHES: dict[str, Any] = {
             rich_help_panel="Output",
         ),
     ],
+    "preview": Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Draw boxes around the faces that are found, in copies under PHOTOS-preview or "
+            "--out; cloak nothing.",
+            rich_help_panel="Output",
+        ),
+    ],
     "shard": Annotated[
         str | None,
         typer.Option(

@@ -99,6 +99,7 @@ class RunOptions:
     overwrite: bool = False
     force: bool = False
     dry_run: bool = False
+    preview: bool = False
     shard: str | None = None
     """Share of the batches to do, such as "2/8"; None for all."""
     require: Sequence[str] | None = None

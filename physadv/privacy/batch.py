@@ -31,6 +31,10 @@ SETTINGS = "cloak-settings.json"
 """Written beside cloaked photos: with which embedders they were made, so that a check knows the
 held-out ones."""
 _RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw"})
+_DEVELOPED = {
+    "raw photo": "Develop it to JPEG or TIFF first",
+    "video": "Cloak photos; faces in a video stay as they are",
+}
 _VIDEO = frozenset({".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".webm"})
 _WRITING = "writing"
 """Status of a row whose photo is about to be written."""
@@ -39,12 +43,13 @@ Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
 
 @dataclass(frozen=True)
 class CloakedPhoto:
-    """Result of cloaking one photo: new pixels (h, w, 3) uint8, one row a face, and notes for the
-    owner."""
+    """Result of cloaking one photo: new pixels (h, w, 3) uint8, one row a face, notes for the
+    owner, and the boxes (x0, y0, x1, y1) of faces that were found and left bare."""
 
     rgb: Array
     faces: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
+    bare: tuple[tuple[int, int, int, int], ...] = ()
 
 
 Cloaker = Callable[[Array, str], CloakedPhoto]
@@ -93,7 +98,7 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
 
     Raises:
         OptionError: The output would lie among the originals.
-        ImageError: There is no photo.
+        ImageError: There is no photo, or ``source`` is a raw photo or a video.
     """
     root = Path(source)
     folder = root if root.is_dir() else root.parent
@@ -111,6 +116,8 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
         )
 
     paths = list_images(root)
+    if root.is_file() and (kind := _kind_of(root.suffix.lower())) in _DEVELOPED:
+        raise ImageError(f"{root}", f"a {kind}, which is not cloaked", _DEVELOPED[kind])
     return [
         PhotoJob(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
     ], target
@@ -342,6 +349,8 @@ def _one(
 
     work = cloaker(photo.rgb, job.name)
     row |= {"faces": work.faces, "notes": [*photo.notes, *work.notes]}
+    if work.bare:
+        row["bare"] = [list(box) for box in work.bare]
     if not work.faces:
         return {**row, "status": "no face"}, None
 

@@ -102,7 +102,7 @@ def cloak_photo(
     faces, small = cloaker.faces(pixels)
     notes = loaded.notes if loaded is not None else ()
     if small:
-        notes = (*notes, f"left as they are, too small to be recognized: {small}")
+        notes = (*notes, f"left as they are, too small to be recognized: {len(small)}")
     if not faces:
         return CloakResult(pixels.copy(), (), (*notes, "no face was found"))
 

@@ -55,23 +55,26 @@ class PhotoCloaker:
         self.others = others
         self.memory = CloakMemory()
 
-    def faces(self, rgb: Array) -> tuple[list[DetectedFace], int]:
+    def faces(self, rgb: Array) -> tuple[list[DetectedFace], list[DetectedFace]]:
         """Return the faces of ``rgb`` (h, w, 3) uint8 large enough to be recognized, and the
-        number of smaller ones."""
+        smaller ones, which stay as they are."""
         faces = find_faces(rgb, self.finders)
         boxes = [face.box(*rgb.shape[:2]) for face in faces]
         large = [min(x1 - x0, y1 - y0) >= SMALLEST for x0, y0, x1, y1 in boxes]
-        return [face for face, keep in zip(faces, large, strict=True) if keep], large.count(False)
+        return (
+            [face for face, keep in zip(faces, large, strict=True) if keep],
+            [face for face, keep in zip(faces, large, strict=True) if not keep],
+        )
 
     def __call__(self, rgb: Array, name: str) -> CloakedPhoto:
         """Cloak every face of one photo."""
         faces, small = self.faces(rgb)
         work = self.cloak(rgb, name, faces)
-        return (
-            replace(work, notes=(f"left as they are, under {SMALLEST} px: {small}",))
-            if small
-            else work
-        )
+        if not small:
+            return work
+        note = f"left as they are, under {SMALLEST} px: {len(small)}"
+        bare = tuple(face.box(*rgb.shape[:2]) for face in small)
+        return replace(work, notes=(note,), bare=bare)
 
     def cloak(self, rgb: Array, name: str, faces: list[DetectedFace]) -> CloakedPhoto:
         """Cloak given faces of one photo.

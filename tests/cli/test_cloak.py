@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tinyface import KnownFinder, drawn_photo, tiny_embedder
 from typer.testing import CliRunner, Result
 
 from physadv.core.errors import ImageError, ModelError, OptionError
+from physadv.privacy.check.embeddings import EmbeddingPlan
+from physadv.privacy.check.run_cloak_check import run_cloak_check
 from physadv.privacy.cloak_faces import MODES
 from physadv.privacy.config import MODE_NAMES, CloakCheckConfig, CloakConfig
 from physadv_cli.main import app
+from physadv_cli.runs import record_config
 
 QUICK = ["--threads", "1", "--embedder", "mobilefacenet"]
 
@@ -110,6 +114,17 @@ def test_dry_run_writes_nothing(photos: Path, weights: list[str]) -> None:
     assert [p.name for p in photos.parent.iterdir()] == ["photos"]
 
 
+def test_preview_draws_boxes_and_cloaks_nothing(photos: Path, weights: list[str]) -> None:
+    """A copy of each photo with its faces' boxes, in a folder of its own; the photos stay alone."""
+    done = invoke(str(photos), "--preview", "--json", *QUICK, *weights)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["faces"], [len(row["boxes"]) for row in said["photos"]]) == (2, [1, 1, 0])
+    drawn = sorted(p.name for p in (photos.parent / "photos-preview").iterdir())
+    assert drawn == [f"{p.name}-preview.png" for p in sorted(photos.iterdir())]
+    assert {p.name for p in photos.parent.iterdir()} == {"photos", "photos-preview"}
+
+
 def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     """A first run cloaks, a second one skips, and the check reads the settings beside the
     photos."""
@@ -152,6 +167,43 @@ def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     assert (photos.parent / "run" / "config.toml").read_text() == recorded
     again = invoke("check", "--config", "run/config.toml", "--out", "again", "--json")
     assert json.loads(again.stdout)["verdict"] == result["verdict"]
+
+
+def test_a_check_ends_by_its_requirement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 3 where too few recognizers are independent, whatever they match, and 0 where two
+    keep the limit; a figure of another command is refused."""
+    monkeypatch.chdir(tmp_path)
+    for person in range(3):
+        for shot in range(2):
+            photo = drawn_photo(140, 140, KnownFinder()(np.zeros((140, 140, 3)))[0], person=person)
+            file = tmp_path / "photos" / f"p{person}" / f"{shot}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photo).save(file)
+    for name, surrogates, limit, code in (
+        ("own", ["a"], "<= 100%", 3),
+        ("held", [], "<= 100%", 0),
+        ("high", [], "<= 0.2", 3),
+    ):
+        (tmp_path / name).mkdir()
+        record_config(tmp_path / name, CloakCheckConfig(cloaked="photos", originals="photos"))
+        run_cloak_check(
+            "photos",
+            "photos",
+            [tiny_embedder(0, "a"), tiny_embedder(1, "b")],
+            [KnownFinder()],
+            folder=tmp_path / name,
+            plan=EmbeddingPlan(channels=("png",), baselines=False),
+            surrogates=surrogates,
+            adaptive=False,
+        )
+        check = ("check", "photos", "--originals", "photos", "--out", name, "--json", "--require")
+        done = invoke(*check, f"matched {limit}")
+        assert done.exit_code == code, done.output
+        (outcome,) = json.loads(done.stdout)["requirements"]
+        assert outcome["met"] == (code == 0)
+        assert ("1 of the 2 recognizers" in outcome["words"]) == (name == "own")
+        assert (tmp_path / name / "requirements.xml").is_file()
+    assert "this command measures matched" in str(invoke(*check, "robust >= 0.5").exception)
 
 
 def test_the_help_names_every_mode() -> None:

@@ -23,7 +23,11 @@ from physadv.evaluation.metrics.intervals import (
 from physadv.privacy.batch import MANIFEST, SETTINGS
 from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan
 from physadv.privacy.check.independence import independent_roles
-from physadv.privacy.check.protection_verdict import judge_protection
+from physadv.privacy.check.protection_verdict import (
+    judge_protection,
+    too_few_judges,
+    worst_rate,
+)
 from physadv.privacy.check.provenance import Role, provenance_of
 from physadv.privacy.check.run_cloak_check import run_cloak_check
 from physadv.privacy.photo_io.photo import encode_photo, read_photo
@@ -213,3 +217,18 @@ def test_the_false_green_is_amber_and_a_true_one_is_green(tmp_path: Path) -> Non
     assert light("marked", "own", "a") == "amber"
     assert light("bare", "own", "a", "b") == "amber"
     assert light("marked", "own", "a", "b") == "green"
+
+
+def test_a_requirement_is_judged_by_the_worst_rate_of_enough_judges() -> None:
+    """`matched` is the worst recognizer's worst channel; with fewer than two independent
+    recognizers, or without a comparison, it proves nothing."""
+    crossed = {**LOSING, "third": {"png": rates(0.0), "half": rates(0.3)}}
+    before = {**MATCHING, "third": rates(1.0)}
+    roles = {**JUDGES, "third": "surrogate"}
+    found = judge_protection(crossed, before, roles, {}).as_dict()["findings"]
+    assert worst_rate(found).rate == rates(0.3).rate
+    recognizers = [{"name": name, "role": role} for name, role in roles.items()]
+    assert too_few_judges(recognizers, found) == ""
+    assert too_few_judges(recognizers[1:], found).startswith("1 of the 2")
+    assert too_few_judges(recognizers, []).startswith("0 of the 2")
+    assert worst_rate([]).n == 0

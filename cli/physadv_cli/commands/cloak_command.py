@@ -17,8 +17,9 @@ from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
 from physadv_cli.runs import RunOptions, console, print_unused, record_config
 
 if TYPE_CHECKING:
-    from physadv.privacy.batch import PhotoOutcome
+    from physadv.privacy.batch import PhotoJob, PhotoOutcome
     from physadv.privacy.cloak_task import CloakTask
+    from physadv_cli.gate import Gate
 
 _NAMED = 5
 """Files that a summary names before it breaks off."""
@@ -35,10 +36,12 @@ def register(app: typer.Typer, panel: str) -> None:
             CloakConfig,
             out="PHOTOS-cloaked",
             threads=_CALM_THREADS,
-            switches=("dry_run",),
+            switches=("dry_run", "preview"),
         )
     )
-    group.command("check")(from_config(cloak_check, CloakCheckConfig, threads=_CALM_THREADS))
+    group.command("check")(
+        from_config(cloak_check, CloakCheckConfig, threads=_CALM_THREADS, switches=("require",))
+    )
     app.add_typer(
         group,
         name="cloak",
@@ -65,8 +68,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
 
     with calm_threads(run.threads or 0):
         task = CloakTask.from_config(config, run.out)
-        if run.dry_run:
-            _dry_run(task, run)
+        if run.dry_run or run.preview:
+            _look(task, run)
             return
         task.prepare(overwrite=run.overwrite)
         run.take_folder(task.folder)
@@ -92,7 +95,8 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     """Measure whether recognizers still match cloaked photos, with a verdict and its reasons.
 
     The verdict can be "not protected". Give two photos or more of each person, a folder a person. A
-    finished check in --out prints its result again; one that was killed begins anew.
+    finished check in --out prints its result again; one that was killed begins anew. --require
+    'matched <= 0.2' holds the worst recognizer's worst channel to a limit.
 
     Example: physadv cloak check photos-cloaked --originals photos --gallery other-people
     """
@@ -101,11 +105,13 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     from physadv.models.faces.face_detection import default_finders
     from physadv.privacy.check.embeddings import EmbeddingPlan
     from physadv.privacy.check.run_cloak_check import run_cloak_check
+    from physadv_cli.gate import Gate
     from physadv_cli.progress import bar
 
+    gate = Gate.of(run, ("matched",))
     if (done := _finished_check(config, run)) is not None:
         console.print("this check is finished; its result again (--overwrite measures anew)")
-        _report_check(done[0], done[1], run)
+        _report_check(done[0], done[1], run, gate)
         return
 
     with calm_threads(run.threads or 0), bar(transient=True) as progress:
@@ -129,7 +135,7 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
             progress=tell,
         )
 
-    _report_check(folder, result.as_dict(), run)
+    _report_check(folder, result.as_dict(), run, gate)
 
 
 def _finished_check(
@@ -150,10 +156,12 @@ def _finished_check(
     return None if table is None else (run.out, table)
 
 
-def _report_check(folder: Path, table: Mapping[str, Any], run: RunOptions) -> None:
-    """Write the report of the check in ``folder`` and print its result, the content of
-    check.json."""
+def _report_check(folder: Path, table: Mapping[str, Any], run: RunOptions, gate: Gate) -> None:
+    """Write the report of the check in ``folder``, print its result, the content of check.json,
+    and judge the requirements."""
+    from physadv.privacy.check.protection_verdict import too_few_judges, worst_rate
     from physadv.report.cloak_report import write_cloak_report
+    from physadv_cli.gate import end_by, outcomes_table
 
     report = write_cloak_report(folder, table)
     verdict = table["verdict"]
@@ -163,7 +171,11 @@ def _report_check(folder: Path, table: Mapping[str, Any], run: RunOptions) -> No
         *_figures(table),
         f"report: {report}",
     ]
-    run.finish({**table, "report": report}, "\n".join(words))
+    rates = {"matched": worst_rate(verdict["findings"])}
+    void = too_few_judges(table["recognisers"], verdict["findings"])
+    outcomes = gate.judge(folder, table["settings"]["cloaked"], rates, void)
+    run.finish({**table, "report": report, **outcomes_table(outcomes)}, "\n".join(words))
+    end_by(outcomes)
 
 
 def _figures(table: Mapping[str, Any]) -> list[str]:
@@ -185,34 +197,67 @@ def _figures(table: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _dry_run(task: CloakTask, run: RunOptions) -> None:
-    """Report photo by photo what would be cloaked; write nothing."""
+def _look(task: CloakTask, run: RunOptions) -> None:
+    """Report photo by photo what would be cloaked; draw it where a preview is asked for, and write
+    nothing else."""
     from physadv.core.errors import PhysadvError
-    from physadv.privacy.photo_io.photo import read_photo
 
-    settings = ("mode", "decoys", "keep_metadata", "seed")
-    why = "--dry-run cloaks nothing"
+    settings = ("mode", "decoys", "keep_metadata", "strip_dates", "seed")
+    why = f"{'--dry-run' if run.dry_run else '--preview'} cloaks nothing"
     print_unused(task.config.unused_options(dict.fromkeys(settings, why)))
     print_unused([f"--overwrite is not used: {why}"] if run.overwrite else [])
-
+    folder = _preview_folder(task, run) if run.preview and not run.dry_run else None
     rows: list[dict[str, Any]] = []
     for job in task.jobs:
         try:
-            photo = read_photo(job.source)
-            faces, small = task.cloaker.faces(photo.rgb)
-            row = {"faces": len(faces), "too small": small, "notes": list(photo.notes)}
-            words = _count(len(faces), "face") + (f", {small} too small" if small else "")
+            row = _faces_of(task, job, folder)
+            words = _count(row["faces"], "face")
+            words += f", {row['too small']} too small, left bare" if row["too small"] else ""
         except PhysadvError as error:
             row, words = {"faces": 0, "failed": str(error)}, f"cannot be done: {error}"
         rows.append({"photo": job.name, **row})
         console.print(visible_line(f"{job.name}: {words}"))
 
-    faces_in_all = sum(row["faces"] for row in rows)
-    summary = (
-        f"{_count(faces_in_all, 'face')} in {_count(len(rows), 'photo')} would be cloaked; "
-        "nothing was written."
+    faces = sum(row["faces"] for row in rows)
+    result = {"dry_run": True, "photos": rows, "faces": faces}
+    words = f"{_count(faces, 'face')} in {_count(len(rows), 'photo')} would be cloaked; "
+    if folder is None:
+        run.finish(result, words + "nothing was written.")
+        return
+    words += (
+        f"drawn in {folder}: green boxes are cloaked, orange ones stay bare. Nothing was cloaked."
     )
-    run.finish({"dry_run": True, "photos": rows, "faces": faces_in_all}, summary)
+    run.finish({**result, "out": folder}, words)
+
+
+def _preview_folder(task: CloakTask, run: RunOptions) -> Path:
+    """The folder of the preview: --out, or one beside the photos with "-preview" in its name."""
+    if run.out is not None:
+        return run.out
+    return task.folder.with_name(task.folder.name.removesuffix("-cloaked") + "-preview")
+
+
+def _faces_of(task: CloakTask, job: PhotoJob, folder: Path | None) -> dict[str, Any]:
+    """Find the faces of one photo, and draw them into ``folder`` where there is one."""
+    from physadv.core.image_io import save_png
+    from physadv.privacy.photo_io.photo import read_photo
+    from physadv.privacy.preview import draw_faces
+
+    photo = read_photo(job.source)
+    faces, small = task.cloaker.faces(photo.rgb)
+    boxes, bare = ([f.box(*photo.rgb.shape[:2]) for f in found] for found in (faces, small))
+    row = {
+        "faces": len(faces),
+        "too small": len(small),
+        "boxes": boxes,
+        "bare": bare,
+        "notes": list(photo.notes),
+    }
+    if folder is not None:
+        target = folder / f"{job.name}-preview.png"
+        save_png(target, draw_faces(photo.rgb, boxes, bare))
+        row["preview"] = target
+    return row
 
 
 def _count(number: int, noun: str) -> str:
@@ -253,6 +298,7 @@ def _counts(done: Sequence[PhotoOutcome]) -> dict[str, Any]:
         "linf_max": max((face["linf"] for face in faces), default=None),
         "seconds_per_face": round(seconds / len(faces), 2) if faces else None,
         "failures": {e.job.name: "; ".join(e.notes) for e in done if e.status == "failed"},
+        "faces_left_bare": {e.job.name: e.row["bare"] for e in done if e.row.get("bare")},
         "without_face": [each.job.name for each in done if each.status == "no face"],
     }
 
@@ -266,6 +312,14 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
     if result["no face"]:
         lines.append(
             f"{result['no face']} without a face that could be found: not written, not protected"
+        )
+    if bare := result["faces_left_bare"]:
+        named = ", ".join(f"{name}: {len(boxes)}" for name, boxes in list(bare.items())[:_NAMED])
+        more = ", ..." if len(bare) > _NAMED else ""
+        number = sum(len(boxes) for boxes in bare.values())
+        lines.append(
+            f"{_count(number, 'face')} left bare, too small to be recognized ({named}{more}); "
+            "--preview draws them"
         )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")

@@ -81,6 +81,40 @@ class ProtectionVerdict:
         }
 
 
+def worst_rate(findings: Sequence[Mapping[str, Any]]) -> RateInterval:
+    """Return the match rate of the worst recognizer in its worst channel; one of no comparisons
+    where there are no ``findings``, as check.json has them."""
+    rates = [RateInterval(**finding["rate"]) for finding in findings]
+    nothing = RateInterval(float("nan"), 0.0, 1.0, 0)
+    return max(rates, key=lambda rate: (rate.rate, rate.high), default=nothing)
+
+
+def too_few_judges(
+    recognizers: Sequence[Mapping[str, Any]], findings: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return why a low match rate proves nothing: too few independent recognizers.
+
+    Args:
+        recognizers: Recognizers as check.json has them, with ``name`` and ``role``.
+        findings: Findings as check.json has them.
+
+    Returns:
+        The reason; "" where ``JUDGES`` recognizers or more are known to be independent.
+
+    Example:
+        >>> too_few_judges([{"name": "dlib", "role": "surrogate"}], [{"recogniser": "dlib"}])
+        '0 of the 2 recognizers that it takes are known to be independent of the cloak'
+    """
+    asked = {finding["recogniser"] for finding in findings}
+    judges = sum(r["role"] == "held-out" and r["name"] in asked for r in recognizers)
+    if judges >= JUDGES:
+        return ""
+    return (
+        f"{judges} of the {JUDGES} recognizers that it takes are known to be independent of the "
+        "cloak"
+    )
+
+
 def light_of(rate: RateInterval) -> Light:
     """Return the light for one match rate.
 

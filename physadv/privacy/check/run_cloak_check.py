@@ -265,6 +265,7 @@ def _picture(
         "photo": portrait.pair.name,
         "stem": f"faces/{stem}",
         **asdict(measured),
+        "psnr": measured.psnr if np.isfinite(measured.psnr) else None,  # infinite where unchanged
     }
 
 
