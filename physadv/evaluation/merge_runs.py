@@ -92,6 +92,22 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> MergedRun:
     return MergedRun(command, len(joined.rows), int(identities[parts[0]].get("images", 0)))
 
 
+def holds_other_run(part: str | Path, out: str | Path) -> bool:
+    """Return whether ``out`` holds a run of other settings than the shard in ``part``.
+
+    Raises:
+        DataError: ``part`` holds no run.
+    """
+    file = member_of(Path(out), IDENTITY)
+    if not file.is_file():
+        return False
+    try:
+        _refuse_other_settings({Path(part): _identity(Path(part)), Path(out): _identity(Path(out))})
+    except DataError:
+        return True
+    return False
+
+
 def rank_folder(folder: Path, rank: int) -> Path:
     """Return where the process ``rank``, of several that divide the run in ``folder``, writes."""
     return folder / _RANKS / str(rank)

@@ -102,6 +102,18 @@ def test_shards_merge_to_the_run_of_one_process(
     assert (Path(merged) / "report.html").is_file()
 
 
+def test_another_run_is_replaced_when_asked_alone(place: Path, tmp_path: Path) -> None:
+    """merge refuses a folder of other settings; --overwrite keeps that run aside."""
+    physadv(place, *EVALUATE, *COMMON, "--shard", "1/2", "--out", str(tmp_path / "1"))
+    taken = tmp_path / "taken"
+    physadv(place, *CERTIFY, *COMMON, "--shard", "1/2", "--out", str(taken))
+    refused = commandline.physadv(place, "merge", str(tmp_path / "1"), "--out", str(taken))
+    assert refused.returncode == 1
+    assert "other settings" in refused.stderr
+    physadv(place, "merge", str(tmp_path / "1"), "--out", str(taken), "--overwrite")
+    assert (tmp_path / "taken-replaced-1/evaluation.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("command", "whole"), [(EVALUATE, "evaluated"), (CERTIFY, "certified")], ids=lambda x: x[:1]
 )

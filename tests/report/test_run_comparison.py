@@ -108,6 +108,6 @@ def test_runs_are_listed_with_what_they_measured(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "done")
     found = {run.folder.name: run for run in list_runs(tmp_path)}
     assert set(found) == {"done", "half", "broken"}
-    assert "robust 50.0%" in found["done"].result
+    assert "robust 50.0 %" in found["done"].result
     assert found["half"].result.startswith("1 of 4 images: ")
     assert found["broken"].result.startswith("cannot be read: ")

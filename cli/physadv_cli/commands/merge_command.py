@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from physadv_cli import options
-from physadv_cli.runs import begin_report
+from physadv_cli.runs import begin_report, console
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -21,6 +21,7 @@ def merge(
         list[Path], typer.Argument(help="Folders of the shards, complete or not.", metavar="RUN...")
     ],
     out: Annotated[Path, options.out_option("")],
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -32,13 +33,16 @@ def merge(
 
     Example: physadv merge runs/shard-1 runs/shard-2 --out runs/whole
     """
-    from physadv.evaluation.merge_runs import merge_runs
+    from physadv.core.run_folder import set_aside
+    from physadv.evaluation.merge_runs import holds_other_run, merge_runs
 
     run = begin_report("merge", json=json, quiet=quiet, verbose=verbose)
     with run.held:
         for folder in {folder.resolve(): folder for folder in runs if folder.is_dir()}.values():
             run.take_folder(folder)  # a shard that still runs is not read
         run.take_folder(out)
+        if overwrite and holds_other_run(runs[0], out):
+            console.print(f"the earlier run is kept in {set_aside(out)}")
         merged = merge_runs(runs, out)
         result = {
             "command": merged.command,
