@@ -201,9 +201,9 @@ def _answer(
         plain = f"{name}+{NO_DEFENSE}"
         clean, patched = cells[plain, CLEAN][0], cells[plain, GRADIENT][0]
         words = (
-            f"a patch lowers {name}'s AP50 of {config.object_class} from "
-            f"{format_percent(clean.value)} to {format_percent(patched.value)} (a gray one to "
-            f"{format_percent(cells[plain, GRAY][0].value)})"
+            f"{name}'s AP50 of {config.object_class} is {format_percent(patched.value)} with the "
+            f"patch, {format_percent(cells[plain, GRAY][0].value)} with a gray one and "
+            f"{format_percent(clean.value)} with none"
         )
         behind = [c for c in columns if c.startswith(f"{name}+") and c != plain]
         if behind:
