@@ -40,7 +40,7 @@ from physadv.core.run_folder import (
 )
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.trust import only_code_named
-from physadv.core.visible_text import visible_text
+from physadv.core.visible_text import visible_line, visible_text
 from physadv_cli.streams import write_result
 from physadv_cli.torchrun import is_first
 
@@ -254,6 +254,16 @@ def print_data(summary: DatasetSummary) -> None:
             break_on_hyphens=False,
         )
         console.print("\n".join(wrapped), soft_wrap=True)
+
+
+def print_entry(head: str, detail: str = "") -> None:
+    """Print an entry of a list: ``head`` in a line of its own, whole whatever the terminal's width,
+    since it may be a name to type; ``detail`` below it, indented."""
+    console.print(visible_line(head), soft_wrap=True)
+    text = visible_line(detail).replace(" %", "\u00a0%")  # a number keeps its sign
+    for line in textwrap.wrap(text, max(40, console.width - 4)):
+        plain = line.replace("\u00a0", " ")
+        console.print(f"    {plain}", style="dim", soft_wrap=True)
 
 
 def print_findings(findings: Sequence[Mapping[str, Any]]) -> None:

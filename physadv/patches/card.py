@@ -175,12 +175,12 @@ def card_lines(card: PatchCard) -> list[str]:
     Example:
         >>> from physadv.patches.bundle import read_bundle
         >>> card_lines(read_bundle("stop-sticker-signs-v1").card)[0]
-        'stop-sticker-signs-v1: untargeted on stop, made on signs'
+        'stop-sticker-signs-v1: has stop read as anything else, made on signs'
     """
     patch, placement = card.patch, card.placement
-    target = "" if patch.target_class is None else f" as {patch.target_class}"
+    effect = _effect_in_words(patch.goal, patch.true_class, patch.target_class)
     lines = [
-        f"{patch.name}: {patch.goal} on {patch.true_class}{target}, made on {card.victim.name}",
+        f"{patch.name}: {effect}, made on {card.victim.name}",
         f"size       {card.size.width_mm:g} x {card.size.height_mm:g} mm, "
         f"{placement.area_share:.1%} of {placement.sign} {placement.sign_width_mm:g} mm wide",
     ]
@@ -216,22 +216,31 @@ def card_row(card: PatchCard) -> dict[str, Any]:
     Example:
         >>> from physadv.patches.bundle import read_bundle
         >>> card_row(read_bundle("stop-sticker-signs-v1").card)["effect"]
-        'untargeted on stop'
+        'has stop read as anything else'
     """
     patch = card.patch
-    target = "" if patch.target_class is None else f" as {patch.target_class}"
     rate = card.heldout.get("success")
     success = "not measured"
     if isinstance(rate, Mapping) and {"rate", "low", "high", "n"} <= set(rate):
         success = str(RateInterval(**rate))
     return {
         "name": patch.name,
-        "effect": f"{patch.goal} on {patch.true_class}{target}",
+        "effect": _effect_in_words(patch.goal, patch.true_class, patch.target_class),
         "model": card.victim.name,
         "width_mm": card.size.width_mm,
         "height_mm": card.size.height_mm,
         "success": success,
     }
+
+
+def _effect_in_words(goal: str, true_class: str, target_class: str | None) -> str:
+    """What a patch has the model do."""
+    if goal == "vanish":
+        return f"hides {true_class}"
+    subject = "what is in view" if true_class == "anywhere" else true_class
+    if target_class is not None:
+        return f"has {subject} read as {target_class}"
+    return f"has {subject} read as anything else"
 
 
 def rates_table(measured: PatchMeasurement) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_the_table_holds_every_attack_on_every_defense(
     assert matrix.values[0][0] == 1.0
     table = next(f for f in page.figures if isinstance(f, Table))
     assert len(table.rows) == 5 + 6
-    assert page.answer.startswith("A patch lowers red_detector:net's AP50 of person")
+    assert page.answer.startswith("Red_detector:net's AP50 of person is ")
 
 
 def test_what_is_wrong_is_named(config: PatchBenchmarkConfig, tmp_path: Path) -> None:

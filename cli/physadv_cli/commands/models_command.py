@@ -14,7 +14,14 @@ from physadv.core.wording import count_noun
 from physadv.evaluation.config import ModelCheckConfig
 from physadv_cli import options
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions, begin_report, code_typed, console, print_findings
+from physadv_cli.runs import (
+    RunOptions,
+    begin_report,
+    code_typed,
+    console,
+    print_entry,
+    print_findings,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,28 +76,27 @@ def list_models(
 
     Example: physadv models list
     """
-    from rich.table import Table
-
     from physadv.models.load import list_models, remedy_for, weights_of
 
     run = begin_report("models list", json=json, quiet=quiet, verbose=verbose)
     rows, groups = [], dict.fromkeys(_GROUPS, 0)
-    tables = {name: Table(box=None, show_header=False, padding=(0, 2)) for name in _GROUPS}
+    entries: dict[str, list[tuple[str, str]]] = {name: [] for name in _GROUPS}
     for card in list_models():
         installed = weights_of(card.name) is not None
         group = "ready" if installed else "fetchable"
         remedy = "" if installed else remedy_for(card.name)
-        classes = f"{len(card.classes)} classes"
-        tables[group].add_row(card.name, card.task, classes, card.licence, remedy)
+        facts = [card.task, f"{len(card.classes)} classes", card.licence, remedy]
+        entries[group].append((card.name, "; ".join(filter(None, facts))))
         groups[group] += 1
         rows.append({**card.as_dict(), "here": installed, "group": group})
     for form, meaning in _OWN_FORMS.items():
-        tables["yours"].add_row(form, meaning)
+        entries["yours"].append((form, meaning))
 
     for name, title in _GROUPS.items():
         if name == "yours" or groups[name]:
             console.print(f"\n{title}", style="bold")
-            console.print(tables[name])
+            for head, detail in entries[name]:
+                print_entry(head, detail)
     own = [{"form": form, "meaning": meaning} for form, meaning in _OWN_FORMS.items()]
     run.finish(
         {"victims": rows, "yours": own},

@@ -21,6 +21,7 @@ from physadv_cli.runs import (
     console,
     default_folder,
     open_run,
+    print_entry,
     print_findings,
     print_unused,
 )
@@ -436,19 +437,16 @@ def list_bundles(
 
     Example: physadv patch list
     """
-    from rich.table import Table
-
     from physadv.core.package_data import bundle_folder, ready_made_bundles
     from physadv.patches.bundle import read_bundle
     from physadv.patches.card import card_row
 
     run = begin_report("patch list", json=json, quiet=quiet, verbose=verbose)
     rows = [card_row(read_bundle(bundle_folder(Path(name))).card) for name in ready_made_bundles()]
-    table = Table("name", "what it does", "made on", "mm", "held-out success", box=None)
     for row in rows:
-        size = f"{row['width_mm']:g} x {row['height_mm']:g}"
-        table.add_row(row["name"], row["effect"], row["model"], size, row["success"])
-    console.print(table)
+        size = f"{row['width_mm']:g} x {row['height_mm']:g} mm"
+        success = f"held-out success {row['success']}"
+        print_entry(row["name"], f"{row['effect']}, made on {row['model']}, {size}; {success}")
     run.finish({"bundles": rows}, f"{len(rows)} bundles: physadv patch show NAME, print NAME.")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from physadv_cli import options
-from physadv_cli.runs import begin_report, console
+from physadv_cli.runs import begin_report, print_entry
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -29,7 +29,6 @@ def runs(
     Example: physadv runs
     """
     from physadv.core.errors import OptionError
-    from physadv.core.visible_text import visible_line
     from physadv.core.wording import count_noun
     from physadv.report.run_list import list_runs
 
@@ -39,9 +38,7 @@ def runs(
     found = list_runs(folder)
     for each in found:
         head = f"{each.folder}  {each.command}" + (f" of {each.subject}" if each.subject else "")
-        console.print(visible_line(head), soft_wrap=True)
-        if each.result:
-            console.print(visible_line(f"    {each.result}"), soft_wrap=True, style="dim")
+        print_entry(head, each.result)
     result = {
         "runs": [
             {
