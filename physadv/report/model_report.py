@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
@@ -50,12 +50,12 @@ def write_model_report(
         "model.html.j2",
         title=f"Model: {shown}",
         name=shown,
-        facts=facts,
+        facts={**facts, "source": PurePath(facts.get("source", "")).name},  # no path of one machine
         pictures=[_shown(answer) for answer in answers],
         warnings=warnings,
         findings=findings,
         accuracy=accuracy,
-        verdict=verdict,
+        verdict=verdict[:1].upper() + verdict[1:],
     )
     return write_text(Path(path), page)
 
