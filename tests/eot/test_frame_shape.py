@@ -47,7 +47,7 @@ def test_a_frame_lands_where_the_model_would_put_it(
     origin = np.array([3.0, -2.0])
     shape = FrameShape(aspect, size, fit)
     corners = origin + height * np.array([[0.0, 0.0], [aspect, 1.0]])
-    box = InputResizing((size, size), fit).image_box(10_000, round(10_000 * aspect))
+    box = InputResizing((size, size), fit).image_box(10_800, round(10_800 * aspect))
     found = to_pixels(shape.to_input(height, origin), corners).ravel()
     np.testing.assert_allclose(found, box, atol=1e-6 * size + 1e-6)
 

@@ -57,8 +57,8 @@ class FrameShape:
     def box(self) -> tuple[int, int, int, int]:
         """Corners x0, y0, x1, y1 in px of the frame in the input."""
         resizing = InputResizing((self.size_px, self.size_px), self.fit)
-        # What counts is the aspect; many rows, so that it is met.
-        return resizing.image_box(10_000, round(10_000 * self.aspect))
+        # What counts is the aspect: as many rows as meet those of cameras (16:9, 4:3, 3:2) exactly.
+        return resizing.image_box(10_800, round(10_800 * self.aspect))
 
     def to_input(self, height: float, origin: Float) -> Matrix:
         """Return the map (3, 3) from the picture plane to px of the input.
