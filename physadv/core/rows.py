@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from physadv.core.errors import DataError
+from physadv.core.errors import DataError, OptionError
 from physadv.core.files import (
     atomic_path,
     force_folder_to_disk,
@@ -21,8 +21,9 @@ from physadv.core.files import (
     refuse_unless_file,
     write_text,
 )
+from physadv.core.members import member_of
 from physadv.core.parsing import parse_json
-from physadv.core.text import read_text
+from physadv.core.text import MOST_TEXT_BYTES, read_text
 
 Row = dict[str, Any]
 _PIECE = 1 << 16
@@ -88,11 +89,19 @@ def replace_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 def mend_last_row(path: str | Path) -> None:
     """Cut off the last line of the file at ``path`` where a kill left it half-written, or the next
-    row would be glued to it; a whole line that only lacks its end gets it."""
+    row would be glued to it; a whole line that only lacks its end gets it.
+
+    Raises:
+        OptionError: A link, a device or a pipe stands there; what it leads to stays as it is.
+        DataError: Its last line is longer than any file of text may be.
+    """
+    member_of(Path(path).parent, Path(path).name, error=OptionError)
     _leave_other_names(Path(path))
     with Path(path).open("r+b") as stream:
         size = end = stream.seek(0, os.SEEK_END)
         while end:
+            if size - end > MOST_TEXT_BYTES:
+                raise DataError(f"'{path}'", "its last line has no end", "Remove it and run again")
             begin = max(0, end - _PIECE)
             stream.seek(begin)
             whole = stream.read(end - begin).rfind(b"\n") + 1

@@ -30,6 +30,7 @@ from physadv.core.files import (
     write_bytes,
     write_text,
 )
+from physadv.core.members import member_of
 from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
@@ -232,7 +233,8 @@ def _move(entry: Path, target: Path) -> None:
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:
-    """The table recorded in ``file``; None where there is none."""
+    """The table recorded in ``file``; None where there is none. A link is not followed."""
+    member_of(file.parent, file.name, error=OptionError)
     return read_table(file, error=OptionError) if file.is_file() else None
 
 
@@ -386,9 +388,15 @@ def _held(
 
 
 def _write_note(owner: Path) -> None:
-    """Name this process and its machine in the file ``owner``."""
+    """Name this process and its machine in the file ``owner``, which is made anew.
+
+    A file that bears the name already may have others, of which none is written into.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
-        owner.write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+        owner.unlink(missing_ok=True)
+        with os.fdopen(os.open(owner, flags, 0o666), "w", encoding="utf-8") as stream:
+            stream.write(f"{os.getpid()} {socket.gethostname()}\n")
     except OSError as error:
         name_full_disk(error, owner)
         raise

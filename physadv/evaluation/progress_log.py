@@ -16,6 +16,7 @@ from typing import Any
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import is_same_path, write_json
+from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
 from physadv.core.tables import convert_value, read_table
@@ -67,7 +68,7 @@ class ProgressLog:
         if self.folder is None:
             return
         for path, add in ((self._rows_file, self._add), (self._marks_file, self.marks.append)):
-            if path.is_file():
+            if member_of(self.folder, path.name).is_file():
                 mend_last_row(path)
                 kind = _RowKeys if path == self._rows_file else _MarkKeys
                 for number, row in enumerate(read_rows(path), 1):
@@ -153,7 +154,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
         OptionError: The folder holds another evaluation; the error names the first difference.
         DataError: The folder holds rows without an identity.
     """
-    file = folder / IDENTITY
+    file = member_of(folder, IDENTITY)
     if not file.is_file():
         if any(folder.glob("*.marks.jsonl")):
             raise DataError(f"{folder}", "holds rows but no evaluation.json", "Name another --out")
