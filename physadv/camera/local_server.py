@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from threading import Lock
@@ -186,9 +187,10 @@ class LocalHandler(BaseHTTPRequestHandler):
         """The path behind the token, of a request that names this machine and knows the token, in
         its address or as X-Token; None where it does not, and is answered here."""
         hosts = {f"{name}:{self.server.port}" for name in (HOST, "localhost")}
-        origin = self.headers.get("Origin")
-        is_own_page = origin is None or origin.removeprefix("http://") in hosts
-        if self.headers.get("Host", "") not in hosts or not is_own_page:
+        named = self.headers.get_all("Host", [])
+        origins = self.headers.get_all("Origin", [])
+        is_own_page = all(origin.removeprefix("http://") in hosts for origin in origins)
+        if len(named) != 1 or named[0] not in hosts or not is_own_page:
             self.answer(403, "text/plain", b"only as 127.0.0.1 or localhost\n")
             return None
 
@@ -213,7 +215,14 @@ class _Bounded:
         self._stream, self._left = stream, most
 
     def readline(self, size: int = -1) -> bytes:
-        """Read a line, or what is left of the bytes allowed."""
+        """Read a line, or what is left of the bytes allowed.
+
+        Raises:
+            LineTooLong: None is left; to end there would be taken for the end of the head, and what
+                it says after that be lost.
+        """
+        if self._left <= 0:
+            raise LineTooLong("head")
         line = self._stream.readline(self._left if size < 0 else min(size, self._left))
         self._left -= len(line)
         return line

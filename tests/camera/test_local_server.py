@@ -167,6 +167,32 @@ def test_a_request_of_any_form_is_answered_or_ended(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"X: " + b"x" * 300_000,
+        b"X: x\r\n" * 20_000,
+        b"X: " + b"x" * 20_000 + b"\r\nOrigin: http://elsewhere.example",
+    ],
+    ids=["one line", "many lines", "an origin behind"],
+)
+def test_a_long_head_is_not_answered_by_its_beginning(page: LivePage, more: bytes) -> None:
+    """What stands behind the bytes that are read, such as another origin, would be lost."""
+    head = f"GET {own(page)} HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n".encode()
+    try:
+        answer = raw(page, head + more + b"\r\n\r\n")
+    except ConnectionError:
+        return
+    assert b" 200 " not in answer[:20]
+
+
+def test_two_names_of_a_host_are_none(page: LivePage) -> None:
+    """RFC 9112: a request with more than one Host is not answered."""
+    host = f"Host: 127.0.0.1:{page.port}\r\n".encode()
+    answer = raw(page, f"GET {own(page)} HTTP/1.1\r\n".encode() + host + host + b"\r\n")
+    assert answer.startswith(b"HTTP/1.0 403") or answer.startswith(b"HTTP/1.1 403")
+
+
 @pytest.mark.parametrize("body", [{"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}])
 def test_a_body_is_refused(page: LivePage, body: dict[str, str]) -> None:
     """No request has one."""
