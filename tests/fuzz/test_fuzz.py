@@ -109,6 +109,7 @@ _ELSEWHERE = {
             "load_optimizer",
         ),
         *("load_model", "load_undefended_model", "load_segmenter", "load_embedders"),
+        "load_surrogates",
     },
     "callers of readers that are in the harness": {
         *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
@@ -173,4 +174,5 @@ def test_every_reader_of_the_toolkit_is_reached(
     known, elsewhere = set(_readers_of_the_toolkit()), set().union(*_ELSEWHERE.values())
     assert sorted(known - called - elsewhere) == []
     assert sorted(elsewhere - known) == [], "no such function"
-    assert sorted(elsewhere & called) == [], "reached after all"
+    # A decorator is called where its module is first imported, be it within the harness or before.
+    assert sorted(elsewhere & called - {"open_inputs"}) == [], "reached after all"
