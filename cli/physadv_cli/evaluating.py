@@ -121,6 +121,7 @@ def _prepare(config: SampleConfig, model: LoadedModel, settings: dict[str, Any])
     """Load and check everything else that the configuration names."""
     from physadv.core.errors import OptionError
     from physadv.evaluation.evaluate import prepare_evaluation
+    from physadv.evaluation.subject import reading_facts
 
     if config.detector_goal:
         limit = "It is for detectors, and this is a classifier"
@@ -140,9 +141,7 @@ def _prepare(config: SampleConfig, model: LoadedModel, settings: dict[str, Any])
         device=model.device,
         **settings,
     )
-    if config.model_settings:
-        words = ", ".join(f"{k} {v}" for k, v in config.model_settings.items())
-        task.facts["model_settings"] = words
+    task.facts.update(reading_facts(config.model_settings))
     return task
 
 

@@ -34,6 +34,7 @@ def run_detector_evaluation(
     from physadv.attacks.detection import GOALS
     from physadv.evaluation.detector_evaluation import prepare_detector_evaluation
     from physadv.evaluation.detector_examples import DetectorExamples
+    from physadv.evaluation.subject import reading_facts
     from physadv.report.detector_report import write_detector_report
 
     _refuse_classifier_settings(config, settings)
@@ -50,6 +51,7 @@ def run_detector_evaluation(
         seed=config.seed,
         **{name: settings[name] for name in names if settings.get(name) is not None},
     )
+    task.facts.update(reading_facts(config.model_settings))
     data = task.samples.summary
     print_data(data)
     folder = run.open_folder(config, task.claim, data=data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -27,6 +28,22 @@ def generator(seed: int, *path: str | int, device: torch.device | str = "cpu") -
         True
     """
     return torch.Generator(device).manual_seed(derive(seed, *path))
+
+
+def drawn_positions(count: int, limit: int | None, seed: int) -> npt.NDArray[np.int64]:
+    """Return which of ``count`` items a limit leaves, drawn at random, in ascending order.
+
+    Args:
+        count: Number of items.
+        limit: Number to draw; None, or no fewer than ``count``, for all.
+        seed: Seed of the draw.
+
+    Example:
+        >>> drawn_positions(100, 3, seed=0).size, drawn_positions(3, None, seed=0).tolist()
+        (3, [0, 1, 2])
+    """
+    order = numpy_generator(seed, "limit").permutation(count)
+    return np.sort(order[:limit])
 
 
 def numpy_generator(seed: int, *path: str | int) -> np.random.Generator:

@@ -43,6 +43,7 @@ from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
+from physadv.evaluation.subject import reading_facts
 from physadv.models.cards import LoadedModel, ModelCard
 
 _CHECKED_IMAGES = 16
@@ -117,6 +118,7 @@ class CertificationTask:
             "norm": "patch" if config.method == "patch" else config.norm,
             "seed": config.seed,
             **method.facts,
+            **reading_facts(config.model_settings),
         }
         if config.labels is not None and samples.match is not None:
             facts["labels"] = config.labels

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import to_tensor
-from physadv.core.random_streams import numpy_generator
+from physadv.core.random_streams import drawn_positions
 from physadv.core.wording import count_noun
 from physadv.datasets.class_matching import LabelMap, match_classes
 from physadv.datasets.detection import (
@@ -106,8 +106,7 @@ def open_detection_samples(
         DataError: The data are of another form, or of classes that the model does not have.
     """
     dataset = _opened(data, split, card)
-    order = numpy_generator(seed, "limit").permutation(len(dataset))
-    indices = np.sort(order if limit is None else order[:limit]).tolist()
+    indices = drawn_positions(len(dataset), limit, seed).tolist()
     match = match_classes(
         dataset.classes,
         card.classes,

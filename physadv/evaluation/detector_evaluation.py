@@ -29,7 +29,6 @@ from physadv.core.rows import Row
 from physadv.core.types import Detections
 from physadv.core.wording import count_noun
 from physadv.datasets.class_matching import LabelMap
-from physadv.defenses.load_model import load_model
 from physadv.evaluation.attack_plan import AttackSettings, attack_function
 from physadv.evaluation.detection_samples import (
     DetectionData,
@@ -54,13 +53,13 @@ from physadv.evaluation.metrics.intervals import (
     wilson_interval,
 )
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
+from physadv.evaluation.subject import ball_of, load_subject, reading_facts
 from physadv.models.cards import LoadedModel
 from physadv.models.detectors import DetectedBoxes, PredictSettings
-from physadv.models.load import as_model
 from physadv.models.preserved_state import preserved_state
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import lp_distance
-from physadv.threat.parsing import format_eps, parse_threat
+from physadv.threat.parsing import format_eps
 
 FLOOR = 0.01
 """Score from which detections are kept for average precision."""
@@ -164,9 +163,11 @@ class DetectorEvaluation:
     keep: Keep | None = None
     ledger: ProgressLog = field(init=False)
     _forwards: int = field(init=False, default=0)
+    _predict: PredictSettings = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = ProgressLog(self.folder)
+        self._predict = PredictSettings.of(self.model.card.extra)
 
     def run(self) -> Iterator[DetectorProgress]:
         """Attack every image that is not recorded yet, goal by goal."""
@@ -181,77 +182,90 @@ class DetectorEvaluation:
         self._forwards += len(given[0])
 
     def _run(self) -> Iterator[DetectorProgress]:
-        predict = PredictSettings.of(self.model.card.extra)
         for position in range(len(self.samples)):
             if self.ledger.finished(position, "attacked"):
                 continue
             begun, self._forwards = time.perf_counter(), 0
-            row = self._clean_row(position, predict)
+            image, row, before = self._clean_row(position)
             yield DetectorProgress(len(self.ledger.rows), len(self.samples), CLEAN)
             for goal in self.goals:
-                self._attack(position, goal, row, predict)
+                self._attack(position, goal, image, before, row)
                 yield DetectorProgress(len(self.ledger.rows), len(self.samples), goal)
-            row.pop("_image")
-            row.pop("_found")
             spent = {"seconds": time.perf_counter() - begun, "forwards": self._forwards}
             self.ledger.write(position, "attacked", [row], **spent)
 
-    def _clean_row(self, position: int, predict: PredictSettings) -> Row:
-        """The row of an image before it is attacked, with the image itself beside it."""
+    def _clean_row(self, position: int) -> tuple[Tensor, Row, DetectedBoxes]:
+        """An image (1, 3, h, w), its row before it is attacked, and the boxes found on it."""
         image, objects = self.samples.sample(position)
         image = image.to(self.model.device)
         detections = self._detect(image)
-        return {
+        row = {
             "index": position,
             "image": self.samples.name(position),
             "stage": "attacked",
             "width": image.shape[-1],
             "height": image.shape[-2],
-            "threshold": predict.score_threshold,
+            "threshold": self._predict.score_threshold,
             "objects": objects_in_row(objects),
-            CLEAN: boxes_in_row(predict.boxes_of(detections, FLOOR)[0]),
+            CLEAN: boxes_in_row(self._predict.boxes_of(detections, FLOOR)[0]),
             "findings": {},
-            "_image": image,
-            "_found": predict.boxes_of(detections)[0],
         }
+        return image, row, self._predict.boxes_of(detections)[0]
 
     def _attack(
-        self, position: int, goal: DetectorGoal, row: Row, predict: PredictSettings
+        self,
+        position: int,
+        goal: DetectorGoal,
+        image: Tensor,
+        before: DetectedBoxes,
+        row: Row,
     ) -> None:
-        """Run the attacks with one goal until one meets it; judge the very image that counts."""
-        image, before = row["_image"], row["_found"]
-        entry: dict[str, Any] = {"possible": bool(len(before)) or goal == "fabricate"}
+        """Attack an image with one goal, and enter into its row what the detector sees then."""
+        possible = bool(len(before)) or goal == "fabricate"
         best, by = image, ""
-        if entry["possible"] and self.ball.eps > 0:
-            margin = DetectorMargin(self.model, before, goal, predict.score_threshold)
-            label = torch.zeros(1, dtype=torch.long, device=image.device)
-            closest = float("inf")
-            for name, attack in self.attacks.items():
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", FindingWarning)  # rows hold the findings
-                    result = attack(margin, image, label, index=self.samples.indices[position])
-                row["findings"] |= {f.name: f.as_dict() for f in result.findings}
-                moved = self.ball.quantized(result.images, image)
-                with torch.no_grad():
-                    logits = margin(moved)[0]
-                left = float(logits[0] - logits[1])
-                if left < closest:
-                    best, closest = moved, left
-                if left < 0:
-                    by = name
-                    break
+        if possible and self.ball.eps > 0:
+            best, by = self._search(position, goal, image, before, row)
+
         after = self._detect(best)
-        found = predict.boxes_of(after)[0]
-        entry |= {
+        found = self._predict.boxes_of(after)[0]
+        row[goal] = {
+            "possible": possible,
             "success": bool(by),
             "broken_by": by,
-            "found": boxes_in_row(predict.boxes_of(after, FLOOR)[0]),
+            "found": boxes_in_row(self._predict.boxes_of(after, FLOOR)[0]),
             "extra": count_added(found, before),
             "distance": float(lp_distance(best, image, self.ball.norm)[0]),
         }
-        row[goal] = entry
         if by and self.keep is not None:
             self.keep(position, goal, image[0], best[0], before, found)
+
+    def _search(
+        self,
+        position: int,
+        goal: DetectorGoal,
+        image: Tensor,
+        before: DetectedBoxes,
+        row: Row,
+    ) -> tuple[Tensor, str]:
+        """Run the attacks until one meets the goal; return the image (1, 3, h, w) nearest to it,
+        the very one that counts, and the attack that met it."""
+        margin = DetectorMargin(self.model, before, goal, row["threshold"])
+        label = torch.zeros(1, dtype=torch.long, device=image.device)
+        best, closest = image, float("inf")
+        for name, attack in self.attacks.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FindingWarning)  # rows hold the findings
+                result = attack(margin, image, label, index=self.samples.indices[position])
+            row["findings"] |= {f.name: f.as_dict() for f in result.findings}
+            moved = self.ball.quantized(result.images, image)
+            with torch.no_grad():
+                logits = margin(moved)[0]
+            left = float(logits[0] - logits[1])
+            if left < closest:
+                best, closest = moved, left
+            if left < 0:
+                return best, name
+        return best, ""
 
     def _detect(self, image: Tensor) -> Detections:
         with torch.no_grad():
@@ -513,15 +527,11 @@ def prepare_detector_evaluation(
         DataError: The data cannot be read or have classes that the model has not.
         OptionError: A setting is out of range.
     """
-    if isinstance(threat, LpBall):
-        ball = threat
-    else:
-        norm, eps = parse_threat(threat)
-        ball = LpBall(norm, eps, 255 if eight_bit else None)
+    ball = ball_of(threat, eight_bit=eight_bit)
     chosen = tuple(goal for goal in GOALS if goal in goals)
     if not chosen or len(chosen) < len(goals):
         raise OptionError(f"goals {', '.join(goals)}", f"Any of {', '.join(GOALS)}", "Choose some")
-    loaded = _load_detector(model, weights, device, model_settings or {})
+    loaded = load_subject(model, "detect", weights, device, model_settings or {})
     names = ENSEMBLE if attack in (None, "", "ensemble") else attack
     names = (names,) if isinstance(names, str) else tuple(names or ())
     settings = AttackSettings(steps, restarts, loss)
@@ -559,11 +569,8 @@ def prepare_detector_evaluation(
         "input": "" if loaded.card.resizing is None else loaded.card.resizing.in_words(),
         "seed": seed,
         "physadv": version("physadv"),
+        **reading_facts(model_settings, labels),
     }
-    if model_settings:
-        facts["model_settings"] = ", ".join(f"{k} {v}" for k, v in model_settings.items())
-    if labels is not None:
-        facts["labels"] = labels if isinstance(labels, str) else "a label map"
     return DetectorTask(loaded, samples, ball, attacks, chosen, seed, facts)
 
 
@@ -633,26 +640,6 @@ def evaluate_detector(
     return DetectorResult(
         clean, goals, tuple(evaluation.findings()), rows, dict(task.facts), complete
     )
-
-
-def _load_detector(
-    model: nn.Module | str | Path,
-    weights: str | Path | None,
-    device: str | torch.device | None,
-    settings: Mapping[str, Any],
-) -> LoadedModel:
-    if isinstance(model, str | Path):
-        loaded = load_model(model, weights=weights, device=device or "cpu", settings=settings)
-    else:
-        loaded = as_model(model)
-        loaded = loaded if device is None else loaded.to(device)
-    if loaded.card.task != "detect":
-        raise ModelError(
-            f"model {loaded.card.name!r}",
-            "A detector is needed, and this is a classifier",
-            "Use physadv.evaluate",
-        )
-    return loaded
 
 
 @torch.no_grad()

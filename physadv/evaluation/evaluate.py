@@ -36,6 +36,7 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.robust_accuracy import Evaluation
 from physadv.evaluation.stages import AttackStage, StageInput
+from physadv.evaluation.subject import ball_of, load_subject, reading_facts
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
 from physadv.models.preserved_state import preserved_state
@@ -360,10 +361,10 @@ def prepare_evaluation(
         >>> [progress.done for progress in task.start().run()][-1]
         4
     """
-    ball = _ball_of(threat, eight_bit=eight_bit)
+    ball = ball_of(threat, eight_bit=eight_bit)
     if speed not in _SPEEDS:
         raise OptionError(f"speed {speed!r}", ", ".join(_SPEEDS), "choose one of these")
-    loaded = _load_classifier(model, weights, device, model_settings or {})
+    loaded = load_subject(model, "classify", weights, device, model_settings or {})
 
     settings = AttackSettings(
         steps, restarts, loss, tuple(_load_surrogate(s, device, loaded) for s in surrogates)
@@ -404,11 +405,8 @@ def prepare_evaluation(
         "surrogates": ", ".join(_model_name(s) for s in surrogates),
         "eot_draws": eot_draws,
         "physadv": version("physadv"),
+        **reading_facts(model_settings, labels),
     }
-    if model_settings:
-        facts["model_settings"] = ", ".join(f"{k} {v}" for k, v in model_settings.items())
-    if labels is not None:
-        facts["labels"] = labels if isinstance(labels, str) else "a label map"
     identity = {
         "curve": radii,
         "attack": names,
@@ -480,46 +478,6 @@ def _check_label_range(model: LoadedModel, samples: SampleSource) -> None:
             f"{model.card.name} has {classes} classes, numbered from 0",
             "Number the classes as the model does",
         )
-
-
-def _ball_of(threat: str | tuple[NormLike, str | float] | LpBall, *, eight_bit: bool) -> LpBall:
-    levels = 255 if eight_bit else None
-    if isinstance(threat, LpBall):
-        return replace(threat, levels=levels) if eight_bit else threat
-    norm, eps = parse_threat(threat)
-    return LpBall(norm, eps, levels)
-
-
-def _load_classifier(
-    model: nn.Module | str | Path,
-    weights: str | Path | None,
-    device: str | torch.device | None,
-    settings: Mapping[str, Any],
-) -> LoadedModel:
-    """The model with its card, on its device; a module is copied."""
-    if isinstance(model, str | Path):
-        loaded = load_model(model, weights=weights, device=device or "cpu", settings=settings)
-    elif settings:
-        raise OptionError(
-            f"model_settings {', '.join(settings)}",
-            "A module is wrapped with its settings by as_model",
-            "Pass as_model(module, ...)",
-        )
-    elif weights is not None:
-        raise OptionError(
-            f"weights {weights}", "a module carries its own", "load them into the module"
-        )
-    else:
-        loaded = as_model(model)
-        loaded = loaded if device is None else loaded.to(device)
-    if loaded.card.task != "classify":
-        raise ModelError(
-            f"model {loaded.card.name!r}",
-            "a classifier is needed, and this is a detector",
-            "use physadv.evaluate_detector, or make_patch",
-        )
-
-    return loaded
 
 
 def _load_surrogate(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import to_tensor
-from physadv.core.random_streams import numpy_generator
+from physadv.core.random_streams import drawn_positions
 from physadv.datasets import DatasetSummary
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.class_matching import ClassMatch, LabelMap, match_classes
@@ -155,8 +155,7 @@ def choose_samples(
     Raises:
         DataError: The classes of the data set do not fit the model.
     """
-    order = numpy_generator(seed, "limit").permutation(len(dataset))
-    indices = np.sort(order if limit is None else order[:limit])
+    indices = drawn_positions(len(dataset), limit, seed)
 
     channels = 1 if card.extra.get("channels") == 1 else 3
     sizes = Counter(dataset.image_size(i) for i in indices.tolist())

@@ -133,6 +133,9 @@ def read_figures(folder: str | Path) -> RunFigures:
     if not rows:
         raise DataError(f'"{root}"', "it has no finished image yet", "Let the run go on")
     settings = read_table(member_of(root, IDENTITY), finite=False)
+    if "properties" in settings or settings.get("task") == "detect":
+        kind = "properties of networks" if "properties" in settings else "a detector"
+        raise DataError(f'"{root}" holds a run on {kind}', "Runs on classifiers are compared", "")
     with foreign_errors(str(file), DataError, "no rows of an evaluation"):
         outcomes = _certified(rows, settings) if command == "certify" else _robust(rows)
     rates = {name: wilson_interval(sum(o.values()), len(o)) for name, o in outcomes.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from physadv.core.config import COMMAND_KEY
-from physadv.core.errors import PhysadvError
+from physadv.core.errors import DataError, PhysadvError
 from physadv.core.members import member_of
+from physadv.core.reading import foreign_errors
+from physadv.core.rows import read_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
+from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.evaluation.progress_log import IDENTITY
 from physadv.report.run_comparison import read_figures
 
 _SUBJECTS = ("model", "bundle", "patch", "photos", "cloaked", "study", "data", "name")
@@ -64,7 +69,7 @@ def _run_in(folder: Path) -> ListedRun:
         table = read_table(member_of(folder, CONFIG))
         command = str(table.get(COMMAND_KEY, "cloak"))  # the record of a cloak names none
         subject = next((_subject(table[key]) for key in _SUBJECTS if table.get(key)), "")
-        read = _RESULTS.get(command)
+        read = _of_study if command.startswith("study") else _RESULTS.get(command)
         result = "" if read is None else read(folder)
     except PhysadvError as error:
         return ListedRun(folder, "?", when, "", f"cannot be read: {error}")
@@ -76,13 +81,40 @@ def _subject(value: Any) -> str:
 
 
 def _of_figures(folder: Path) -> str:
-    """The figures of an evaluation, a certification or a check, and how far it came."""
+    """The figures of an evaluation or a certification, and how far it came."""
+    identity = member_of(folder, IDENTITY)
+    settings = read_table(identity, finite=False) if identity.is_file() else {}
+    if "properties" in settings:
+        return _of_properties(folder, int(settings["properties"]))
+    if settings.get("task") == "detect":
+        return _of_detector(folder, settings)
     run = read_figures(folder)
     done = next(iter(run.rates.values())).n
     total = run.settings.get("images")
     part = f"{done} of {total} images: " if isinstance(total, int) and done < total else ""
     threat = f"  at {run.settings['threat']}" if "threat" in run.settings else ""
     return part + ", ".join(f"{name} {rate}" for name, rate in run.rates.items()) + threat
+
+
+def _of_properties(folder: Path, total: int) -> str:
+    """The verdicts on a list of properties."""
+    rows = list(read_rows(member_of(folder, "rows.jsonl")))
+    counts = Counter(str(row.get("verdict")) for row in rows)
+    words = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    return f"{len(rows)} of {total} properties: {words}"
+
+
+def _of_detector(folder: Path, settings: Mapping[str, Any]) -> str:
+    """How often each goal was met on a detector; its average precision stands in the report."""
+    file = member_of(folder, "rows.jsonl")
+    rows = list(read_rows(file))
+    parts = []
+    with foreign_errors(str(file), DataError, "no rows of a detector's evaluation"):
+        for goal in str(settings["goal"]).split(", "):
+            possible = [row[goal] for row in rows if row[goal]["possible"]]
+            met = wilson_interval(sum(bool(each["success"]) for each in possible), len(possible))
+            parts.append(f"{goal} {met}")
+    return f"{len(rows)} of {settings['images']} images: {', '.join(parts)}"
 
 
 def _of_record(name: str, *keys: str) -> Callable[[Path], str]:
@@ -106,6 +138,5 @@ _RESULTS: dict[str, Callable[[Path], str]] = {
     **dict.fromkeys(("attack", "evaluate", "certify"), _of_figures),
     "check": _of_record("report.json", "headline"),
     "cloak-check": _of_record("check.json", "verdict", "words"),
-    "study": _of_study,
 }
 """How the result of an activity's run is read; of others only its folder and subject are listed."""

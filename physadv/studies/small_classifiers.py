@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.findings import FindingWarning
-from physadv.core.random_streams import numpy_generator
+from physadv.core.random_streams import drawn_positions
 from physadv.datasets import read_dataset
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.study import Workspace
@@ -86,8 +85,7 @@ def load_study_data(
         seed=seed,
     )
     held_out = _test_images(data, training, test, seed) if has_test else training.validation
-    order = numpy_generator(seed, "limit").permutation(len(held_out))
-    chosen = torch.from_numpy(np.sort(order[:test]))
+    chosen = torch.from_numpy(drawn_positions(len(held_out), test, seed))
     return StudyData(
         training.train,
         subset(held_out, chosen),
@@ -140,8 +138,7 @@ def _test_images(
 ) -> ImageSubset:
     """Up to ``test`` test images in the size and channels of the training images."""
     dataset = read_dataset(data, split="test")
-    order = numpy_generator(seed, "limit").permutation(len(dataset))
-    dataset = dataset.subset(np.sort(order[:test]))
+    dataset = dataset.subset(drawn_positions(len(dataset), test, seed))
     resized = [
         training.resizing(torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255)
         for image, _ in dataset

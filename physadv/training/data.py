@@ -12,7 +12,7 @@ from torch import Tensor
 
 from physadv.core.errors import OptionError
 from physadv.core.image_io import Array, to_tensor
-from physadv.core.random_streams import generator, numpy_generator
+from physadv.core.random_streams import drawn_positions, generator
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import LabelMap, relabeled_classes
 from physadv.datasets.split import split_by_group
@@ -98,9 +98,7 @@ def load_training_data(
 
     dataset = _relabeled(read_dataset(data, split="train"), labels)
     if limit is not None and limit < len(dataset):
-        dataset = dataset.subset(
-            np.sort(numpy_generator(seed, "limit").permutation(len(dataset))[:limit])
-        )
+        dataset = dataset.subset(drawn_positions(len(dataset), limit, seed))
     training_part, validation_part = split_by_group(dataset, validation, seed)
 
     # A few evenly spaced images decide on the channels: reading all would double the loading time.

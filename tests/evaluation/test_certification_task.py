@@ -84,3 +84,12 @@ def test_a_threat_that_a_method_cannot_certify_is_refused(
     names."""
     with pytest.raises(OptionError, match=words):
         CertificationTask.from_config(config(colors, **changes))
+
+
+def test_a_model_read_otherwise_is_another_certification(colors: str, tmp_path: Path) -> None:
+    """Rows of a network that was given images less another mean are not resumed."""
+    common = {"threat": "linf:2/255", "curve": "none"}
+    CertificationTask.from_config(config(colors, **common)).claim(tmp_path)
+    other = CertificationTask.from_config(config(colors, **common, mean="0.1"))
+    with pytest.raises(OptionError, match="model_settings"):
+        other.claim(tmp_path)

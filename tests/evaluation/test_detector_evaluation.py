@@ -24,6 +24,7 @@ from physadv.evaluation.detector_evaluation import (
 )
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
+from physadv.threat.constraints import LpBall
 
 
 class Quarters(nn.Module):
@@ -174,6 +175,13 @@ def test_classes_that_find_nothing_are_doubted_in_red() -> None:
     assert [(f.name, f.light) for f in result.findings] == [("nothing-found", "red")]
 
 
+def test_a_ball_of_the_callers_is_rounded_when_asked() -> None:
+    """8 bits are asked of a ball as of a text."""
+    ball = LpBall("linf", 0.1)
+    task = prepare_detector_evaluation(detector(), scenes(2), ball, attack="pgd", eight_bit=True)
+    assert task.ball.levels == 255
+
+
 def test_every_image_through_the_model_is_counted() -> None:
     """Those of the steps too: one clean, one attacked, and at least one a step and goal."""
     task = prepare_detector_evaluation(detector(), scenes(2), "linf:0.01", attack="pgd", steps=5)
@@ -209,6 +217,8 @@ def test_wrong_calls_are_named() -> None:
     """A classifier, an unknown goal, data of another form."""
     with pytest.raises(ModelError, match="classifier"):
         evaluate_detector(as_model(nn.Flatten()), scenes())
+    with pytest.raises(OptionError, match="carries its own"):
+        evaluate_detector(detector(), scenes(), weights="w.pth")
     with pytest.raises(OptionError, match="hide, fabricate, mislabel"):
         evaluate_detector(detector(), scenes(), goals=["vanish"])
     with pytest.raises(DataError, match="item 0"):
@@ -257,3 +267,27 @@ def test_the_commands_attack_a_detector(tmp_path: Path, words: tuple[str, ...]) 
     rows = (tmp_path / "run/rows.jsonl").read_text().splitlines()
     assert len(rows) == 3
     assert result["victim"].endswith("+median") == (words[0] == "evaluate")
+
+    listed = physadv(tmp_path, "runs", ".")
+    assert "3 of 3 images: " in listed.stdout + listed.stderr
+
+
+def test_a_run_under_another_reading_of_the_model_is_another_run(tmp_path: Path) -> None:
+    """Channels in another order give other figures, which must not go on from the rows of these."""
+    from physadv.evaluation.config import AttackConfig
+    from physadv_cli.evaluating_detectors import run_detector_evaluation
+    from physadv_cli.runs import RunOptions
+
+    write_yolo(tmp_path / "data", 2)
+    settings = {"attack": "pgd", "steps": 2}
+
+    def attack(**read: Any) -> None:
+        config = AttackConfig(model="m.onnx", data=str(tmp_path / "data"), **read)
+        run = RunOptions("attack", out=tmp_path / "run", quiet=True)
+        with run.held:
+            run_detector_evaluation(config, run, detector(), settings)
+
+    attack()
+    attack()
+    with pytest.raises(OptionError, match="model_settings"):
+        attack(bgr=True)

@@ -111,3 +111,18 @@ def test_runs_are_listed_with_what_they_measured(tmp_path: Path) -> None:
     assert "robust 50.0 %" in found["done"].result
     assert found["half"].result.startswith("1 of 4 images: ")
     assert found["broken"].result.startswith("cannot be read: ")
+
+
+def test_runs_on_properties_and_studies_are_listed_too(tmp_path: Path) -> None:
+    """What is no run on images of a classifier has its own line, and is not compared."""
+    run = write_run(tmp_path / "v", [True], command="certify", properties=3)
+    (run / "rows.jsonl").unlink()
+    append_rows(run / "rows.jsonl", ({"index": i, "verdict": "verified"} for i in range(2)))
+    study = tmp_path / "s"
+    study.mkdir()
+    (study / "config.toml").write_text('command = "study-norms"\n')
+    found = {run.folder.name: run for run in list_runs(tmp_path)}
+    assert found["v"].result == "2 of 3 properties: 2 verified"
+    assert (found["s"].command, found["s"].result) == ("study norms", "unfinished")
+    with pytest.raises(DataError, match="properties of networks"):
+        read_figures(run)

@@ -1,0 +1,98 @@
+"""What an evaluation is of, read alike for classifiers and detectors: the model and the threat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from physadv.core.errors import ModelError, OptionError
+from physadv.datasets.class_matching import LabelMap
+from physadv.defenses.load_model import load_model
+from physadv.models.cards import LoadedModel
+from physadv.models.load import as_model
+from physadv.threat.constraints import LpBall
+from physadv.threat.parsing import NormLike, parse_threat
+
+_OTHER_TASK = {
+    "classify": (
+        "a classifier is needed, and this is a detector",
+        "use physadv.evaluate_detector, or make_patch",
+    ),
+    "detect": ("A detector is needed, and this is a classifier", "Use physadv.evaluate"),
+}
+
+
+def ball_of(threat: str | tuple[NormLike, str | float] | LpBall, *, eight_bit: bool) -> LpBall:
+    """Return the ball that ``threat`` names; with ``eight_bit``, of images of 8 bits.
+
+    Raises:
+        OptionError: ``threat`` cannot be read.
+    """
+    levels = 255 if eight_bit else None
+    if isinstance(threat, LpBall):
+        return replace(threat, levels=levels) if eight_bit else threat
+    norm, eps = parse_threat(threat)
+    return LpBall(norm, eps, levels)
+
+
+def load_subject(
+    model: nn.Module | str | Path,
+    task: str,
+    weights: str | Path | None,
+    device: str | torch.device | None,
+    settings: Mapping[str, Any],
+) -> LoadedModel:
+    """Return the model under test with its card, on its device; a module is copied.
+
+    Args:
+        model: A module, or the name, file or ``module:factory`` of one.
+        task: What it has to do: "classify" or "detect".
+        weights: State dict for a named model.
+        device: Where to compute; None is the module's own, the CPU for a name.
+        settings: How a model of the user's own is read.
+
+    Raises:
+        ModelError: It cannot be loaded, or does something else.
+        OptionError: Weights or settings for a module, which carries its own.
+    """
+    if isinstance(model, str | Path):
+        loaded = load_model(model, weights=weights, device=device or "cpu", settings=settings)
+    elif settings:
+        raise OptionError(
+            f"model_settings {', '.join(settings)}",
+            "A module is wrapped with its settings by as_model",
+            "Pass as_model(module, ...)",
+        )
+    elif weights is not None:
+        raise OptionError(
+            f"weights {weights}", "a module carries its own", "load them into the module"
+        )
+    else:
+        loaded = as_model(model)
+        loaded = loaded if device is None else loaded.to(device)
+    if loaded.card.task != task:
+        raise ModelError(f"model {loaded.card.name!r}", *_OTHER_TASK[task])
+    return loaded
+
+
+def reading_facts(
+    model_settings: Mapping[str, Any] | None, labels: LabelMap = None
+) -> dict[str, str]:
+    """Return the facts of a run that say how the model and the data's classes are read, which a
+    run that resumes it has to share.
+
+    Args:
+        model_settings: How a model of the user's own is read.
+        labels: The model's classes by class of the data.
+    """
+    facts = {}
+    if model_settings:
+        facts["model_settings"] = ", ".join(f"{k} {v}" for k, v in model_settings.items())
+    if labels is not None:
+        facts["labels"] = labels if isinstance(labels, str) else "a label map"
+    return facts
