@@ -17,6 +17,7 @@ from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.evaluation.stages import AttackStage, Family, StageInput
 from physadv.threat.constraints import LpBall
+from physadv.threat.losses import loss_by_name
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,8 @@ def _check_settings(
         raise OptionError(
             f"{name} with loss {settings.loss!r}", "it has its own", "Leave out --loss"
         )
+    if settings.loss is not None:
+        loss_by_name(settings.loss)  # a wrong one is refused before the work
     if settings.steps is not None and attack.steps is None:
         raise OptionError(
             f"{name} with {settings.steps} steps", "it takes one", "Leave out --steps"

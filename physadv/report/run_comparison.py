@@ -15,6 +15,7 @@ from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, read_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
+from physadv.core.wording import format_percent
 from physadv.evaluation.certified_accuracy import is_certified
 from physadv.evaluation.metrics.intervals import (
     DifferenceInterval,
@@ -90,10 +91,17 @@ class FigureChange:
         rose = self.change.value > 0
         return "stronger" if rose != (self.name in _LOWER_IS_BETTER) else "weaker"
 
-    def __str__(self) -> str:
-        pairs = "" if self.lost is None else f" ({self.lost} lost, {self.gained} gained)"
-        rates = f"{self.before.rate:.1%} -> {self.after.rate:.1%}"
-        return f"{self.name:10}{rates:17} {self.change}  {self.verdict}{pairs}"
+    @property
+    def headline(self) -> str:
+        """Both shares and the verdict in a line."""
+        rates = f"{format_percent(self.before.rate)} -> {format_percent(self.after.rate)}"
+        return f"{self.name:10}{rates}: {self.verdict}"
+
+    @property
+    def detail(self) -> str:
+        """The change with its interval, and how many trials it is the sum of."""
+        pairs = "" if self.lost is None else f", {self.lost} lost and {self.gained} gained"
+        return f"{self.change}{pairs}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -66,9 +66,18 @@ def objective_by_name(name: str, labels: Tensor, targets: Tensor | None = None) 
         >>> objective_by_name("margin", torch.tensor([0]))(torch.tensor([[3.0, 1.0]])).tolist()
         [2.0]
     """
+    return Objective(loss_by_name(name), labels, targets)
+
+
+def loss_by_name(name: str) -> LossFunction:
+    """Return the loss called ``name``.
+
+    Raises:
+        OptionError: The name is unknown.
+    """
     if name not in LOSSES:
         raise OptionError(f"loss {name!r}", f"one of {', '.join(LOSSES)}", "Choose one of these")
-    return Objective(LOSSES[name], labels, targets)
+    return LOSSES[name]
 
 
 def cross_entropy_loss(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:

@@ -332,3 +332,12 @@ def test_eps_reads_as_people_write_it(text: str, value: float) -> None:
     assert parse_eps(text) == value
     assert parse_threat(f"Linf:{text}") == ("linf", value)
     assert parse_threat("l_2:2.0") == ("l2", 2.0)
+
+
+def test_an_unknown_loss_is_refused_before_the_work(place: Path) -> None:
+    """One line that names what there is, and no folder of a run that never began."""
+    words = ("attack", *EVALUATE[1:], "--attack", "pgd", "--loss", "nix", "--out", "never")
+    done = physadv(place, *words)
+    assert done.returncode == 1
+    assert "one of ce, log_odds, margin, dlr, pm" in done.stderr
+    assert not (place / "never").exists()

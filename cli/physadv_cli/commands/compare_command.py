@@ -9,7 +9,7 @@ import typer
 
 from physadv_cli import options
 from physadv_cli.gate import NOT_MET
-from physadv_cli.runs import begin_report, console
+from physadv_cli.runs import begin_report, console, print_entry
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -60,6 +60,9 @@ def compare(
         "changes": [change.as_dict() for change in changes],
         "weaker": weaker,
     }
-    run.finish(result, "\n".join(map(str, changes)))
+    for change in changes:
+        print_entry(change.headline, change.detail)
+    clear = [change.name for change in changes if change.change.is_clear]
+    run.finish(result, f"clear changes: {', '.join(clear) or 'none'}")
     if weaker and forbid_weaker:
         raise SystemExit(NOT_MET)
