@@ -6,14 +6,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from physadv.core.errors import DataError
-from physadv.core.text import MOST_TEXT_BYTES, decode_text, read_file
+from physadv.core.text import MOST_TEXT_BYTES, DecodedText, decode_text, read_file
 
 _DELIMITERS = ",;\t|"
 
@@ -49,10 +49,7 @@ def read_csv(path: Path, columns: Mapping[str, Sequence[str]]) -> CsvTable:
         DataError: The file cannot be read, is no CSV, lacks a column, or has a row whose cells are
             more or fewer than the header's; the error names the line.
     """
-    data = read_file(path)
-    if data.startswith(b"PK\x03\x04"):
-        raise DataError(f"'{path}'", "is a workbook, not CSV", "Save it as 'CSV UTF-8'")
-    decoded = decode_text(data, path, guess=True, remedy="Save it as 'CSV UTF-8'")
+    decoded = _decoded(path, MOST_TEXT_BYTES)
     guessed = f"{path.name} is no UTF-8: read as Windows-1252"
     return parse_csv(decoded.text, str(path), columns, notes=(guessed,) if decoded.is_guess else ())
 
@@ -67,7 +64,7 @@ def read_csv_columns(
 ) -> dict[str, list[str]]:
     """Read some columns of a CSV file of millions of rows, in any dialect of :func:`read_csv`.
 
-    Equal cells are one text in memory.
+    Equal cells are one text in memory, but for the first column, which names the row.
 
     Args:
         path: The file.
@@ -84,54 +81,28 @@ def read_csv_columns(
         DataError: The file cannot be read, is no CSV, lacks a column, or has a row whose cells are
             more or fewer than the header's; the error names the line.
     """
-    data = read_file(path, most_bytes=most_bytes)
-    if data.startswith(b"PK\x03\x04"):
-        raise DataError(f"'{path}'", "is a workbook, not CSV", "Save it as 'CSV UTF-8'")
-    text = decode_text(data, path, guess=True, remedy="Save it as 'CSV UTF-8'").text
-    del data
-    first = next((line for line in text.splitlines()[:50] if line.strip()), "")
-    if not first:
-        raise DataError(f"'{path}' is empty", f"It needs the columns {', '.join(columns)}")
-    delimiter = max(_DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [cell.strip() for cell in next(row for row in reader if any(row))]
-        rows: Iterable[list[str]] = reader
+    reader = _Reader(_decoded(path, most_bytes).text, str(path), columns)
+    with reader.errors():
+        header = [cell.strip() for cell in next(row for row in reader.rows if any(row))]
+        rows: Iterable[list[str]] = reader.rows
         if headerless is not None and headerless(header[0]):
-            rows, header = chain([header], reader), list(columns)
+            rows, header = chain([header], reader.rows), list(columns)
         named = list(_named(str(path), header, columns))
         for name, others in (optional or {}).items():
             found = next((each for each in (name, *others) if each in named), None)
             if found is not None:
                 named[named.index(found)] = name
+
         asked = [name for name in (*columns, *(optional or {})) if name in named]
-        wanted = [(name, named.index(name)) for name in asked]
-        return _columns_of(rows, wanted, len(named), f"{path}", reader)
-    except (csv.Error, StopIteration, TypeError, ValueError) as error:
-        raise DataError(f"'{path}'", f"it is no valid CSV ({error})", "Save it again") from error
-
-
-def _columns_of(
-    rows: Iterable[list[str]],
-    wanted: Sequence[tuple[str, int]],
-    width: int,
-    path: str,
-    reader: Any,
-) -> dict[str, list[str]]:
-    """The wanted cells of all rows, by column."""
-    table: dict[str, list[str]] = {name: [] for name, _ in wanted}
-    known: dict[str, str] = {}
-    for cells in rows:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != width:
-            counts = f"{len(cells)} cells under {width} columns"
-            limit = "Quote cells that hold a delimiter"
-            raise DataError(f"'{path}:{reader.line_num}'", counts, limit)
-        for name, index in wanted:
-            cell = cells[index].strip()
-            table[name].append(known.setdefault(cell, cell) if name != wanted[0][0] else cell)
-    return table
+        table: dict[str, list[str]] = {name: [] for name in asked}
+        places = [(table[name], named.index(name)) for name in asked]
+        known: dict[str, str] = {}
+        for row in rows:
+            if cells := reader.fitted(row, len(named)):
+                for number, (column, place) in enumerate(places):
+                    cell = cells[place].strip()
+                    column.append(known.setdefault(cell, cell) if number else cell)
+        return table
 
 
 def parse_csv(
@@ -156,36 +127,84 @@ def parse_csv(
         >>> parse_csv("file;x0\\na.png;1,5", "boxes.csv", {"file": (), "x0": ()}).rows[0].cells
         {'file': 'a.png', 'x0': '1.5'}
     """
-    lines = text.splitlines(keepends=True)
-    first = 1
-    delimiter = ""
-    if lines and lines[0].lower().startswith("sep="):  # Excel's own first line
-        delimiter, first = lines[0][4:5].strip("\r\n\"' ") or ",", 2
-        lines = lines[1:]
-    if not any(line.strip() for line in lines):
-        raise DataError(f"'{path}' is empty", f"It needs the columns {', '.join(columns)}")
-    delimiter = delimiter or max(_DELIMITERS, key=lines[0].count)
-
-    reader = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = _named(path, next(reader), columns)
+    reader = _Reader(text, path, columns)
+    with reader.errors():
+        header = _named(path, next(reader.rows), columns)
         rows = []
-        for cells in reader:
-            where = f"{path}:{reader.line_num + first - 1}"
-            while len(cells) > len(header) and not cells[-1].strip():
-                cells.pop()
-            if not any(cell.strip() for cell in cells):
+        for row in reader.rows:
+            cells = reader.fitted(row, len(header))
+            if not cells:
                 continue
-            if len(cells) != len(header):
-                counts = f"{len(cells)} cells under {len(header)} columns"
-                raise DataError(f"'{where}'", counts, "Quote cells that hold a delimiter")
-            if delimiter != ",":
+            if reader.delimiter != ",":
                 cells = [re.sub(r"^\s*([+-]?\d+),(\d+)\s*$", r"\1.\2", cell) for cell in cells]
             stripped = (cell.strip() for cell in cells)
-            rows.append(CsvRow(where, dict(zip(header, stripped, strict=True))))
-    except (csv.Error, StopIteration, TypeError, ValueError) as error:
-        raise DataError(f"'{path}'", f"it is no valid CSV ({error})", "Save it again") from error
-    return CsvTable(tuple(rows), notes)
+            rows.append(CsvRow(reader.where, dict(zip(header, stripped, strict=True))))
+        return CsvTable(tuple(rows), notes)
+
+
+def _decoded(path: Path, most_bytes: int) -> DecodedText:
+    """The text of a CSV file, refused where it is a workbook."""
+    data = read_file(path, most_bytes=most_bytes)
+    if data.startswith(b"PK\x03\x04"):
+        raise DataError(f"'{path}'", "is a workbook, not CSV", "Save it as 'CSV UTF-8'")
+    return decode_text(data, path, guess=True, remedy="Save it as 'CSV UTF-8'")
+
+
+class _Reader:
+    """Rows of a CSV text in the dialect that its first lines show.
+
+    Args:
+        text: The text.
+        path: Name of the file, for errors.
+        columns: Names of the needed columns, for errors.
+
+    Attributes:
+        rows: The rows, header included.
+        delimiter: What stands between two cells.
+    """
+
+    def __init__(self, text: str, path: str, columns: Iterable[str]) -> None:
+        stream = io.StringIO(text, newline="")
+        first = stream.readline()
+        self._path, self._above = path, 0
+        self.delimiter = ""
+        if first.lower().startswith("sep="):  # Excel's own first line
+            self.delimiter, self._above = first[4:5].strip("\r\n\"' ") or ",", 1
+        else:
+            stream.seek(0)
+        begin = stream.tell()
+        first = next((line for line in stream if line.strip()), "")
+        stream.seek(begin)
+        if not first:
+            raise DataError(f"'{path}' is empty", f"It needs the columns {', '.join(columns)}")
+        self.delimiter = self.delimiter or max(_DELIMITERS, key=first.count)
+        self.rows = csv.reader(stream, delimiter=self.delimiter, strict=True)
+
+    @property
+    def where(self) -> str:
+        """File and line of the row that was read last."""
+        return f"{self._path}:{self.rows.line_num + self._above}"
+
+    def fitted(self, cells: list[str], width: int) -> list[str]:
+        """Return a row of ``width`` cells, without empty ones beyond them; none for an empty
+        row."""
+        while len(cells) > width and not cells[-1].strip():
+            cells.pop()
+        if not any(cell.strip() for cell in cells):
+            return []
+        if len(cells) != width:
+            counts = f"{len(cells)} cells under {width} columns"
+            raise DataError(f"'{self.where}'", counts, "Quote cells that hold a delimiter")
+        return cells
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise DataError for what the reader raises within."""
+        try:
+            yield
+        except (csv.Error, StopIteration, TypeError, ValueError) as error:
+            limit = f"it is no valid CSV ({error})"
+            raise DataError(f"'{self._path}'", limit, "Save it again") from error
 
 
 def _named(path: str, header: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Sequence[str]:

@@ -70,6 +70,17 @@ def test_csv_of_any_dialect(tmp_path: Path, head: str, delimiter: str, encoding:
     assert data.classes == ("cat", "dog")
 
 
+def test_a_csv_as_excel_writes_it_is_a_listing(tmp_path: Path) -> None:
+    """Its own first line names the delimiter, and empty cells follow a row or the header."""
+    rows = [f"{file};{label};" for file, label in images(tmp_path)]
+    file = tmp_path / "set.csv"
+    file.write_text("\n".join(["sep=;", "path;label;;", *rows]))
+    assert_read(read_dataset(file))
+    file.write_text("\n".join(["sep=;", "path;label", *rows, "a.png;cat;more"]))
+    with pytest.raises(DataError, match=r"set\.csv:9.*3 cells under 2 columns"):
+        read_dataset(file)
+
+
 def test_a_csv_beside_flat_images_names_their_classes(tmp_path: Path) -> None:
     """The folder itself is given, as Kaggle's downloads are."""
     rows = images(tmp_path, nested=False)
