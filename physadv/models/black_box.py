@@ -103,14 +103,19 @@ class _Line(ABC):
 class AskedModel(nn.Module):
     """A model without a gradient, whose queries are counted.
 
+    Args:
+        name: Name in errors and on the card.
+        budget: Largest number of images that it is asked about; 0 for no limit.
+        outputs: What it returns: "probabilities", "logits" or "labels"; empty where not known.
+
     Attributes:
         sent: Images that it was asked about.
-        budget: Largest number of them; 0 for no limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, *, budget: int = 0, outputs: str = "") -> None:
         super().__init__()
-        self.sent, self.budget = 0, 0
+        self.name, self.budget, self.outputs = name, budget, outputs
+        self.sent = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the model itself: copies would count queries apart."""
@@ -131,14 +136,14 @@ class BlackBox(AskedModel):
     """
 
     def __init__(self, name: str, settings: BlackBoxSettings) -> None:
-        super().__init__()
+        super().__init__(name, budget=settings.budget, outputs=settings.outputs)
         _check_settings(name, settings)
-        self.name, self.settings, self.budget = name, settings, settings.budget
+        self.settings = settings
         self.line: _Line = _HttpLine(settings) if settings.url else _CommandLine(settings, name)
         self._next_request = 0.0
         stated = self.line.describe()
         self.classes = settings.classes or tuple(map(str, stated.get("classes") or ()))
-        self.outputs: str = settings.outputs or str(stated.get("outputs") or "")
+        self.outputs = self.outputs or str(stated.get("outputs") or "")
         self.input_size = settings.input_size or tuple(stated.get("input_size") or ())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -161,11 +166,10 @@ class BlackBox(AskedModel):
         return torch.tensor(rows, dtype=torch.float32, device=images.device)
 
     def _scores(self, pngs: Sequence[bytes]) -> list[list[float]]:
-        budget = self.settings.budget
-        if budget and self.sent + len(pngs) > budget:
+        if self.budget and self.sent + len(pngs) > self.budget:
             raise ModelError(
                 f"{public_address(self.name)}: {self.sent} images were sent",
-                f"The budget is {budget} queries",
+                f"The budget is {self.budget} queries",
                 "Raise it, or attack fewer images or with fewer steps",
             )
         answer = self._repeated(pngs)

@@ -39,7 +39,7 @@ class OnnxRuntimeModel(AskedModel):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(str(path))
         self.session = _open_session(path)
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
@@ -70,7 +70,7 @@ class OnnxRuntimeModel(AskedModel):
 
 
 def _open_session(path: Path) -> Any:
-    """A session on one thread, with onnxruntime's own operations alone."""
+    """A session on as many threads as torch has, with onnxruntime's own operations alone."""
     if not has_onnxruntime():
         raise ModelError(f"{path}", "onnxruntime is not installed", REMEDY)
     import onnxruntime

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from physadv.attacks.patch_search import SearchMethod, queries_of
 from physadv.core import shared_fields as shared
+from physadv.core.addresses import public_address
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_bytes
 from physadv.core.findings import Finding
@@ -290,11 +291,10 @@ def refuse_small_budget(config: PatchConfig, task: PatchTask, method: str) -> No
         return
     needed = planned_queries(config, method)
     for box in black_boxes(task):
-        budget = box.budget
-        if budget and box.sent + needed > budget:
+        if box.budget and box.sent + needed > box.budget:
             raise OptionError(
-                f"{box.name}: the run takes about {needed:,} queries",
-                f"Its budget is {budget:,}, of which {box.sent:,} are sent",
+                f"{public_address(box.name)}: the run takes about {needed:,} queries",
+                f"Its budget is {box.budget:,}, of which {box.sent:,} are sent",
                 "Lower --steps, --draws or --test-draws, or raise the budget",
             )
 

@@ -50,6 +50,12 @@ def linear(outputs: int, last: str = "", **settings: Any) -> tuple[list[Any], di
     return nodes, {"w": weights(192, outputs), "b": weights(outputs)}
 
 
+def asked(outputs: int) -> tuple[list[Any], dict[str, Any]]:
+    """As :func:`linear`, with an operation that torch's conversion does not know."""
+    nodes = [node("Flatten", "x", "a"), node("Gemm", "a w b", "c"), node("Hardmax", "c", "h")]
+    return [*nodes, node("Add", "c h")], linear(outputs)[1]
+
+
 def with_metadata(file: Path, **entries: str) -> Path:
     model = onnx.load(str(file))
     for key, value in entries.items():
@@ -186,10 +192,7 @@ def test_weights_in_a_file_beside_it_are_read_and_no_others(tmp_path: Path) -> N
 
 def test_an_unknown_operation_is_asked_through_onnxruntime(tmp_path: Path) -> None:
     """Scores without a gradient; the card and the error say so, and queries are counted."""
-    nodes, values = linear(4)
-    nodes = [node("Flatten", "x", "a"), node("Gemm", "a w b", "c"), node("Hardmax", "c", "h")]
-    nodes += [node("Add", "c h")]
-    file = written(tmp_path, nodes, values)
+    file = written(tmp_path, *asked(4))
     model = physadv.load_model(file)
     assert "'Hardmax' is not known" in model.card.extra["gradient"]
     assert model(torch.rand(3, 3, 8, 8)).shape == (3, 4)
@@ -254,3 +257,15 @@ def test_the_program_attacks_and_checks_a_file(tmp_path: Path) -> None:
     words = ["--model", file.name, "--data", "d.npz", "--steps", "2", "--json"]
     done = program(tmp_path, "attack", *words, "--attack", "pgd", "--eps", "8/255")
     assert json.loads(done.stdout)["images"] == 4, done.stderr
+
+
+def test_a_file_that_is_asked_is_evaluated_by_its_scores(tmp_path: Path) -> None:
+    """`evaluate` plans attacks on scores, and counts the queries."""
+    file = written(tmp_path, *asked(3))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "d.npz", x=pixels, y=[0, 1])
+    words = ["--model", file.name, "--data", "d.npz", "--eps", "32/255", "--out", "run"]
+    done = program(tmp_path, "evaluate", *words)
+    assert done.returncode == 0, done.stderr
+    assert "square" in done.stderr
+    assert "queries sent" in done.stderr
