@@ -42,8 +42,7 @@ import physadv.models.faces.face_detection as detection
 from dataclasses import replace
 
 cloak.MODES["low"] = replace(cloak.MODES["low"], steps=6, draws=2, every=3)
-for module in (task, embedders):
-    module.load_embedders = lambda *a, **k: [tinyface.tiny_embedder()]
+embedders.load_embedders = lambda *a, **k: [tinyface.tiny_embedder()]
 for module in (task, detection):
     module.default_finders = lambda *a, **k: [tinyface.KnownFinder()]
 """

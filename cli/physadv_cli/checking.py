@@ -67,12 +67,12 @@ def _judge(
     gate = check_gate(run)
     if not gate.requirements:
         return ()
-    from physadv.evaluation.metrics.intervals import RateInterval
+    from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 
     def figure(block: str, key: str, low: str, high: str) -> RateInterval:
         found = summary["blocks"].get(block)
         if found is None:
-            return RateInterval(0.0, 0.0, 1.0, 0)
+            return wilson_interval(0, 0)
         return RateInterval(found[key], found[low], found[high], found["frames"], found["clips"])
 
     success = figure("patch", "attack_success_rate", "low", "high")

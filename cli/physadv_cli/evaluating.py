@@ -41,17 +41,11 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
     print_data(task.samples.summary)
     with divided_run(run, config, task.claim, task.samples.summary) as part:
         save = None if config.save is None else Path(config.save)
-        evaluation = task.start(part.own, save, shard=part.shard)
-        part.take_known(evaluation.ledger)
-        stopped = False
-        try:
-            _watch(evaluation)
-            part.join()
-            if part.several and part.is_first:  # the other radii need all rows
-                evaluation = task.start(part.folder, save)
-                _watch(evaluation)
-        except KeyboardInterrupt:
-            stopped = True
+        evaluation, stopped = part.do_share(
+            lambda folder, shard: task.start(folder, save, shard=shard),
+            lambda evaluation: evaluation.ledger,
+            lambda evaluation, _: _watch(evaluation),
+        )
         outcomes = []
         if part.is_first:
             outcomes = _finish(task, evaluation, run, part, gate, stopped=stopped)
@@ -76,7 +70,7 @@ def _finish(
     from physadv.report.evaluate_report import write_evaluate_report
 
     folder, data = part.folder, task.samples.summary
-    is_share = not evaluation.shard.is_whole
+    is_share = part.is_share(evaluation.ledger)
     result = {
         **evaluation.result(),
         **task.facts,
@@ -90,7 +84,7 @@ def _finish(
         example = strongest_example(folder / "examples")
         result["report"] = str(write_evaluate_report(folder, result, task.facts, example, data))
     figures = {name: RateInterval(**result[f"{name}_accuracy"]) for name in ("clean", "robust")}
-    outcomes = gate.judge(folder, task.facts["victim"], figures, void_reason(result["doubts"]))
+    outcomes = gate.judge(folder, task.facts["victim"], figures, void_reason(result))
     result |= outcomes_table(outcomes)
     print_findings(result["doubts"])
     run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))

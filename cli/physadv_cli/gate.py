@@ -82,9 +82,15 @@ class Gate:
         return outcomes
 
 
-def void_reason(findings: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a run's figures mean nothing: its first red finding; empty without one."""
-    return next((str(f["finding"]) for f in findings if f["light"] == "red"), "")
+def void_reason(result: Mapping[str, Any]) -> str:
+    """Return why a run's figures mean nothing: its first red finding, or that it is not complete;
+    empty for neither.
+
+    Args:
+        result: The run's result, with ``doubts`` and ``complete``.
+    """
+    red = (str(finding["finding"]) for finding in result["doubts"] if finding["light"] == "red")
+    return next(red, "" if result["complete"] else "the run was stopped before its last image")
 
 
 def outcomes_table(outcomes: Sequence[RequirementOutcome]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from physadv.core.config import Config
 from physadv.core.errors import OptionError
 from physadv.core.files import make_folder
-from physadv.core.shards import Shard
+from physadv.core.shards import WHOLE, Shard
 from physadv.core.wording import count_noun
 from physadv_cli.runs import RunOptions
 from physadv_cli.torchrun import is_one_of_several
@@ -24,6 +24,8 @@ from physadv_cli.torchrun import is_one_of_several
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
     from physadv.evaluation.progress_log import ProgressLog
+
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,58 @@ class Division:
             "once every shard is done: physadv merge SHARD_FOLDER... --out FOLDER"
         )
 
-    def take_known(self, log: ProgressLog) -> None:
+    def is_share(self, log: ProgressLog) -> bool:
+        """Return whether ``log`` holds this process's share of the rows alone, not the run's."""
+        if self.several:
+            return log.folder != self.folder
+        return not self.shard.is_whole
+
+    def do_share(
+        self,
+        begin: Callable[[Path, Shard], Work],
+        log_of: Callable[[Work], ProgressLog],
+        watch: Callable[[Work, Shard], None],
+    ) -> tuple[Work, bool]:
+        """Do this process's share of the work; the first of several then joins all rows and does
+        what needs them.
+
+        Args:
+            begin: Begins or resumes the work in a folder, on a share of the batches.
+            log_of: Rows of the work.
+            watch: Does the work on a share of the batches, with progress.
+
+        Returns:
+            The work, and whether Ctrl-C ended it before it was done. Of several processes, the
+            first one's work that was done holds the rows of all.
+        """
+        work = begin(self.own, self.shard)
+        if self.own != self.folder:
+            self._take_known(log_of(work))
+        try:
+            watch(work, self.shard)
+            if self.several:
+                self._join()
+                if self.is_first:
+                    work = begin(self.folder, WHOLE)
+                    watch(work, WHOLE)
+        except KeyboardInterrupt:
+            return work, True
+        return work, False
+
+    def _take_known(self, log: ProgressLog) -> None:
         """Let ``log``, of this process, know the rows that the run's folder has already."""
         from physadv.evaluation.progress_log import ProgressLog
 
-        if self.own != self.folder:
-            log.include(ProgressLog(self.folder))
+        log.include(ProgressLog(self.folder))
 
-    def join(self) -> None:
+    def _join(self) -> None:
         """Wait for the other processes; the first one then joins all rows in the run's folder."""
-        if not self.several:
-            return
         from torch import distributed
+
+        from physadv.evaluation.merge_runs import gather_ranks
 
         distributed.barrier()
         if self.is_first:
-            from physadv.evaluation.merge_runs import gather_ranks
-
             gather_ranks(self.folder)
 
 

@@ -19,7 +19,7 @@ from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.classifiers import Preprocessed
-from physadv.models.detectors import non_maximum_suppression
+from physadv.models.detectors import PredictSettings
 from physadv.models.load import is_built_in
 
 _TOP = 3
@@ -81,8 +81,7 @@ def _answer(model: LoadedModel, name: str, image: Tensor) -> PictureAnswer:
     card = model.card
     output = model(image[None].to(model.device))
     if isinstance(output, Detections):
-        threshold = float(card.extra.get("score_threshold", 0.25))
-        (found,) = non_maximum_suppression(output, threshold)
+        (found,) = PredictSettings.of(card.extra).boxes_of(output)
         boxes = tuple(tuple(box.tolist()) for box in found.boxes[:10])
         pairs = zip(found.labels[:10].tolist(), found.scores[:10].tolist(), strict=True)
         named = tuple((card.class_name(label), score) for label, score in pairs)
@@ -270,14 +269,15 @@ def examine_accuracy(model: LoadedModel, samples: SampleSource) -> tuple[Accurac
         The accuracy, and the doubts.
     """
     labels = torch.tensor(samples.labels)
-    answers = _predictions(model, samples)
+    answers = _predictions(model, samples, model.device)
     right = answers == labels
     count = len(model.card.classes)
     findings = clean_accuracy_findings(
         int(right.sum()), len(labels), classes=count, labels=labels.tolist(), card=model.card
     )
     variants: dict[str, Tensor] = {
-        name: _predictions(run, samples) == labels for name, run in _other_ways(model).items()
+        name: _predictions(run, samples, model.device) == labels
+        for name, run in _other_ways(model).items()
     }
     gains = {
         name: int((other & ~right).sum()) - int((right & ~other).sum())
@@ -348,15 +348,14 @@ def _other_ways(model: LoadedModel) -> dict[str, Callable[[Tensor], Any]]:
 
 
 @torch.no_grad()
-def _predictions(run: Callable[[Tensor], Any], samples: SampleSource) -> Tensor:
+def _predictions(
+    run: Callable[[Tensor], Any], samples: SampleSource, device: torch.device
+) -> Tensor:
     """Best class (n,) of each image."""
-    device = (
-        next((p.device for p in run.parameters()), None) if isinstance(run, nn.Module) else None
-    )
     found = []
     for start in range(0, len(samples), _BATCH):
         images = samples.images(range(start, min(start + _BATCH, len(samples))))
-        found.append(run(images if device is None else images.to(device)).argmax(1).cpu())
+        found.append(run(images.to(device)).argmax(1).cpu())
     return torch.cat(found)
 
 

@@ -104,9 +104,9 @@ class BookletConfig(StudyConfig):
 
         run = [entry for entry in ENTRIES if not self.study or entry.name in self.study]
         taken = {kind for e in run for _, kind in (*e.data_sets, *e.optional_sets)}
-        kinds = ("mnist", "cifar10", "gtsrb", "photos", "faces")
+        paths = [field.name for field in fields(self) if field.name.endswith("_data")]
         why = "no study of --study takes it"
-        return {f"{kind}_data": why for kind in kinds if kind not in taken}
+        return {name: why for name in paths if name.removesuffix("_data") not in taken}
 
 
 def linf_radius(threat: str, *, below: float = 1.0) -> float:

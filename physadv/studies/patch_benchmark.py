@@ -34,6 +34,7 @@ from physadv.defenses.registry import defend_model
 from physadv.evaluation.detection_samples import boxes_in_row
 from physadv.models.cards import LoadedModel
 from physadv.models.detectors import DetectedBoxes, PredictSettings
+from physadv.models.resizing import PADDING
 from physadv.studies.attack_studies_config import PatchBenchmarkConfig
 from physadv.studies.patch_benchmark_page import (
     ADAPTIVE,
@@ -224,7 +225,7 @@ def _framed(name: str, image: Tensor, boxes: Tensor, crowd: Tensor) -> Photo:
     scale = SIDE / max(image.shape[-2:])
     size = [max(1, round(side * scale)) for side in image.shape[-2:]]
     fitted = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-    frame = F.pad(fitted, (0, SIDE - size[1], 0, SIDE - size[0]), value=114 / 255)
+    frame = F.pad(fitted, (0, SIDE - size[1], 0, SIDE - size[0]), value=PADDING)
     return Photo(name, frame, boxes.reshape(-1, 4) * scale, crowd)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from commandline import physadv
+from commandline import environment, physadv
 from small_commands import SMALL_COMMANDS, write_inputs
 
 EVALUATE = (
@@ -49,6 +51,52 @@ def test_a_requirement_typed_wrong_is_refused_before_the_work(place: Path) -> No
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1, done.stderr
     assert not (place / "never").exists()
+
+
+STOPS = """
+import numpy, own, torch
+
+class Stops(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = own.make()
+        last = torch.from_numpy(numpy.load("data.npz")["images"][-1])
+        self.register_buffer("last", last.permute(2, 0, 1) / 255)
+    def forward(self, x):
+        if len(x) <= 2 and ((x - self.last).abs().amax((1, 2, 3)) < 0.1).any():
+            raise KeyboardInterrupt
+        return self.net(x)
+
+def make():
+    return Stops()
+"""
+"""A model during which Ctrl-C comes, at the last image of data.npz in a batch of 2: not while the
+self-checks ask it about all images at once."""
+LABELS = """
+import numpy, own, torch
+images = numpy.load("data.npz")["images"]
+labels = own.make()(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).argmax(1)
+numpy.savez("read-rightly.npz", images=images, labels=labels.numpy())
+"""
+
+
+def test_a_stopped_run_meets_no_requirement(place: Path) -> None:
+    """Exit code 130, and the files for CI services tell a failure, whatever the images that are
+    done say."""
+    (place / "stops.py").write_text(STOPS)
+    subprocess.run([sys.executable, "-c", LABELS], cwd=place, env=environment(), check=True)
+    words = ("evaluate", "--model", "stops:make", "--data", "read-rightly.npz", "--trust")
+    words = (*words, "--threat", "linf:0.001", "--curve", "none", "--batch-size", "2")
+    done = physadv(place, *words, "--out", "stopped", "--require", "clean >= 0", "--json")
+    assert done.returncode == 130, done.stderr
+    result = json.loads(done.stdout)
+    assert result["clean_accuracy"]["rate"] == 1
+    assert 0 < result["clean_accuracy"]["n"] < 6
+    (outcome,) = result["requirements"]
+    assert not outcome["met"]
+    assert "the run was stopped before its last image" in outcome["words"]
+    suite = ET.parse(place / "stopped/requirements.xml").getroot()
+    assert suite.get("failures") == "1"
 
 
 def test_certificates_and_checks_are_required_too(place: Path) -> None:

@@ -88,6 +88,7 @@ def options_of(lines: list[str]) -> list[str]:
         (GradientConfig(data="d", model="m", weights="w", pictures="p"), []),
         (BookletConfig(mnist_data="m", faces_data="f", study=("gradient",)), ["--faces-data"]),
         (BookletConfig(mnist_data="m", photos_data="p", study=("gradient",)), []),
+        (BookletConfig(mnist_data="m", boxes_data="b", study=("gradient",)), ["--boxes-data"]),
         (BookletConfig(mnist_data="m", faces_data="f"), []),
         (MaskingConfig(data="d", quick=True, epochs=2, limit=100), ["--epochs", "--limit"]),
         (MaskingConfig(data="d", quick=True, limit=10, queries=5), []),

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import physadv
+from physadv.core.types import Detections
 from physadv.datasets.base import in_memory
 from physadv.evaluation.data import open_samples
 from physadv.evaluation.model_check import (
@@ -22,6 +23,7 @@ from physadv.evaluation.model_check import (
     model_facts,
     picture_findings,
 )
+from physadv.models.cards import ModelCard
 
 COLORS = ("red", "green", "blue")
 
@@ -127,6 +129,42 @@ def test_an_untrained_net_is_doubted() -> None:
     model = physadv.as_model(net, classes=[f"c{i}" for i in range(20)])
     assert names_of(model) == {"untrained-statistics", "one-answer", "no-preference"}
     assert names_of(physadv.load_model("signs")) <= {"one-answer"}
+
+
+class Elsewhere(nn.Module):
+    """A classifier of another device than the CPU, whose answers it gives there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.device == self.weight.device
+        return torch.eye(3)[:1].expand(len(images), 3)
+
+
+def test_images_are_read_otherwise_on_the_models_device() -> None:
+    """A network without preprocessing of ours is asked with its colors swapped where it lies."""
+    model = physadv.LoadedModel(Elsewhere(), ModelCard("elsewhere", classes=COLORS))
+    accuracy, _ = examine_accuracy(model, open_samples(colored(), model.card))
+    assert list(accuracy.variants) == ["with red and blue swapped"]
+    assert accuracy.variants["with red and blue swapped"] == accuracy.rate
+
+
+class TwoBoxes(nn.Module):
+    """A detector of two boxes of one class that overlap by 0.6."""
+
+    def forward(self, images: Tensor) -> Detections:
+        boxes = torch.tensor([[[0.0, 0, 16, 16], [4, 0, 20, 16]]])
+        return Detections(boxes, torch.tensor([[[0.9], [0.8]]]))
+
+
+@pytest.mark.parametrize(("overlap", "boxes"), [(0.5, 1), (0.7, 2)])
+def test_boxes_are_those_of_the_detectors_own_settings(overlap: float, boxes: int) -> None:
+    """The overlap over which a box is dropped is that of its card, as everywhere else."""
+    card = ModelCard("two", "detect", ("sign",), extra={"nms_iou": overlap})
+    (answer,) = answer_pictures(physadv.LoadedModel(TwoBoxes(), card), pictures(1))
+    assert len(answer.boxes) == boxes
 
 
 class Declaring(ByChannel):

@@ -81,19 +81,14 @@ def certify(config: CertifyConfig, run: RunOptions) -> None:
     task = CertificationTask.from_config(config)
     print_data(task.samples.summary)
     with divided_run(run, config, task.claim, task.samples.summary) as part:
-        log, is_share = task.open_log(part.own), not part.shard.is_whole
-        part.take_known(log)
-        stopped = False
-        try:
-            _watch(task, log, part.shard)
-            part.join()
-            if part.several and part.is_first:
-                log, is_share = task.open_log(part.folder), False
-        except KeyboardInterrupt:
-            stopped = True
+        log, stopped = part.do_share(
+            lambda folder, _: task.open_log(folder),
+            lambda log: log,
+            lambda log, shard: _watch(task, log, shard),
+        )
         outcomes = []
         if part.is_first:
-            outcomes = _finish(task, log, run, part, gate, stopped=stopped, is_share=is_share)
+            outcomes = _finish(task, log, run, part, gate, stopped=stopped)
     if any(row.get("broken") for row in log.rows.values()):
         raise SystemExit(1)
     if stopped:
@@ -109,14 +104,13 @@ def _finish(
     gate: Gate,
     *,
     stopped: bool,
-    is_share: bool,
 ) -> list[RequirementOutcome]:
     """Write the report, print the result, of a shard only how much is done, and judge the
     requirements."""
     from physadv.evaluation.metrics.intervals import RateInterval
     from physadv.report.certify_report import write_certify_report
 
-    folder, data = part.folder, task.samples.summary
+    folder, data, is_share = part.folder, task.samples.summary, part.is_share(log)
     result = {**task.result(log), "data_summary": data.as_dict(), "out": str(folder)}
     if is_share:
         result |= {"shard": str(part.shard), "done": len(log.rows)}
@@ -125,7 +119,7 @@ def _finish(
         report = write_certify_report(folder, result, facts, list(log.rows.values()), data)
         result["report"] = str(report)
     figures = {name: RateInterval(**result[key]) for name, key in _FIGURES.items()}
-    outcomes = gate.judge(folder, task.facts["victim"], figures, void_reason(result["doubts"]))
+    outcomes = gate.judge(folder, task.facts["victim"], figures, void_reason(result))
     result |= outcomes_table(outcomes)
     print_findings(result["doubts"])
     run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))
@@ -235,7 +229,7 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     lines += [f"accuracy            {accuracy}"]
     if result["abstained"]:
         lines += [f"abstained           {result['abstained']}"]
-    if has_curve:
+    if has_curve and certified.n:
         points = (f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])
         lines += [f"over the radius     {', '.join(points)}"]
 

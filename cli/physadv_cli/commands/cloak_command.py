@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from physadv.core.visible_text import visible_line
+from physadv.core.wording import count_noun
 from physadv.privacy.config import CloakCheckConfig, CloakConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
@@ -211,7 +212,7 @@ def _look(task: CloakTask, run: RunOptions) -> None:
     for job in task.jobs:
         try:
             row = _faces_of(task, job, folder)
-            words = _count(row["faces"], "face")
+            words = count_noun(row["faces"], "face")
             words += f", {row['too small']} too small, left bare" if row["too small"] else ""
         except PhysadvError as error:
             row, words = {"faces": 0, "failed": str(error)}, f"cannot be done: {error}"
@@ -220,7 +221,7 @@ def _look(task: CloakTask, run: RunOptions) -> None:
 
     faces = sum(row["faces"] for row in rows)
     result = {"dry_run": True, "photos": rows, "faces": faces}
-    words = f"{_count(faces, 'face')} in {_count(len(rows), 'photo')} would be cloaked; "
+    words = f"{count_noun(faces, 'face')} in {count_noun(len(rows), 'photo')} would be cloaked; "
     if folder is None:
         run.finish(result, words + "nothing was written.")
         return
@@ -260,10 +261,6 @@ def _faces_of(task: CloakTask, job: PhotoJob, folder: Path | None) -> dict[str, 
     return row
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
     """Show progress with faces done and time left; Ctrl-C ends it, and what is done stays done."""
     from physadv_cli.progress import bar
@@ -276,7 +273,7 @@ def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
                 done.append(outcome)
                 faces = sum(each.faces for each in done if each.status == "cloaked")
                 progress.update(
-                    line, completed=outcome.index, note=f"{_count(faces, 'face')} cloaked"
+                    line, completed=outcome.index, note=f"{count_noun(faces, 'face')} cloaked"
                 )
                 if outcome.notes or outcome.status in ("failed", "no face"):
                     words = "; ".join([str(outcome.status), *outcome.notes])
@@ -306,8 +303,8 @@ def _counts(done: Sequence[PhotoOutcome]) -> dict[str, Any]:
 def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
     """For people: what was cloaked, what was not, and how to measure it."""
     lines = [
-        f"{_count(result['cloaked'], 'photo')} cloaked ({_count(result['faces'], 'face')}), "
-        f"{result['already done']} done before: {folder}"
+        f"{count_noun(result['cloaked'], 'photo')} cloaked "
+        f"({count_noun(result['faces'], 'face')}), {result['already done']} done before: {folder}"
     ]
     if result["no face"]:
         lines.append(
@@ -318,14 +315,14 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         more = ", ..." if len(bare) > _NAMED else ""
         number = sum(len(boxes) for boxes in bare.values())
         lines.append(
-            f"{_count(number, 'face')} left bare, too small to be recognized ({named}{more}); "
+            f"{count_noun(number, 'face')} left bare, too small to be recognized ({named}{more}); "
             "--preview draws them"
         )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")
     if rest := result["left_as_they_are"]:
         kinds = Counter(rest.values())
-        counted = ", ".join(_count(number, kind) for kind, number in sorted(kinds.items()))
+        counted = ", ".join(count_noun(number, kind) for kind, number in sorted(kinds.items()))
         first = ", ".join(list(rest)[:_NAMED])
         more = ", ..." if len(rest) > _NAMED else ""
         lines.append(f"left as they are, not protected: {counted} ({first}{more})")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from physadv.core.lights import Light, worst_light
-from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
+from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 
 SAFE, LOST = 0.2, 0.5
 """Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was
@@ -85,8 +85,7 @@ def worst_rate(findings: Sequence[Mapping[str, Any]]) -> RateInterval:
     """Return the match rate of the worst recognizer in its worst channel; one of no comparisons
     where there are no ``findings``, as check.json has them."""
     rates = [RateInterval(**finding["rate"]) for finding in findings]
-    nothing = RateInterval(float("nan"), 0.0, 1.0, 0)
-    return max(rates, key=lambda rate: (rate.rate, rate.high), default=nothing)
+    return max(rates, key=lambda rate: (rate.rate, rate.high), default=wilson_interval(0, 0))
 
 
 def too_few_judges(

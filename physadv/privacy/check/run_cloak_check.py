@@ -19,7 +19,7 @@ from physadv.core.files import remove_file, write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
 from physadv.core.tables import read_table
-from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
 from physadv.privacy.batch import SETTINGS as SETTINGS
@@ -318,7 +318,7 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
 
 def _judge(tables: Sequence[Mapping[str, Any]], *, one_person: bool = False) -> ProtectionVerdict:
     crossed, before, beside, failed = {}, {}, list[tuple[str, str, RateInterval]](), list[str]()
-    nothing = RateInterval(float("nan"), 0.0, 1.0, 0)
+    nothing = wilson_interval(0, 0)
     for table in tables:
         name, cells = table["name"], table["pairs"].get("cross photo", {})
         crossed[name] = {
