@@ -4,6 +4,7 @@ unpacked to disk."""
 from __future__ import annotations
 
 import io
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from physadv.core.errors import DataError, PhysadvError
 from physadv.core.reading import MAX_MEMBERS, assert_bytes, foreign_errors
+from physadv.core.unread_files import UnreadFiles
 
 _DAMAGED = "not a readable zip"
 _KNOWN_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The others that zipfile knows unpack in steps of any size."""
 _STEP = 1 << 20
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 
 
 def is_zip(source: Path | bytes) -> bool:
@@ -36,6 +39,32 @@ def member_names(archive: zipfile.ZipFile) -> list[str]:
     """Return the names of the files in ``archive``, without folders and without empty names."""
     names = archive.namelist()
     return [name for name in names if name and not name.endswith("/")]
+
+
+def zip_files(archive: zipfile.ZipFile) -> tuple[list[str], UnreadFiles]:
+    """Return the names of the regular files in a zip archive, and what else lies in it.
+
+    Args:
+        archive: The archive.
+
+    Returns:
+        Names in the order of the archive, and links, devices, pipes and members without a name,
+        which are not read.
+    """
+    names, unread = [], UnreadFiles()
+    for info in archive.infolist():
+        mode = info.external_attr >> 16  # as Unix has it; 0 where another system packed the file
+        if info.is_dir():
+            continue
+        if not info.filename:
+            unread.add("files without a name", "")
+        elif stat.S_ISLNK(mode):
+            unread.add("links", info.filename)
+        elif stat.S_IFMT(mode) in _DEVICES:
+            unread.add("devices and pipes", info.filename)
+        else:
+            names.append(info.filename)
+    return names, unread
 
 
 def open_zip(
@@ -112,20 +141,35 @@ class TarMember:
     size: int
 
 
-def tar_members(path: Path, *, error: type[PhysadvError] = DataError) -> dict[str, TarMember]:
-    """Return where the regular files of a tar archive lie, by name; nothing is unpacked.
+@dataclass(frozen=True)
+class TarListing:
+    """What a tar archive holds.
+
+    Attributes:
+        members: Place of each regular file by its name; of a name that occurs again the last, which
+            is the one that unpacking leaves.
+        unread: Earlier files of such a name, links, devices, pipes, sparse files and members
+            without a name.
+    """
+
+    members: dict[str, TarMember]
+    unread: UnreadFiles
+
+
+def list_tar(path: Path, *, error: type[PhysadvError] = DataError) -> TarListing:
+    """Return where the regular files of a tar archive lie; nothing is unpacked.
 
     Args:
         path: The archive, not compressed.
         error: Class of the error.
 
     Returns:
-        Place of each file; of two of one name the first.
+        The files, and what else lies in the archive, apart from folders.
 
     Raises:
         PhysadvError: It is no tar archive, is cut off, or has too many members.
     """
-    members: dict[str, TarMember] = {}
+    listing = TarListing({}, UnreadFiles())
     length = path.stat().st_size
     with (
         foreign_errors(f"{path}", error, "not a readable tar", "Fetch the file again"),
@@ -135,12 +179,32 @@ def tar_members(path: Path, *, error: type[PhysadvError] = DataError) -> dict[st
             archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
             if count > MAX_MEMBERS:
                 raise error(f"{path}", f"over {MAX_MEMBERS} members", "Pack several archives")
-            if not info.isreg() or info.issparse() or not info.name:
+            name = info.name.removeprefix("./")
+            if kind := _unread_kind(info, name):
+                listing.unread.add(kind, name)
+            if kind or info.isdir():
                 continue
             if info.offset_data + info.size > length:
                 raise error(f"{path}: {info.name}", "It is cut off", "Fetch the file again")
-            members.setdefault(info.name.removeprefix("./"), TarMember(info.offset_data, info.size))
-    return members
+            if name in listing.members:
+                listing.unread.add("earlier files of the same name", name)
+            listing.members[name] = TarMember(info.offset_data, info.size)
+    return listing
+
+
+def _unread_kind(info: tarfile.TarInfo, name: str) -> str:
+    """What a member is called that is neither a folder nor a regular file; empty for those two."""
+    if info.isdir():
+        return ""
+    if info.issym() or info.islnk():
+        return "links"
+    if info.isdev():
+        return "devices and pipes"
+    if not info.isreg():
+        return "members of an unknown kind"
+    if info.issparse():
+        return "sparse files"
+    return "" if name else "files without a name"
 
 
 def read_tar_member(
@@ -155,7 +219,7 @@ def read_tar_member(
 
     Args:
         path: The archive.
-        member: Place of the file, from :func:`tar_members`.
+        member: Place of the file, from :func:`list_tar`.
         name: Name of the archive and the file in errors.
         most_bytes: Most bytes.
         error: Class of the error.

@@ -48,7 +48,10 @@ def read_npz(
         total = sum(member.file_size for member in archive.infolist())
         assert_bytes(total, name, most=MAX_ARRAY_BYTES, error=error)
         for member in archive.namelist():
-            arrays[member.removesuffix(".npy")] = _read_array(archive, member, name, error)
+            key = member.removesuffix(".npy")
+            if key in arrays:
+                raise error(f"{name}: {key}", "Two arrays have this name", _PLAIN)
+            arrays[key] = _read_array(archive, member, name, error)
     return arrays
 
 

@@ -18,7 +18,6 @@ from physadv.core.errors import DataError
 from physadv.core.reading import MAX_ARRAY_BYTES, MAX_CLASSES
 from physadv.datasets.base import ImageDataset, in_memory
 from physadv.datasets.file_access import FileSource
-from physadv.datasets.left_out import left_out
 from physadv.datasets.parts import ALL, choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
@@ -95,7 +94,7 @@ def read_idx(source: FileSource, split: str | None) -> ImageDataset:
     return dataset.summarized(
         replace(
             dataset.summary,
-            skipped=left_out(source.litter, source.names, used),
+            skipped=source.left_out(used),
             notes=notes if "emnist" in name.lower() else (),
         )
     )
@@ -246,7 +245,7 @@ def read_npz(source: FileSource, names: list[str], split: str | None) -> ImageDa
     classes = None if named is None else tuple(_text(c) for c in np.atleast_1d(arrays[named]))
     dataset = _dataset_of(pairs, split, where, where, "npz", classes)
     unread = [key for key in arrays if key not in (*used, named, "groups")]
-    skipped = left_out(source.litter, source.names, names)
+    skipped = source.left_out(names)
     if unread:
         more = " ..." if len(unread) > 3 else ""
         skipped[f"arrays ({', '.join(unread[:3])}{more})"] = len(unread)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ import numpy as np
 from physadv.core.columnar_files import ColumnarFile
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import Array, decode_rgba, lay_on_white
-from physadv.core.names import natural_key
 from physadv.core.parsing import parse_json, parse_yaml
 from physadv.core.reading import MAX_PICTURE_BYTES, assert_bytes
 from physadv.core.text import read_text
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.box_annotations import LabeledBox
 from physadv.datasets.detection import DetectionDataset, detection_arrays
+from physadv.datasets.file_access import FolderSource
 from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 from physadv.datasets.webdataset import number_labels
@@ -29,15 +29,44 @@ SUFFIXES = (".arrow", ".parquet")
 _IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 _OBJECT_NAMES = ("objects", "annotations")
+_DESCRIPTIONS = (
+    *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "README.md"),
+)
+"""Files that the library writes beside the rows."""
 
 
 def columnar_files(path: Path) -> list[Path]:
     """Return the Arrow and Parquet files of a path: itself, or those under a folder."""
     if path.is_file():
         return [path] if path.suffix.lower() in SUFFIXES else []
-    found = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-    own = [p for p in found if not p.name.startswith(("cache-", "."))]
-    return sorted(own, key=lambda p: natural_key(p.as_posix()))
+    return _own_files(FolderSource(path))
+
+
+def _own_files(folder: FolderSource) -> list[Path]:
+    """The Arrow and Parquet files of a folder, in order."""
+    names = [PurePosixPath(name) for name in folder.names]
+    return [
+        folder.path / name
+        for name in names
+        if name.suffix.lower() in SUFFIXES and not _is_cache(name)
+    ]
+
+
+def _is_cache(file: PurePosixPath) -> bool:
+    """Whether a file holds what the library computed of the others."""
+    return file.name.startswith("cache-")
+
+
+def _left_out(path: Path) -> dict[str, int]:
+    """How many files of a folder are not read, by the reason."""
+    if path.is_file():
+        return {}
+    folder = FolderSource(path)
+    caches = [name for name in folder.names if _is_cache(PurePosixPath(name))]
+    described = [name for name in folder.names if PurePosixPath(name).name in _DESCRIPTIONS]
+    own = [file.relative_to(path).as_posix() for file in _own_files(folder)]
+    reasons = {"caches of computed rows": len(caches)} if caches else {}
+    return reasons | folder.left_out([*own, *caches, *described])
 
 
 def read_columnar(path: Path, split: str | None) -> ImageDataset:
@@ -180,6 +209,7 @@ def _opened(path: Path, split: str | None) -> _Table:
         "Arrow or Parquet files",
         "all" if not parts or len(chosen) > 1 else parts[chosen[0]],
         shown_parts(parts),
+        skipped=_left_out(path),
     )
     column = _image_column(first, features, path)
     return _Table(opened, column, features, summary, chosen[0] if len(chosen) == 1 else "all")

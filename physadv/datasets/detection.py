@@ -30,7 +30,6 @@ from physadv.datasets.box_annotations import (
     yaml_class_names,
 )
 from physadv.datasets.file_access import FileSource
-from physadv.datasets.left_out import left_out
 from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
@@ -397,6 +396,7 @@ def _read_voc(source: FileSource, images: Sequence[str], only: str | None) -> _A
         return None
     found.parts = _listed_parts(source, images)
     _drop_unlabeled(found)
+    found.files += filter(_is_part_list, source.names)
     return found
 
 
@@ -415,15 +415,20 @@ def _listed_parts(source: FileSource, images: Sequence[str]) -> dict[str, str]:
     stems = {PurePosixPath(image).stem: image for image in images}
     parts: dict[str, str] = {}
     for name in source.names:
+        if not _is_part_list(name):
+            continue
         path = PurePosixPath(name)
-        if path.suffix != ".txt" or path.parts[-3:-1] != ("ImageSets", "Main"):
-            continue
-        if path.stem not in ("train", "val", "test"):
-            continue
         for line in class_lines(decode_text(source.read(name, _MOST_LABEL_BYTES), name).text):
             if line.split()[0] in stems:
                 parts[stems[line.split()[0]]] = path.stem
     return parts
+
+
+def _is_part_list(name: str) -> bool:
+    """Whether a file lists the images of a part."""
+    path = PurePosixPath(name)
+    is_list = path.suffix == ".txt" and path.stem in ("train", "val", "test")
+    return is_list and path.parts[-3:-1] == ("ImageSets", "Main")
 
 
 def _read_yolo(source: FileSource, images: Sequence[str], only: str | None) -> _Annotated | None:
@@ -510,13 +515,13 @@ def _assembled(
     if "" in occurring:
         raise DataError(f"{source.path}", "A box has no class", "Name the class of each box")
     others = sorted(occurring - set(found.classes), key=natural_key)
-    used = {*names, *found.files}
+    used = {*found.boxes, *found.files}  # of all parts
     summary = DatasetSummary(
         str(source.path),
         f"{layout} boxes",
         "all" if not parts or len(chosen) > 1 else parts[chosen[0]],
         shown_parts(parts),
-        skipped=left_out(source.litter, source.names, used) if not parts else {},
+        skipped=source.left_out(used),
         notes=tuple(found.notes),
     )
     return detection_arrays(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -12,11 +13,11 @@ from physadv.core.archive_files import (
     TarMember,
     is_tar,
     is_zip,
-    member_names,
+    list_tar,
     open_zip,
     read_member,
     read_tar_member,
-    tar_members,
+    zip_files,
 )
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white
@@ -25,6 +26,8 @@ from physadv.core.names import natural_key
 from physadv.core.picture_files import pictures_in, shown_size
 from physadv.core.reading import MAX_ARRAY_BYTES, MAX_PICTURE_BYTES
 from physadv.core.text import read_file
+from physadv.core.unread_files import UnreadFiles
+from physadv.datasets.left_out import left_out
 
 
 class FileSource(ABC):
@@ -34,6 +37,12 @@ class FileSource(ABC):
     names: tuple[str, ...]
     litter: int = 0
     """Number of files left out: hidden ones and those that desktops add."""
+    unread: UnreadFiles
+    """Files that cannot be read where they lie, such as the links in an archive."""
+
+    def left_out(self, used: Iterable[str]) -> dict[str, int]:
+        """Return how many files were left out, by the reason, if those named ``used`` were read."""
+        return left_out(self.litter, self.names, used) | self.unread.counts()
 
     @abstractmethod
     def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
@@ -85,11 +94,11 @@ class FolderSource(FileSource):
     """
 
     def __init__(self, path: Path, only: tuple[str, ...] | None = None) -> None:
-        self.path = path
+        self.path, self.unread = path, UnreadFiles()
         if only is not None:
             self.names = only
             return
-        self._take(_files_under(path))
+        self._take(_files_under(path, self.unread))
 
     def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
         """Return the bytes of the file ``name``. Raises DataError where it cannot be read, or holds
@@ -103,7 +112,8 @@ class ZipSource(FileSource):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip = open_zip(path, f"{path}")
-        self._take(member_names(self._zip))
+        names, self.unread = zip_files(self._zip)
+        self._take(names)
 
     def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
         """Return the bytes of the member ``name``. Raises DataError where it is too large or
@@ -117,17 +127,39 @@ class TarSource(FileSource):
 
     Args:
         path: The tar file, or the folder of shards.
-        shards: The shards; empty for the one file.
+        folder: The folder's files, of which the tar files are the shards; None for the one file.
     """
 
-    def __init__(self, path: Path, shards: Sequence[Path] = ()) -> None:
-        self.path = path
+    def __init__(self, path: Path, folder: FolderSource | None = None) -> None:
+        self.path, self.unread = path, UnreadFiles()
         self._places: dict[str, tuple[Path, TarMember]] = {}
-        for shard in shards or (path,):
-            prefix = f"{shard.stem}/" if shards else ""
-            for name, member in tar_members(shard).items():
-                self._places[prefix + name] = (shard, member)
+        if folder is None:
+            self._add(path, "")
+            self._take(list(self._places))
+            return
+        beside = []
+        for name in folder.names:
+            shard = path / name
+            if not _is_shard(name):
+                beside.append(name)
+            elif is_tar(shard):
+                self._add(shard, f"{shard.stem}/")
+            else:
+                self.unread.add("tar files that cannot be read in place", name)
         self._take(list(self._places))
+        self.litter += folder.litter
+        self.unread.merge(folder.unread)
+        for name in beside:
+            self.unread.add("files beside the shards", name)
+
+    def _add(self, shard: Path, prefix: str) -> None:
+        """List the members of a tar file, whose names follow ``prefix``."""
+        listing = list_tar(shard)
+        self.unread.merge(listing.unread, prefix)
+        for name, member in listing.members.items():
+            if prefix + name in self._places:
+                self.unread.add("earlier files of the same name", prefix + name)
+            self._places[prefix + name] = (shard, member)
 
     def read(self, name: str, most_bytes: int = MAX_ARRAY_BYTES) -> bytes:
         """Return the bytes of the member ``name``. Raises DataError where it is too large or
@@ -137,17 +169,44 @@ class TarSource(FileSource):
         return read_tar_member(shard, member, where, most_bytes=most_bytes)
 
 
-def _files_under(root: Path) -> list[str]:
-    """Relative names of all files below a folder, also behind links, each folder once."""
+def _files_under(root: Path, unread: UnreadFiles) -> list[str]:
+    """Relative names of all files below a folder, also behind links, each folder once; what cannot
+    be read is counted in ``unread``."""
     found, seen = [], set[str]()
-    for folder, folders, files in os.walk(root, followlinks=True):
+
+    def name_of(path: str | Path) -> str:
+        return Path(path).relative_to(root).as_posix()
+
+    def refused(error: OSError) -> None:
+        unread.add("folders that cannot be read", name_of(error.filename))
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refused):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
+            unread.add("folders reached again by a link", name_of(folder))
             continue
         seen.add(real)
-        found += [(Path(folder) / file).relative_to(root).as_posix() for file in files]
-    return [name for name in found if (root / name).is_file()]
+        for file in files:
+            path = Path(folder) / file
+            if kind := _unread_kind(path):
+                unread.add(kind, name_of(path))
+            else:
+                found.append(name_of(path))
+    return found
+
+
+def _unread_kind(path: Path) -> str:
+    """What a name in a folder is called that is no file to be read; empty for a file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "links that lead nowhere" if path.is_symlink() else "files that cannot be read"
+    return "" if stat.S_ISREG(mode) else "devices and pipes"
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(".tar") and "/" not in name
 
 
 def open_file_source(path: Path) -> FileSource:
@@ -173,14 +232,17 @@ def open_file_source(path: Path) -> FileSource:
     if path.is_file() and not is_zip(path):
         reason = "empty file" if path.stat().st_size == 0 else "neither a folder nor a readable zip"
         raise DataError(f"{path}", reason, "name a folder, a zip, a tar, an idx or an npz file")
-    source: FileSource = FolderSource(path) if path.is_dir() else ZipSource(path)
-    shards = [path / n for n in source.names if n.lower().endswith(".tar") and "/" not in n]
-    if shards and isinstance(source, FolderSource) and not source.images():
-        source = TarSource(path, [shard for shard in shards if is_tar(shard)])
-    return _not_empty(source, path)
+    if path.is_file():
+        return _not_empty(ZipSource(path), path)
+    folder = FolderSource(path)
+    if any(_is_shard(name) for name in folder.names) and not folder.images():
+        return _not_empty(TarSource(path, folder), path)
+    return _not_empty(folder, path)
 
 
 def _not_empty(source: FileSource, path: Path) -> FileSource:
     if not source.names:
-        raise DataError(f"{path}", "holds no file", "name a folder or archive with images")
+        unread = ", ".join(f"{n} {what}" for what, n in source.unread.counts().items())
+        limit = f"holds no file, but {unread}" if unread else "holds no file"
+        raise DataError(f"{path}", limit, "name a folder or archive with images")
     return source

@@ -13,7 +13,7 @@ from physadv.core.names import natural_key
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.detection_layouts import is_generic
 from physadv.datasets.file_access import FileSource
-from physadv.datasets.left_out import left_out, other_pictures
+from physadv.datasets.left_out import other_pictures
 from physadv.datasets.parts import choose_parts, part_of, parts_of, shown_parts
 from physadv.datasets.summary import CLASS_FOLDERS, DatasetSummary
 
@@ -78,7 +78,7 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
             CLASS_FOLDERS,
             "all" if not tree.parts or len(chosen) > 1 else tree.parts[chosen[0]],
             shown_parts(tree.parts),
-            skipped=left_out(source.litter, source.names, read),
+            skipped=source.left_out(read),
             notes=_notes(source, tree, chosen, classes, set(labels.tolist())),
         ),
         header_size=lambda i: source.size(names[i]),

@@ -17,7 +17,6 @@ from physadv.core.reading import MAX_CLASSES
 from physadv.core.text import decode_text
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource
-from physadv.datasets.left_out import left_out
 from physadv.datasets.parts import ALL, choose_parts
 from physadv.datasets.split import split_by_group
 from physadv.datasets.summary import DatasetSummary
@@ -92,7 +91,7 @@ def read_gtsrb(source: FileSource, split: str | None = None) -> ImageDataset:
             chosen[0] if len(chosen) == 1 else ALL,
             tuple(known),
             known_set="GTSRB",
-            skipped=left_out(source.litter, source.names, _used(source, rows)),
+            skipped=source.left_out(_used(source, rows)),
             notes=(note,) if divided else (),
         )
     )

@@ -15,7 +15,6 @@ from physadv.core.reading import MAX_CLASSES
 from physadv.core.text import decode_text
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource, TarSource
-from physadv.datasets.left_out import left_out
 from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
@@ -61,14 +60,13 @@ def read_webdataset(source: FileSource, split: str | None) -> ImageDataset:
         parts, chosen = {}, list(by_part)
 
     images = [image for name in chosen for image in by_part[name]]
-    words, used = [], set(images)
+    words = []
     for image in images:
         file = _label_file(image, names)
         if file is None:
             raise DataError(
                 f"{source.path}: {image}", "It has no label", f"Add {_key(image)}.cls beside it"
             )
-        used.add(file)
         words.append(_label_of(source, file))
     labels, classes = number_labels(words, f"{source.path}", _class_names(source))
     return ImageDataset(
@@ -82,7 +80,7 @@ def read_webdataset(source: FileSource, split: str | None) -> ImageDataset:
             "WebDataset shards",
             "all" if not parts or len(chosen) > 1 else parts[chosen[0]],
             shown_parts(parts),
-            skipped=left_out(source.litter, source.names, used) if not parts else {},
+            skipped=source.left_out(_used(source, names)),
         ),
         header_size=lambda i: source.size(images[i]),
     )
@@ -154,6 +152,14 @@ def _part_name(image: str) -> str:
     """Words of a shard's name without its number, such as "train" of train-000012."""
     shard = PurePosixPath(image).parts[0] if "/" in image else ""
     return shard.rstrip("0123456789").rstrip("-_.") or shard
+
+
+def _used(source: FileSource, names: set[str]) -> set[str]:
+    """Images of all parts, their labels, and lists of classes."""
+    images = source.images()
+    labels = {file for image in images if (file := _label_file(image, names)) is not None}
+    lists = {name for name in names if PurePosixPath(name).name in _CLASS_LISTS}
+    return {*images, *labels, *lists}
 
 
 def _class_names(source: FileSource) -> tuple[str, ...]:
