@@ -164,6 +164,39 @@ def _view(net: RandomNet, i: int, values: list[Tensor]) -> Step:
     return lambda v: view(v[i])
 
 
+def _reordered(net: RandomNet, i: int, values: list[Tensor]) -> Step:
+    """Choices of numbers by their places: mirrored, rolled, shuffled, repeated."""
+    channels, height, width = values[i].shape[1:]
+    order = torch.randperm(channels, generator=torch.Generator().manual_seed(channels))
+    columns = torch.arange(width).flip(0)
+    forms: list[Callable[[Tensor], Tensor]] = [
+        lambda t: t.flip(1),
+        lambda t: torch.flip(t, (2, 3)),
+        torch.fliplr,  # the channels of a batch
+        lambda t: t.flip([-1]),
+        lambda t: t.roll(1, 1),
+        lambda t: torch.roll(t, (1, -2), dims=(2, 3)),
+        lambda t: t.index_select(1, order),
+        lambda t: torch.index_select(t, 3, columns),
+        lambda t: t[:, order],
+        lambda t: t[:, list(range(channels))[::-1]],
+        lambda t: torch.rot90(t, 1, (2, 3)),
+        lambda t: t.repeat(1, 2, 1, 1),
+        lambda t: t.tile((2, 1)),
+        lambda t: t.repeat_interleave(2, dim=1),
+        lambda t: t.gather(1, order.flip(0).view(1, -1, 1, 1).expand(t.shape)),
+        lambda t: torch.take_along_dim(t, order.view(1, -1, 1, 1), 1),
+        lambda t: F.channel_shuffle(t, 2) if channels % 2 == 0 else t.flip(1),
+        lambda t: F.pixel_shuffle(t, 2) if channels % 4 == 0 else t.flip(3),
+        lambda t: F.pixel_unshuffle(t, 2) if height % 2 + width % 2 == 0 else t.flip(2),
+        lambda t: t.mT,
+        lambda t: t.unfold(3, 1, 2).flatten(3),
+        lambda t: t.diagonal(0, 2, 3).unsqueeze(2),
+    ]
+    reorder = net.draw.choice(forms)
+    return lambda v: reorder(v[i])
+
+
 def _idle(net: RandomNet, i: int, values: list[Tensor]) -> Step:
     forms: list[Callable[[Tensor], Tensor]] = [
         lambda t: t * 1.0,
@@ -356,6 +389,7 @@ KINDS: dict[str, Maker] = {
     "relu": _relu,
     "relu again": _relu,
     "view": _view,
+    "reordered": _reordered,
     "idle": _idle,
     "scaled": _scaled,
     "pooled": _pooled,
@@ -381,6 +415,7 @@ LINEAR = (
     "pooled",
     "residual",
     "view",
+    "reordered",
     "conv",
     "joined",
     "bordered",

@@ -26,8 +26,8 @@ from physadv.certification.bounds.activations import (
 from physadv.certification.bounds.graph import LayerGraph, relu_nodes
 from physadv.certification.bounds.ibp import interval_boxes
 from physadv.certification.bounds.input_ball import InputBall
-from physadv.certification.bounds.layers import MaxLayer, ReluLayer, ScaleLayer
-from physadv.certification.bounds.linear_forms import WindowForms
+from physadv.certification.bounds.layers import ChannelsLayer, MaxLayer, ReluLayer, ScaleLayer
+from physadv.certification.bounds.linear_forms import DenseForms, WindowForms
 from physadv.certification.bounds.relaxations import Relaxation, max_planes, relu_lines
 from physadv.certification.bounds.tracing import trace_graph
 from physadv.certification.bounds.verify import METHODS, margin_forms, prepare_graph, verify_bounds
@@ -612,3 +612,102 @@ def _assert_equal_bounds(case: tuple[str, str, str], wanted: Tensor) -> None:
     assert float(gap.min()) >= -1e-5
     if case[0] == "dense" or (case[1] == "linf" and case[2] != "crown"):
         assert float(gap.max()) <= 1e-5
+
+
+def test_forms_that_images_share_pass_maxima_whose_planes_differ() -> None:
+    """One row of forms for three images gives what a row for each gives (random graph 643 of
+    an earlier set)."""
+    draw = torch.Generator().manual_seed(3)
+    low = torch.randn((3, 12), generator=draw)
+    index = torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 0]])
+    planes = max_planes((low, low + torch.rand((3, 12), generator=draw)), index)
+    rows = torch.randn((1, 5, 3), generator=draw)
+    shared, constant = DenseForms(rows).past(planes)
+    own, own_constant = DenseForms(rows.expand(3, -1, -1)).past(planes)
+    assert torch.equal(shared.rows, own.rows)
+    assert torch.equal(constant, own_constant)
+
+
+REORDERED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip": lambda x: x.flip(1),
+    "fancy index": lambda x: x[:, [2, 1, 0]],
+    "index_select": lambda x: x.index_select(1, torch.tensor([2, 1, 0])),
+    "roll": lambda x: x.roll(1, 1),
+    "mirror": lambda x: x.flip(3),
+    "rot90": lambda x: x.rot90(1, (2, 3)),
+    "shuffle": lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2).flip(1), 2),
+    "gather": lambda x: x.gather(2, torch.arange(8).flip(0).view(1, 1, 8, 1).expand(x.shape)),
+}
+
+
+@pytest.mark.parametrize("name", REORDERED)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_reordering_before_a_net_leaves_every_bound(name: str, norm: str) -> None:
+    """A ball about the reordered images is the reordered ball: each method gives the net's own
+    bounds at the reordered images, in l_2 too."""
+    reorder, net = REORDERED[name], made(plain, 4)
+
+    class Before(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(reorder(x))
+
+    x, labels = images(5)
+    eps = {"linf": 0.02, "l2": 0.2}[norm]
+    reordered = prepare_graph(Before().eval(), SHAPE)
+    for method in METHODS:
+        bounds = [
+            verify_bounds(graph, at, labels, eps=eps, norm=norm, method=method).margins
+            for graph, at in ((reordered, x), (prepare_graph(net, SHAPE), reorder(x)))
+        ]
+        assert torch.allclose(*bounds, atol=1e-5), method
+
+
+def test_a_change_of_channels_keeps_windows() -> None:
+    """Forms of neurons stay windows across it, and are those of the dense way."""
+    layer = ChannelsLayer(torch.tensor([3, 0, 0]))
+    forms = WindowForms.neurons(torch.arange(3), (3, 8, 8), torch.zeros(()))
+    back = forms.back(layer, (4, 8, 8))
+    assert isinstance(back, WindowForms)
+    assert torch.equal(back.dense().rows, forms.dense().back(layer, (4, 8, 8)).rows)
+
+
+@pytest.mark.parametrize("mix", [lambda x: x.flip(0), lambda x: x.roll(1), lambda x: x.roll(1, 0)])
+def test_reordering_the_images_of_a_batch_is_refused(mix: Callable[[Tensor], Tensor]) -> None:
+    """A certificate is about one image."""
+
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return mix(x).mean((2, 3))
+
+    with pytest.raises(ModelError, match="mixes the images"):
+        prepare_graph(Mixed(), SHAPE)
+
+
+def test_two_logits_of_one_value_an_image_are_bounded() -> None:
+    """A head whose value has no dimension but the batch: as with two logits written out."""
+
+    class OneValue(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = made(dense, 2)[:-1], seed_all(lambda: nn.Linear(12, 1), 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            value = (self.head(self.body(x)).squeeze(1) * 3 - 1).tanh()
+            return torch.stack([-value, value], 1)
+
+    class TwoValues(OneValue):
+        def forward(self, x: Tensor) -> Tensor:
+            value = (self.head(self.body(x)) * 3 - 1).tanh()
+            return torch.cat([-value, value], 1)
+
+    x, labels = images(6)[0], torch.tensor([0, 1])
+    for method in METHODS:
+        first, second = (
+            verify_bounds(prepare_graph(net().eval(), SHAPE), x, labels, eps=0.02, method=method)
+            for net in (OneValue, TwoValues)
+        )
+        assert torch.allclose(first.margins, second.margins, atol=1e-6), method

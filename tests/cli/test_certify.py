@@ -107,6 +107,24 @@ def test_bounds_are_exact_on_a_linear_model(place: Path) -> None:
     assert not re.search(r"(src|href)=\"http", report)
 
 
+def test_bounds_pass_a_change_of_the_channels_order(place: Path) -> None:
+    """With --bgr red is taken for blue and blue for red: what bounds certify is green, where it
+    leads by more than twice eps."""
+    words = [*BOUNDS[: BOUNDS.index("--method")], "--method", "crown", "--eps", "4/255", "--bgr"]
+    done = physadv(place, *words, "--out", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    wanted = set()
+    for file in (place / "data").rglob("*.png"):
+        means = np.asarray(Image.open(file)).astype(float).mean((0, 1))
+        order = np.sort(means)
+        if means.argmax() == 1 and file.parent.name == "green" and order[2] - order[1] > 8:
+            wanted.add(f"green/{file.name}")
+    rows = read_rows(place / "run" / "rows.jsonl")
+    certified = {"/".join(r["image"].split("/")[-2:]) for r in rows if r["radius"] >= 4 / 255}
+    assert certified == wanted
+    assert wanted
+
+
 @pytest.mark.parametrize(
     "more",
     [

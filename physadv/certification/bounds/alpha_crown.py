@@ -18,7 +18,7 @@ from physadv.certification.bounds.backward import backward_bounds
 from physadv.certification.bounds.crown import tighten_entries
 from physadv.certification.bounds.graph import LayerGraph, relaxed_nodes
 from physadv.certification.bounds.ibp import interval_boxes
-from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.input_ball import InputBall, flattened
 from physadv.certification.bounds.linear_forms import DenseForms
 from physadv.certification.bounds.relaxations import Box, Lines, Relaxation
 
@@ -141,7 +141,7 @@ def _optimized_entries(
     if not len(chosen) or not sizes:
         return box
 
-    low, high = box[0].flatten(1), box[1].flatten(1)
+    low, high = flattened(box[0]), flattened(box[1])
     step = max(1, _SLOPES_AT_ONCE // (2 * sum(sizes)))
     for first in range(0, len(chosen), step):
         piece = chosen[first : first + step]

@@ -32,7 +32,7 @@ from physadv.certification.bounds.counterexample_search import descend, find_cou
 from physadv.certification.bounds.crown import tightened_boxes, tightened_margins
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
-from physadv.certification.bounds.input_ball import InputBall, InputBox
+from physadv.certification.bounds.input_ball import InputBall, InputBox, flattened
 from physadv.certification.bounds.layers import ReluLayer
 from physadv.certification.bounds.linear_forms import DenseForms
 from physadv.certification.bounds.relaxations import Lines, Relaxation, relu_lines
@@ -483,7 +483,7 @@ class _ReluBounds:
             )
             free = is_unstable(lines[i]) & (parts.signs[i] == 0)  # type: ignore[arg-type]
             cost = (positive / 2 - negative) * above.detach()
-            pieces.append(torch.where(free, cost, torch.full_like(cost, -1.0)).flatten(1))
+            pieces.append(flattened(torch.where(free, cost, torch.full_like(cost, -1.0))))
         return list(leaves), torch.cat(pieces, 1)
 
     def split(self, parts: _Parts, nodes: list[int], places: Tensor) -> _Parts:
@@ -491,8 +491,8 @@ class _ReluBounds:
 
         ``places`` (m,) are numbers among the ReLU inputs of ``nodes``, end to end.
         """
-        positive = {i: s.flatten(1).clone() for i, s in parts.signs.items()}
-        negative = {i: s.flatten(1).clone() for i, s in parts.signs.items()}
+        positive = {i: flattened(s).clone() for i, s in parts.signs.items()}
+        negative = {i: flattened(s).clone() for i, s in parts.signs.items()}
         first = 0
         for i in nodes:
             size = positive[i].shape[1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from physadv.certification.bounds.backward import backward_bounds
 from physadv.certification.bounds.graph import LayerGraph, relaxed_nodes
 from physadv.certification.bounds.ibp import interval_boxes
-from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.input_ball import InputBall, flattened
 from physadv.certification.bounds.layers import ConvLayer
 from physadv.certification.bounds.linear_forms import (
     DenseForms,
@@ -131,7 +131,7 @@ def tighten_entries(
         relaxed: Relaxations of the nonlinear layers before it.
         entries: Entries (b, *shape) to tighten, bool.
     """
-    unstable = entries.flatten(1)
+    unstable = flattened(entries)
     most = int(unstable.sum(1).max())
     if most == 0:
         return box
@@ -183,7 +183,7 @@ def _tighten_selected(
     step: int,
 ) -> Box:
     """Tighten each image's own unstable neurons (b, n), ``step`` at a time, by dense forms."""
-    low, high = box[0].flatten(1), box[1].flatten(1)
+    low, high = flattened(box[0]), flattened(box[1])
     # Images with fewer unstable neurons than the most are filled up with stable ones.
     neurons = torch.topk(unstable.to(torch.int8), most, dim=1, sorted=False).indices
 

@@ -17,11 +17,8 @@ from physadv.certification.bounds.layers import (
     AffineLayer,
     ConcatLayer,
     ConvLayer,
-    GatherLayer,
     Layer,
     RelaxedLayer,
-    ReshapeLayer,
-    ScaleLayer,
 )
 from physadv.certification.bounds.linear_forms import DenseForms
 from physadv.certification.bounds.relaxations import Box
@@ -157,8 +154,7 @@ def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
         )
     center, radius = source.middle_and_radius
     bounds = _ValueBounds(middle=(layer.value(center), layer.spread(radius)))
-    # Copies are no axes of an ellipsoid.
-    return bounds if isinstance(layer, GatherLayer) else _ellipsoid(layer, bounds, source)
+    return _ellipsoid(layer, bounds, source)
 
 
 def _ellipsoid(layer: AffineLayer, bounds: _ValueBounds, source: _ValueBounds) -> _ValueBounds:
@@ -166,7 +162,7 @@ def _ellipsoid(layer: AffineLayer, bounds: _ValueBounds, source: _ValueBounds) -
     ball."""
     if source.axes is None or source.center is None:
         return bounds
-    if isinstance(layer, ScaleLayer | ReshapeLayer):
+    if layer.keeps_axes:
         center, axes = layer.value(source.center), layer.spread(source.axes)
         return replace(bounds, center=center, axes=axes)
 

@@ -1,7 +1,8 @@
-"""Places of a value's numbers: which of them an output of padding or max pooling reads."""
+"""Places of a value's numbers: which of them padding, a reordering or a pooling reads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
+Shape = tuple[int, ...]
 
 
 def numbered(value: Tensor) -> Tensor:
@@ -17,6 +19,54 @@ def numbered(value: Tensor) -> Tensor:
     count = value[0].numel()
     places = torch.arange(count, dtype=torch.float64, device=value.device)
     return places.view(1, *value.shape[1:])
+
+
+def chosen_places(value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Return (n,) the places in one image that each output of a reordering reads.
+
+    Args:
+        value: Value (b, *shape) of b >= 2 images that is reordered.
+        function: Function of the value, such as a flip.
+
+    Returns:
+        Places in the flattened value of one image; None where the function is no choice of numbers
+        that is the same for all images, each from its own.
+
+    Example:
+        >>> from physadv.certification.bounds.index_maps import chosen_places
+        >>> chosen_places(torch.zeros(2, 3, 1, 1), lambda x: x.flip(1))
+        tensor([2, 1, 0])
+        >>> chosen_places(torch.zeros(2, 3, 1, 1), lambda x: x.flip(0)) is None
+        True
+    """
+    count = value[0].numel()
+    numbers = torch.arange(len(value) * count, dtype=torch.float64, device=value.device) + 1
+    chosen = function(numbers.view(value.shape))
+    if len(chosen) != len(value):
+        return None
+    firsts = torch.arange(len(value), dtype=torch.float64, device=value.device) * count + 1
+    places = chosen.reshape(len(value), -1) - firsts[:, None]
+    same = bool((places == places[:1]).all())
+    inside = bool(((places >= 0) & (places < count)).all())  # a zero is padding
+    return places[0].long() if same and inside else None
+
+
+def chosen_channels(places: Tensor, shape: Shape, out: Shape) -> Tensor | None:
+    """Return (k,) the channels that a choice of ``places`` consists of; None where it is one of
+    other pieces.
+
+    Args:
+        places: Places (n,) in a flattened value.
+        shape: Shape of the value, without the batch.
+        out: Shape of what is chosen, without the batch.
+    """
+    if len(shape) != 3 or len(out) != 3 or shape[1:] != out[1:]:
+        return None
+    maps = places.view(out[0], -1)
+    area = maps.shape[1]
+    channels = maps[:, 0] // area
+    whole = channels[:, None] * area + torch.arange(area, device=places.device)
+    return channels if torch.equal(maps, whole) else None
 
 
 def pooled_groups(

@@ -52,7 +52,7 @@ class InputBall:
     def minimum(self, forms: Tensor) -> Tensor:
         """Return the least value over the set, or a lower bound of it, of ``forms`` (b, k, *shape)
         as (b, k)."""
-        rows = forms.flatten(2)
+        rows = flattened(forms, 2)
         if self.norm == "linf":
             return box_minimum(rows, *self.box())
 
@@ -143,8 +143,14 @@ def box_minimum(rows: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         lower: Lower ends (b, *shape) of the boxes, n numbers each.
         upper: Upper ends, of the same shape.
     """
-    middle, radius = (lower + upper).flatten(1) / 2, (upper - lower).flatten(1) / 2
+    middle, radius = flattened(lower + upper) / 2, flattened(upper - lower) / 2
     return form_values(rows, middle) - form_values(rows.abs(), radius)
+
+
+def flattened(value: Tensor, leading: int = 1) -> Tensor:
+    """Return ``value`` with its dimensions behind the ``leading`` ones as one; a single number an
+    image, of no dimension, becomes one of one dimension."""
+    return value.reshape(*value.shape[:leading], -1)
 
 
 def form_values(rows: Tensor, value: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from physadv.certification.bounds.input_ball import flattened
 from physadv.certification.bounds.relaxations import Box, Relaxation, max_planes, relu_lines
 
 Pair = tuple[int, int]
@@ -53,6 +55,12 @@ class RelaxedLayer(Layer):
 
 class AffineLayer(Layer):
     """An affine map x -> W x + c."""
+
+    @property
+    def keeps_axes(self) -> bool:
+        """Whether each output reads one input, and no input is read twice: the axes of an ellipsoid
+        stay axes."""
+        return False
 
     @abstractmethod
     def spread(self, radius: Tensor) -> Tensor:
@@ -166,6 +174,11 @@ class ScaleLayer(AffineLayer):
     shift: Tensor
 
     @property
+    def keeps_axes(self) -> bool:
+        """Whether the axes of an ellipsoid stay axes: always."""
+        return True
+
+    @property
     def is_identity(self) -> bool:
         """Whether the layer changes nothing, and has no parameters that training could change."""
         learned = self.factor.requires_grad or self.shift.requires_grad
@@ -246,6 +259,11 @@ class ReshapeLayer(AffineLayer):
 
     shape: tuple[int, ...]
 
+    @property
+    def keeps_axes(self) -> bool:
+        """Whether the axes of an ellipsoid stay axes: always."""
+        return True
+
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the input in the layer's shape."""
         return inputs[0].reshape(len(inputs[0]), *self.shape)
@@ -261,7 +279,7 @@ class ReshapeLayer(AffineLayer):
 
 @dataclass(frozen=True)
 class GatherLayer(AffineLayer):
-    """A choice of inputs, each any number of times, as in reflect padding.
+    """A choice of inputs, each any number of times, as in reflect padding or a mirrored image.
 
     Attributes:
         index: Places (n,) in the flattened input.
@@ -271,9 +289,14 @@ class GatherLayer(AffineLayer):
     index: Tensor
     shape: tuple[int, ...]
 
+    @cached_property
+    def keeps_axes(self) -> bool:
+        """Whether no input is chosen twice."""
+        return _are_unique(self.index)
+
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the chosen inputs."""
-        return inputs[0].flatten(1)[:, self.index].view(-1, *self.shape)
+        return flattened(inputs[0])[:, self.index].view(-1, *self.shape)
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return the chosen ``radius``."""
@@ -282,7 +305,36 @@ class GatherLayer(AffineLayer):
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the sums of ``form`` over the copies of each input of ``shape``."""
         flat = form.new_zeros((len(form), int(torch.Size(shape).numel())))
-        return flat.index_add(1, self.index, form.flatten(1)).view(-1, *shape)
+        return flat.index_add(1, self.index, flattened(form)).view(-1, *shape)
+
+
+@dataclass(frozen=True)
+class ChannelsLayer(AffineLayer):
+    """A choice of channels, each any number of times, as from red, green, blue to blue, green, red.
+
+    Attributes:
+        channels: Numbers (k,) of the channels of the input.
+    """
+
+    channels: Tensor
+
+    @cached_property
+    def keeps_axes(self) -> bool:
+        """Whether no channel is chosen twice."""
+        return _are_unique(self.channels)
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        """Return the chosen channels."""
+        return inputs[0].index_select(1, self.channels)
+
+    def spread(self, radius: Tensor) -> Tensor:
+        """Return the chosen channels of ``radius``."""
+        return self.value(radius)
+
+    def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the sums of ``form`` over the copies of each channel of ``shape``."""
+        whole = form.new_zeros((len(form), *shape))
+        return whole.index_add(1, self.channels, form)
 
 
 class AddLayer(Layer):
@@ -338,7 +390,7 @@ class MaxLayer(RelaxedLayer):
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the maximum of each group."""
-        return inputs[0].flatten(1)[:, self.index].amax(-1).view(-1, *self.shape)
+        return flattened(inputs[0])[:, self.index].amax(-1).view(-1, *self.shape)
 
     def value_range(self, lower: Tensor, upper: Tensor) -> Box:
         """Return the maxima of both ends."""
@@ -346,7 +398,7 @@ class MaxLayer(RelaxedLayer):
 
     def undecided(self, box: Box) -> Tensor:
         """Return which inputs are in a group without a sure winner, and may win."""
-        low, high = (end.flatten(1)[:, self.index] for end in box)
+        low, high = (flattened(end)[:, self.index] for end in box)
         best = low.max(-1)
         winner = self.index.expand(len(low), -1, -1).gather(2, best.indices[..., None])
         rivals = (high > best.values[..., None]) & (self.index != winner)
@@ -354,7 +406,7 @@ class MaxLayer(RelaxedLayer):
         members = (rivals | (self.index == winner)) & is_open
 
         flat = self.index.flatten().expand(len(low), -1)
-        counts = torch.zeros_like(box[0].flatten(1))
+        counts = torch.zeros_like(flattened(box[0]))
         counts = counts.scatter_add(1, flat, members.flatten(1).to(counts))
         return (counts > 0).view_as(box[0])
 
@@ -380,6 +432,11 @@ class InputLayer(Layer):
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the images."""
         return inputs[0]
+
+
+def _are_unique(numbers: Tensor) -> bool:
+    ordered = numbers.sort().values
+    return bool((ordered[1:] > ordered[:-1]).all())
 
 
 def merge_scale(first: Layer, then: ScaleLayer) -> Layer | None:

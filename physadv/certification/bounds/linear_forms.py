@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.certification.bounds.input_ball import InputBall, box_minimum, form_values
+from physadv.certification.bounds.input_ball import InputBall, box_minimum, flattened, form_values
 from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
+    ChannelsLayer,
     ConcatLayer,
     ConvLayer,
     MaxLayer,
@@ -86,9 +87,11 @@ class DenseForms(LinearForms):
         if isinstance(relaxed, MaxPlanes):
             return self._past_maxima(relaxed)
         negative, positive = self.rows.clamp_max(0), self.rows.clamp_min(0)
-        constant = form_values(negative.flatten(2), relaxed.upper_shift.flatten(1))
+        constant = form_values(flattened(negative, 2), flattened(relaxed.upper_shift))
         if relaxed.lower_shift is not None:
-            constant = constant + form_values(positive.flatten(2), relaxed.lower_shift.flatten(1))
+            constant = constant + form_values(
+                flattened(positive, 2), flattened(relaxed.lower_shift)
+            )
 
         lower = relaxed.lower if relaxed.per_form else relaxed.lower[:, None]
         rows = torch.addcmul(negative * relaxed.upper[:, None], positive, lower)
@@ -99,7 +102,7 @@ class DenseForms(LinearForms):
     def _past_maxima(self, planes: MaxPlanes) -> tuple[DenseForms, Tensor]:
         # Forms may be shared by all images, and planes by all parts of one.
         batch = max(len(self.rows), len(planes.chosen))
-        rows = self.rows.flatten(2).expand(batch, -1, -1)
+        rows = flattened(self.rows, 2).expand(batch, -1, -1)
         negative, positive = rows.clamp_max(0), rows.clamp_min(0)
         constant = form_values(negative, planes.shift)
 
@@ -118,7 +121,7 @@ class DenseForms(LinearForms):
 
     def dot(self, value: Tensor) -> Tensor:
         """Return the values (b, k) at ``value``."""
-        return self.rows.flatten(2) @ value.flatten()
+        return flattened(self.rows, 2) @ value.flatten()
 
     def minimum(self, ball: InputBall) -> Tensor:
         """Return lower bounds (b, k) over ``ball``."""
@@ -126,7 +129,7 @@ class DenseForms(LinearForms):
 
     def box_minimum(self, box: Box) -> Tensor:
         """Return the least values (b, k) over ``box``."""
-        return box_minimum(self.rows.flatten(2), *box)
+        return box_minimum(flattened(self.rows, 2), *box)
 
     def plus(self, other: LinearForms) -> DenseForms:
         """Return the sum with ``other``, dense."""
@@ -178,6 +181,10 @@ class WindowForms(LinearForms):
                 if self.clean
                 else self._cleaned().back(layer, shape)
             )
+        if isinstance(layer, ChannelsLayer):
+            size = (*self.cut.shape[:3], shape[0], *self.cut.shape[4:])
+            cut = self.cut.new_zeros(size).index_add(3, layer.channels, self.cut)
+            return replace(self, cut=cut, shape=shape)
         if not isinstance(layer, ConvLayer) or not keeps_windows(layer):
             return self.dense().back(layer, shape)
         cut = self._cleaned().cut
@@ -298,7 +305,7 @@ def keeps_windows(layer: object) -> bool:
     if isinstance(layer, ConcatLayer):
         return layer.dim == 0
     elementwise = isinstance(layer, RelaxedLayer) and not isinstance(layer, MaxLayer)
-    return elementwise or isinstance(layer, ScaleLayer | AddLayer)
+    return elementwise or isinstance(layer, ScaleLayer | AddLayer | ChannelsLayer)
 
 
 def _widened(cuts: Tensor, layer: ConvLayer) -> Tensor:

@@ -30,13 +30,17 @@ from physadv.certification.bounds.activations import (
 from physadv.certification.bounds.graph import LayerGraph, LayerNode
 from physadv.certification.bounds.index_maps import (
     adaptive_groups,
+    chosen_channels,
+    chosen_places,
     numbered,
     pooled_groups,
     reduced_groups,
 )
+from physadv.certification.bounds.input_ball import flattened
 from physadv.certification.bounds.layers import (
     AddLayer,
     BatchNormLayer,
+    ChannelsLayer,
     ConcatLayer,
     ConvLayer,
     GatherLayer,
@@ -71,6 +75,13 @@ _NONNEGATIVE_NAMES = (
     "narrow expand"
 )
 _NONNEGATIVE = frozenset(_NONNEGATIVE_NAMES.split())
+# Functions that choose numbers of an image, with or without repeats, and change none.
+_CHOICE_NAMES = (
+    "flip fliplr flipud rot90 roll index_select gather take_along_dim repeat tile "
+    "repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
+    "diagonal unfold mT"
+)
+_CHOICES = frozenset(_CHOICE_NAMES.split())
 # Functions made of ReLUs, which every method then treats as such.
 _CLIPS = frozenset(["clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6"])
 _PIECEWISE = frozenset([*_CLIPS, "leaky_relu", "prelu", "abs"])
@@ -104,10 +115,10 @@ def record_layers(net: nn.Module, images: Tensor) -> LayerGraph:
             stack.enter_context(recorder)
             stack.enter_context(recorder.watch)
             output = net(images)
-    except ModelError:
-        raise
     except Exception as error:
-        # Scripted and compiled code wrap the refusal into errors of their own.
+        # Scripted and compiled code, and wrappers of a model, make other errors of the refusal.
+        if isinstance(error, ModelError) and recorder.refusal in (None, error):
+            raise
         raise (recorder.refusal or failure_of(net, images, error)) from error
     if recorder.refusal is not None:  # swallowed by the network itself
         raise recorder.refusal
@@ -286,7 +297,7 @@ class OperationRecorder(TorchFunctionMode):
             self._check_kind(name, piece)
             if piece.ndim < 1 or piece.shape[0] != self.batch:
                 raise self.unknown(name, "it mixes the images in a way bounds do not follow")
-            cut = NonnegativeMap(_one_piece(call, place))
+            cut = _view(_one_piece(call, place), args[0], piece)
             self._number(piece, self._append(cut, (numbers[id(args[0])],), piece))
 
     def _record(self, call: _Call, numbers: dict[int, int], result: Tensor) -> None:
@@ -378,7 +389,7 @@ class OperationRecorder(TorchFunctionMode):
 
         # The minimum is minus the maximum of minus both.
         sign = -1.0 if call.name.startswith("min") else 1.0
-        flat = result.flatten(1)
+        flat = flattened(result)
         pieces = []
         for number in inputs:
             signed = self._affine(number, sign, 0.0, result)
@@ -510,6 +521,8 @@ class OperationRecorder(TorchFunctionMode):
             return self._weighted(call)
         if position == 0 and name == "reshape":
             return ReshapeLayer(tuple(result.shape[1:]))
+        if position == 0 and name in _CHOICES:
+            return self._choice(call, x, result)
         if position == 0 and (
             (name in _NONNEGATIVE and not _divides_by_negative(call))
             or (name == "pad" and _pads_with_zero(call))
@@ -517,9 +530,19 @@ class OperationRecorder(TorchFunctionMode):
         ):
             if _works_in_place(call.func):
                 raise self.unknown(name, "it works in place")
-            return NonnegativeMap(call.of)
+            return _view(call.of, x, result)
 
         raise self.unknown(name, "bounds have no rule for it, or none with these arguments")
+
+    def _choice(self, call: _Call, x: Tensor, result: Tensor) -> Layer:
+        """Return the layer of a function that chooses numbers of each image by their places."""
+        places = chosen_places(x, call.of)
+        if places is None:
+            raise self.unknown(call.name, "it mixes the images in a way bounds do not follow")
+        channels = chosen_channels(places, tuple(x.shape[1:]), tuple(result.shape[1:]))
+        if channels is not None:
+            return ChannelsLayer(channels)
+        return GatherLayer(places, tuple(result.shape[1:]))
 
     def _scale(self, call: _Call, position: int, x: Tensor) -> ScaleLayer:
         """Return the layer of x + c, x - c, c - x, c x, x / c or -x with a constant c.
@@ -621,6 +644,18 @@ def _pads_with_zero(call: _Call) -> bool:
 def _interpolates(call: _Call) -> bool:
     """Return whether an interpolation has no negative weights, as bicubic has."""
     return _option(F.interpolate, "mode", call) in ("nearest", "nearest-exact", "bilinear", "area")
+
+
+def _view(function: Callable[[Tensor], Tensor], x: Tensor, result: Tensor) -> Layer:
+    """Return the layer of a linear map without negative weights: where it chooses channels of a
+    feature map, the one that keeps windows."""
+    if x.ndim == result.ndim == 4 and x.shape[2:] == result.shape[2:]:
+        places = chosen_places(x, function)
+        shapes = tuple(x.shape[1:]), tuple(result.shape[1:])
+        channels = None if places is None else chosen_channels(places, *shapes)
+        if channels is not None:
+            return ChannelsLayer(channels)
+    return NonnegativeMap(function)
 
 
 def _one_piece(call: _Call, place: int) -> Callable[[Tensor], Tensor]:

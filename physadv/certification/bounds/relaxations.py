@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from physadv.certification.bounds.input_ball import flattened
+
 Box = tuple[Tensor, Tensor]
 
 
@@ -95,7 +97,7 @@ def max_planes(box: Box, index: Tensor) -> MaxPlanes:
         box: Lower and upper ends (b, *shape) of the input.
         index: Places (n, k) of the numbers of each maximum in the flattened input.
     """
-    low, high = (end.flatten(1)[:, index] for end in box)
+    low, high = (flattened(end)[:, index] for end in box)
     largest = low.max(-1)
     third = high.topk(min(3, high.shape[-1]), -1).values[..., -1]
     if high.shape[-1] < 3:
