@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-frameworks kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
+.PHONY: demo docs test test-slow test-frameworks kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -91,6 +91,11 @@ audit: $(STAMP)
 	  read = [d for d in found if 'vulns' in d]; \
 	  print(len(read), 'of', len(found), 'packages were looked up'); \
 	  sys.exit('The database knew none of them: nothing was audited' if not read else 0)"
+
+# The documentation site, build/site/index.html: opens from the folder, asks no network; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

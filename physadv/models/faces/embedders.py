@@ -263,8 +263,7 @@ def load_embedders(
 
     Args:
         names: Names or descriptor files; embedders that are loaded already pass through. Without
-        any,
-            all at hand and those that ``weights`` names.
+            any, all at hand and those that ``weights`` names.
         weights: Weights files by the name of their embedder.
         device: Torch device, or "auto".
 
