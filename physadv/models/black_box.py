@@ -18,8 +18,8 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -40,6 +40,8 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _MOST_ANSWER = 1 << 24
 _LONGEST_WAIT = 60.0
 _MOST_CLASSES = 100_000
+_OF_ONE_VALUE = {"probability": "probabilities", "logit": "logits"}
+"""What a box of one value returns, once it is written as two scores."""
 Outputs = Literal["probabilities", "logits", "labels"]
 
 
@@ -55,8 +57,8 @@ class BlackBoxSettings:
             or where they are numbers.
         input_size: Height and width in px that images are brought to before they are sent; empty
             for their own size.
-        outputs: "probabilities", "logits" or "labels"; empty for what the box states, else
-            probabilities.
+        outputs: "probabilities", "logits" or "labels"; "probability" or "logit" for one value, that
+            of the second of two classes; empty for what the box states, else probabilities.
         batch: Images in one request.
         timeout_s: Seconds that a request may take.
         retries: How often a request is repeated where the line fails or the box is busy.
@@ -69,7 +71,7 @@ class BlackBoxSettings:
     command: str = ""
     classes: tuple[str, ...] = ()
     input_size: tuple[int, ...] = ()
-    outputs: Literal["probabilities", "logits", "labels", ""] = ""
+    outputs: Literal["probabilities", "logits", "labels", "probability", "logit", ""] = ""
     batch: int = 32
     timeout_s: float = 30.0
     retries: int = 3
@@ -136,7 +138,11 @@ class BlackBox(AskedModel):
     """
 
     def __init__(self, name: str, settings: BlackBoxSettings) -> None:
-        super().__init__(name, budget=settings.budget, outputs=settings.outputs)
+        super().__init__(
+            name,
+            budget=settings.budget,
+            outputs=_OF_ONE_VALUE.get(settings.outputs, settings.outputs),
+        )
         _check_settings(name, settings)
         self.settings = settings
         self.line: _Line = _HttpLine(settings) if settings.url else _CommandLine(settings, name)
@@ -228,6 +234,8 @@ class BlackBox(AskedModel):
     def _checked(self, scores: Sequence[Sequence[float]], count: int) -> list[list[float]]:
         if len(scores) != count:
             raise self._wrong(f"{len(scores)} rows of scores for {count} images")
+        if self.settings.outputs in _OF_ONE_VALUE:
+            scores = [self._of_two(row) for row in scores]
         width = len(self.classes) or len(scores[0])
         if any(len(row) != width for row in scores):
             raise self._wrong(f"{len(scores[0])} scores an image, where it has {width} classes")
@@ -239,9 +247,15 @@ class BlackBox(AskedModel):
             raise ModelError(
                 f"{public_address(self.name)}",
                 "Its scores are taken for probabilities, and lie outside of [0, 1]",
-                'State outputs = "logits" in its description or in the file that names it',
+                'Give --outputs logits, or outputs = "logits" in its description or file',
             )
         return rows
+
+    def _of_two(self, row: Sequence[float]) -> list[float]:
+        """Scores of two classes for a row that has the value of the second alone."""
+        if len(row) != 1:
+            raise self._wrong(f"{len(row)} scores an image, where one is stated")
+        return [1 - row[0] if self.outputs == "probabilities" else 0.0, row[0]]
 
     def _wrong(self, said: str) -> ModelError:
         return ModelError(
@@ -483,12 +497,15 @@ def names_a_black_box(text: str) -> bool:
     return bool(_ADDRESS.match(text)) or text.startswith(COMMAND)
 
 
-def open_black_box(text: str) -> tuple[BlackBox, dict[str, Any]]:
+def open_black_box(
+    text: str, stated: Mapping[str, Any] | None = None
+) -> tuple[BlackBox, dict[str, Any]]:
     """Open the black box that ``text`` names.
 
     Args:
         text: An http(s) address, ``command:`` with a command line, or a TOML file with the fields
             of :class:`BlackBoxSettings`.
+        stated: Fields of it that hold in place of those of the file and of what the box says.
 
     Returns:
         The box, and the entries of its card.
@@ -506,7 +523,7 @@ def open_black_box(text: str) -> tuple[BlackBox, dict[str, Any]]:
         settings = _settings_in(Path(text))
         assert_may_run(text, "address" if settings.url else "command")
 
-    box = BlackBox(text, settings)
+    box = BlackBox(text, _with(text, settings, stated or {}))
     if not box.classes:
         # One question tells how many classes there are: their names are numbers then.
         side = box.input_size or (64, 64)
@@ -520,6 +537,16 @@ def open_black_box(text: str) -> tuple[BlackBox, dict[str, Any]]:
         **({"input_size": box.input_size} if box.input_size else {}),
     }
     return box, table
+
+
+def _with(text: str, settings: BlackBoxSettings, stated: Mapping[str, Any]) -> BlackBoxSettings:
+    """``settings`` with the ``stated`` ones in their place."""
+    whole = {**{f.name: getattr(settings, f.name) for f in fields(settings)}, **stated}
+    name = public_address(text)
+    changed: BlackBoxSettings = convert_value(
+        whole, BlackBoxSettings, name=f"settings of {name}", error=ModelError
+    )
+    return changed
 
 
 def _settings_in(file: Path) -> BlackBoxSettings:

@@ -363,8 +363,17 @@ def _load_black_box(text: str, weights: Path | None, settings: dict[str, Any]) -
     name = public_address(text)
     if weights is not None:
         raise ModelError(f"weights {weights}", f"{name} is only asked", "leave --weights out")
-    box, table = open_black_box(text)
-    return _wrap(box, {**table, **settings}, name, source=name)
+    of_numbers: dict[str, Any] = {
+        k: settings[k] for k in ("mean", "std", "scale", "layout") if k in settings
+    }
+    _refuse_settings(of_numbers, name, "It is sent pictures, which it prepares itself")
+    of_box: dict[str, Any] = {
+        k: settings[k] for k in ("classes", "outputs", "input_size") if k in settings
+    }
+    if isinstance(of_box.get("input_size"), int):
+        of_box["input_size"] = (of_box["input_size"],) * 2
+    box, table = open_black_box(text, of_box)
+    return _wrap(box, {**settings, **table}, name, source=name)
 
 
 def _load_file(path: Path, weights: Path | None, settings: dict[str, Any]) -> LoadedModel:

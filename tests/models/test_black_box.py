@@ -240,3 +240,36 @@ def test_the_program_attacks_a_server(tmp_path: Path, command: list[str]) -> Non
     result = json.loads(done.stdout)
     assert result["queries"] == box.images
     assert "queries" in done.stderr
+
+
+def test_settings_of_a_box_may_be_stated_beside_it() -> None:
+    """Classes, size and outputs given for a box hold in place of what it states itself: they are
+    the same options as for any model."""
+    logits = ReferenceBox(lambda images: 5 * by_color(images), ABOUT)
+    with served(logits) as url:
+        with pytest.raises(ModelError, match="--outputs logits"):
+            physadv.load_model(url)(reds())
+        words = {"outputs": "logits", "classes": ("a", "b", "c"), "input_size": (4, 4)}
+        model = physadv.load_model(url, settings=words)
+        answers = model(reds())
+        assert model.card.classes == ("a", "b", "c")
+        assert model.card.input_size == (4, 4)
+        with pytest.raises(ModelError, match="It is sent pictures"):
+            physadv.load_model(url, settings={"mean": 0.5})
+        assert physadv.load_model(url, settings={"input_size": 4}).card.input_size == (4, 4)
+    box = black_box_within(model)
+    assert box is not None
+    assert box.outputs == "logits"
+    assert answers.shape == (4, 3)
+
+
+@pytest.mark.parametrize("kind", ["logit", "probability"])
+def test_a_box_of_one_value_has_two_classes(kind: str) -> None:
+    """Its value is that of the second class: the logits' difference is what it says."""
+    value = 3.0 if kind == "logit" else 0.75
+    box = ReferenceBox(lambda images: torch.full((len(images), 1), value))
+    with served(box) as url:
+        settings = {"outputs": kind, "classes": ("other", "stop")}
+        logits = physadv.load_model(url, settings=settings)(reds())
+    difference = 3.0 if kind == "logit" else torch.tensor(3.0).log()
+    assert torch.allclose(logits[:, 1] - logits[:, 0], torch.as_tensor(difference).expand(4))
