@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from physadv.eot.pipeline import Pipeline as Pipeline
     from physadv.eot.presets import eot_preset as eot_preset
     from physadv.eot.ranges import EotRanges as EotRanges
+    from physadv.evaluation.autoattack import AutoAttack as AutoAttack
+    from physadv.evaluation.benchmark import benchmark as benchmark
     from physadv.evaluation.detector_evaluation import DetectorResult as DetectorResult
     from physadv.evaluation.detector_evaluation import evaluate_detector as evaluate_detector
     from physadv.evaluation.evaluate import EvaluationResult as EvaluationResult
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AttackResult": "attacks.attack_result",
+    "AutoAttack": "evaluation.autoattack",
     "BoundCertificates": "certification.certify_images",
     "BundleError": "core.errors",
     "CalibrationError": "core.errors",
@@ -96,6 +99,7 @@ _HOMES = {
     "SmoothingCertificates": "certification.certify_images",
     "apgd": "attacks.auto_pgd",
     "as_model": "models.load",
+    "benchmark": "evaluation.benchmark",
     "certify_bounds": "certification.certify_images",
     "certify_smoothing": "certification.certify_images",
     "cloak_photo": "privacy.cloak_photo",

@@ -24,6 +24,7 @@ from physadv.eot.stage import Stage, StageRanges
 
 EXPORTS = [
     "AttackResult",
+    "AutoAttack",
     "BoundCertificates",
     "BundleError",
     "CalibrationError",
@@ -52,6 +53,7 @@ EXPORTS = [
     "apgd",
     "as_model",
     "attacks",
+    "benchmark",
     "certify_bounds",
     "certify_smoothing",
     "check",

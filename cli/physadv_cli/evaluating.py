@@ -161,6 +161,7 @@ def _note(step: EvaluationProgress) -> str:
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     """For people: the rates, what each attack broke, the curve, and where everything is."""
     from physadv.evaluation.metrics.intervals import RateInterval
+    from physadv.evaluation.robust_accuracy import unbroken_in_words
     from physadv.threat.parsing import format_eps
 
     clean = RateInterval(**result["clean_accuracy"])
@@ -173,6 +174,8 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     if result["targeted"]:
         lines[-1] += ", broken where the target class is predicted"
     lines += [f"broken by        {broken}"]
+    if result["spent_on_unbroken"]:
+        lines += [f"unbroken         {unbroken_in_words(result['spent_on_unbroken'])}"]
     if len(result["curve"]) > 2:
         points = (f"{format_eps(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])
         lines += [f"over epsilon     {', '.join(points)}"]

@@ -11,6 +11,7 @@ import numpy as np
 from physadv.core.errors import DataError
 from physadv.datasets.arrays import idx_files, read_idx, read_npz
 from physadv.datasets.base import ImageDataset
+from physadv.datasets.cifar import cifar_files, read_cifar
 from physadv.datasets.columnar import (
     SUFFIXES,
     columnar_files,
@@ -38,8 +39,8 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
 
     The layout is found by looking: class folders (``[train|test/]<class>/*.png``), a CSV or list of
     paths and labels, globs, Arrow or Parquet files, WebDataset shards, idx files as MNIST's (also
-    gzipped), npz, GTSRB (``GT-*.csv`` beside ppm files), or boxes of one class an image. Images are
-    streamed.
+    gzipped), CIFAR's binary files, npz, GTSRB (``GT-*.csv`` beside ppm files), or boxes of one
+    class an image. Images are streamed.
 
     Args:
         path: Folder or file.
@@ -83,6 +84,8 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
         return read_gtsrb(source, split)
     if idx_files(source):
         return read_idx(source, split)
+    if cifar_files(source)[1]:
+        return read_cifar(source, split)
 
     arrays = [n for n in source.names if n.lower().endswith(".npz")]
     if arrays:
@@ -97,6 +100,12 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
                     raise
         return _of_images(source, split)
 
+    if any(PurePosixPath(n).name in ("test_batch", "fine_label_names") for n in source.names):
+        raise DataError(
+            f"{root}",
+            "CIFAR as pickles, which are code",
+            "Take its binary version, or pass torchvision.datasets.CIFAR10(root, train=False)",
+        )
     some = ", ".join(PurePosixPath(n).name for n in source.names[:3])
     raise DataError(
         f"{root}",

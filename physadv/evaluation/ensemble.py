@@ -164,6 +164,47 @@ def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
     return [*rays_first, AttackStage("hopskipjump", "black", _hopskipjump)]
 
 
+AUTOATTACK_NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+"""Attacks that :func:`autoattack_stage` knows."""
+
+
+def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage:
+    """Return an attack of AutoAttack with that package's own budget, on all samples.
+
+    Args:
+        name: One of ``AUTOATTACK_NAMES``; "-t" goes towards the 9 nearest classes (APGD in l_1: 5).
+        norm: Norm of the threat.
+        restarts: Random starts of "apgd-ce" and "apgd-dlr".
+
+    Returns:
+        The stage: 100 steps, or 5,000 queries of Square.
+
+    Raises:
+        OptionError: The name is unknown, or Square is to attack in l_1.
+
+    Example:
+        >>> autoattack_stage("apgd-t", "linf").family
+        'white'
+    """
+    if name not in AUTOATTACK_NAMES:
+        known = ", ".join(AUTOATTACK_NAMES)
+        raise OptionError(f"attack {name!r}", f"one of {known}", "Choose one of these")
+    if name == "square":
+        if norm == "l1":
+            raise OptionError("square in l1", "it supports linf and l2", "Leave it out")
+        return AttackStage(name, "black", lambda case: _square(case, 5000))
+
+    near = 5 if norm == "l1" else 9
+    runs: dict[str, Callable[[StageInput], AttackResult]] = {
+        "apgd-ce": lambda case: _apgd(case, "ce", steps=100, restarts=restarts),
+        "apgd-dlr": lambda case: _apgd(case, "dlr", steps=100, restarts=restarts),
+        "apgd-t": lambda case: apgd_targeted(case, count=near, steps=100),
+        "fab": _fab,
+        "fab-t": lambda case: fab_targeted(case, count=9, steps=100),
+    }
+    return AttackStage(name, "white", runs[name])
+
+
 def _hopskipjump(case: StageInput) -> AttackResult:
     return hopskipjump(
         case.gradient_model,
@@ -175,7 +216,9 @@ def _hopskipjump(case: StageInput) -> AttackResult:
     )
 
 
-def _apgd(case: StageInput, loss: Loss, steps: int, targets: Tensor | None = None) -> AttackResult:
+def _apgd(
+    case: StageInput, loss: Loss, steps: int, targets: Tensor | None = None, restarts: int = 1
+) -> AttackResult:
     return apgd(
         case.model,
         case.images,
@@ -186,6 +229,7 @@ def _apgd(case: StageInput, loss: Loss, steps: int, targets: Tensor | None = Non
         loss=loss,
         targets=targets,
         any_class=targets is not None,
+        restarts=restarts,
         levels=case.ball.levels,
         seed=case.seed,
         speed=case.speed,
@@ -244,20 +288,21 @@ def fab_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
         The result on all samples.
     """
 
-    def run(part: StageInput, targets: Tensor) -> AttackResult:
-        return fab(
-            part.model,
-            part.images,
-            part.labels,
-            eps=part.ball.eps,
-            norm=part.ball.norm,
-            steps=steps,
-            targets=targets,
-            levels=part.ball.levels,
-            speed=part.speed,
-        )
+    return _each_target(case, count, lambda part, targets: _fab(part, steps, targets))
 
-    return _each_target(case, count, run)
+
+def _fab(case: StageInput, steps: int = 100, targets: Tensor | None = None) -> AttackResult:
+    return fab(
+        case.model,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm=case.ball.norm,
+        steps=steps,
+        targets=targets,
+        levels=case.ball.levels,
+        speed=case.speed,
+    )
 
 
 def _each_target(

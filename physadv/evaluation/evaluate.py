@@ -6,7 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -34,7 +34,7 @@ from physadv.evaluation.data import EvaluationData, SampleSource, open_samples
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.progress_log import claim_folder
-from physadv.evaluation.robust_accuracy import Evaluation
+from physadv.evaluation.robust_accuracy import Evaluation, unbroken_in_words
 from physadv.evaluation.stages import AttackStage, StageInput
 from physadv.evaluation.subject import ball_of, load_subject, reading_facts
 from physadv.models.cards import LoadedModel
@@ -94,6 +94,8 @@ class EvaluationResult:
         forwards: Images evaluated by the model.
         complete: Whether all samples were evaluated.
         facts: The model, the data and the settings.
+        spent_on_unbroken: Number of ``samples`` that no attack broke, and the ``least``, ``median``
+            and ``most`` forward passes that were spent on one of them; empty where none stood.
 
     Example:
         >>> import torch
@@ -114,6 +116,7 @@ class EvaluationResult:
     forwards: int
     complete: bool
     facts: Mapping[str, Any]
+    spent_on_unbroken: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, evaluation: Evaluation, facts: Mapping[str, Any]) -> EvaluationResult:
@@ -131,6 +134,7 @@ class EvaluationResult:
             forwards=table["forwards"],
             complete=table["complete"],
             facts=dict(facts),
+            spent_on_unbroken=table["spent_on_unbroken"],
         )
 
     @property
@@ -144,6 +148,8 @@ class EvaluationResult:
             f"clean accuracy   {self.clean_accuracy}",
             f"robust accuracy  {self.robust_accuracy}  at {self.facts['threat']}",
         ]
+        if self.spent_on_unbroken:
+            lines.append(f"unbroken         {unbroken_in_words(self.spent_on_unbroken)}")
         return "\n".join([*lines, *(f"finding          {finding}" for finding in self.findings)])
 
 
@@ -644,7 +650,9 @@ def _data_name(data: EvaluationData) -> str:
         return str(data)
     if isinstance(data, tuple | list):
         return "images in memory"
-    return "data set" if isinstance(data, ImageDataset) else type(data).__name__
+    if isinstance(data, ImageDataset):
+        return data.summary.path or "data set"
+    return type(data).__name__
 
 
 def _device_of(model: nn.Module) -> torch.device:

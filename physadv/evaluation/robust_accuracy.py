@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -27,6 +27,7 @@ from physadv.attacks.gradient import pgd
 from physadv.core.lights import worst_light
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
+from physadv.core.wording import count_noun
 from physadv.evaluation import masking_checks
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.data import SampleSource
@@ -228,10 +229,14 @@ class Evaluation:
         begun = time.perf_counter()
         if left:
             images, labels = self._load(left)
+            passes = ledger.state(number, "passes")
             for verdict in self._verdicts(ledger, ball, plan, number, left, images, labels):
                 last = verdict.stage == names[-1]  # names are unique, see prepare_evaluation
+                for row, count in zip(verdict.rows.tolist(), verdict.passes.tolist(), strict=True):
+                    passes[left[row]] = int(passes.get(left[row], 0)) + count
                 rows = [
                     self._row(left, images, labels, verdict, i, ball)
+                    | {"forwards": passes[left[int(verdict.rows[i])]]}
                     for i in _finished(verdict, last)
                 ]
                 if keep is not None and verdict.stage != CLEAN and verdict.broken.any():
@@ -246,7 +251,15 @@ class Evaluation:
                 }
                 spent = {"seconds": now - begun, "forwards": verdict.forwards}
                 ran = {"gradients_of": verdict.gradients_of} if verdict.gradients_of else {}
-                ledger.write(number, verdict.stage, rows, near=near, **spent, **ran)
+                ledger.write(
+                    number,
+                    verdict.stage,
+                    rows,
+                    near=near,
+                    passes={str(left[r]): passes[left[r]] for r in verdict.rows.tolist()},
+                    **spent,
+                    **ran,
+                )
                 begun = now
                 yield verdict.stage
         if not ledger.finished(number, names[-1]):
@@ -407,6 +420,7 @@ class Evaluation:
             "light": worst_light(finding.light for finding in findings),
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
+            "spent_on_unbroken": spent_on_unbroken(list(rows.values())),
             "gradients_of": sorted({name for led in ledgers for name in led.named("gradients_of")}),
         }
 
@@ -418,6 +432,42 @@ _OF_GRADIENTS = {
     "vanishing-gradient",
 }
 """Findings about gradients, which say nothing about a figure that no attack made."""
+
+
+def spent_on_unbroken(rows: Sequence[Row]) -> dict[str, int]:
+    """Return how much was spent on the samples that no attack broke.
+
+    Args:
+        rows: Rows of samples, with ``robust`` and ``forwards``.
+
+    Returns:
+        Number of ``samples``, and the ``least``, ``median`` and ``most`` forward passes of one;
+        empty where none stood.
+
+    Example:
+        >>> spent_on_unbroken([{"robust": True, "forwards": n} for n in (90, 10, 30)])
+        {'samples': 3, 'least': 10, 'median': 30, 'most': 90}
+    """
+    # Rows of runs before this was counted have no such entry.
+    passes = sorted(int(row["forwards"]) for row in rows if row["robust"] and "forwards" in row)
+    if not passes:
+        return {}
+    middle = passes[len(passes) // 2]
+    return {"samples": len(passes), "least": passes[0], "median": middle, "most": passes[-1]}
+
+
+def unbroken_in_words(spent: Mapping[str, int]) -> str:
+    """Return what :func:`spent_on_unbroken` counted, in words.
+
+    Example:
+        >>> unbroken_in_words({"samples": 3, "least": 10, "median": 30, "most": 90})
+        '3 samples after 10 to 90 forward passes each (median 30)'
+    """
+    least, most = spent["least"], spent["most"]
+    passes = f"{least:,} forward passes each"
+    if least != most:
+        passes = f"{least:,} to {most:,} forward passes each (median {spent['median']:,})"
+    return f"{count_noun(spent['samples'], 'sample')} after {passes}"
 
 
 def _finished(verdict: StageOutcome, last: bool) -> list[int]:

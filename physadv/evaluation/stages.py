@@ -94,7 +94,7 @@ class StageOutcome:
         images: Their images (k, c, h, w) after the stage.
         broken: Whether the model misclassifies them (k,).
         near: Lowest scale-free margin (k,) so far.
-        forwards: Number of images evaluated by the model or its faster copy.
+        passes: Forward passes (k,) that the stage took of each sample, its verdict included.
         gradients_of: What gradients were taken of, in words; empty where none were.
     """
 
@@ -103,8 +103,13 @@ class StageOutcome:
     images: Tensor
     broken: Tensor
     near: Tensor
-    forwards: int
+    passes: Tensor
     gradients_of: str = ""
+
+    @property
+    def forwards(self) -> int:
+        """Number of images evaluated by the model or its faster copy."""
+        return int(self.passes.sum())
 
 
 def sample_verdicts(
@@ -199,8 +204,10 @@ def _evaluate(case: StageInput, stage: str, rows: Tensor, result: AttackResult) 
     output = case.model.output(images)
     logits = case.model(images) if case.model.has_log_probabilities else output
     near = torch.minimum(case.near, dlr_loss(logits, case.labels).to(case.near))
-    forwards = len(rows) + (int(result.queries.sum()) if result.queries is not None else 0)
-    return StageOutcome(stage, rows, images, criterion(output), near, forwards)
+    passes = torch.ones(len(rows), dtype=torch.int64)
+    if result.queries is not None:
+        passes += result.queries.to(passes)
+    return StageOutcome(stage, rows, images, criterion(output), near, passes)
 
 
 @dataclass

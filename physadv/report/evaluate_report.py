@@ -15,6 +15,7 @@ from physadv.core.page_colors import page_color
 from physadv.core.wording import format_percent
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.robust_accuracy import unbroken_in_words
 from physadv.report.design import MUTED, member_uri, render_page
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 from physadv.threat.parsing import format_eps
@@ -86,6 +87,7 @@ def render_evaluate_report(
         robust=robust,
         result=result,
         attacks=_attacks(result),
+        unbroken=unbroken_in_words(spent) if (spent := result.get("spent_on_unbroken")) else "",
         curve=curve_chart(result["curve"], str(facts.get("norm", "")))
         if len(result["curve"]) > 1
         else None,

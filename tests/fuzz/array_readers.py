@@ -83,6 +83,11 @@ def _idx_labels(folder: Path, data: bytes) -> object:
     return _read_all(folder)
 
 
+@registered("CIFAR's records", lambda: [b"\3" + bytes(3072)], mutations.mutate_bytes, 1)
+def _cifar(folder: Path, data: bytes) -> object:
+    return _read_all(written(folder, "test_batch.bin", data).parent)
+
+
 def _zip_seeds() -> Sequence[bytes]:
     return [
         _packed(
