@@ -617,6 +617,7 @@ def evaluate_detector(
 
     Example:
         >>> from physadv.datasets.detection import detection_in_memory
+        >>> from physadv.models.load import as_model
         >>> class Level(torch.nn.Module):
         ...     def forward(self, x):
         ...         score = (20 * (x.mean((1, 2, 3)) - 0.4)).sigmoid()[:, None, None]
