@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
-from physadv_cli.runs import RunOptions, print_data, print_findings
+from physadv_cli.runs import RunOptions, print_asked, print_data, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
@@ -38,6 +38,7 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
         run_detector_evaluation(config, run, model, settings)
         return
     task = _prepare(config, model, settings)
+    print_asked(model)
     print_data(task.samples.summary)
     with divided_run(run, config, task.claim, task.samples.summary) as part:
         save = None if config.save is None else Path(config.save)

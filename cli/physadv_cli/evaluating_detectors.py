@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from physadv_cli.runs import RunOptions, print_data, print_findings
+from physadv_cli.runs import RunOptions, print_asked, print_data, print_findings
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
@@ -53,6 +53,7 @@ def run_detector_evaluation(
     )
     task.facts.update(reading_facts(config.model_settings))
     data = task.samples.summary
+    print_asked(model)
     print_data(data)
     folder = run.open_folder(config, task.claim, data=data)
     examples = DetectorExamples(

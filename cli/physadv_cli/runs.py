@@ -46,6 +46,7 @@ from physadv_cli.torchrun import is_first
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
+    from physadv.models.cards import LoadedModel
 
 
 class RunConsole(Console):
@@ -243,12 +244,32 @@ class RunOptions:
 def print_data(summary: DatasetSummary) -> None:
     """Print what a data set was taken for: layout, part, images a class, classes, what was left
     out."""
+    _print_under("data", summary.lines())
+
+
+def print_asked(model: LoadedModel) -> None:
+    """Print that ``model`` gives answers alone, and why, before anything is asked; nothing for
+    other models."""
+    from physadv.models.black_box import black_box_within
+
+    box = black_box_within(model)
+    if box is None:
+        return
+    reason = str(model.card.extra.get("gradient", "")).removeprefix("none: ")
+    limit = f"budget {box.budget:,} images" if box.budget else "no budget"
+    answers = "classes" if box.outputs == "labels" else "scores"
+    words = f"gives {answers}, no gradient{f' ({reason})' if reason else ''}; {limit}"
+    _print_under("model", [visible_line(words)])
+
+
+def _print_under(head: str, lines: Iterable[str]) -> None:
+    """Print ``lines``, wrapped and indented, the first behind ``head``."""
     indent = " " * 9
-    for number, line in enumerate(summary.lines()):
+    for number, line in enumerate(lines):
         wrapped = textwrap.wrap(
             line,
             width=max(40, console.width),
-            initial_indent=f"{'data':9}" if number == 0 else indent,
+            initial_indent=f"{head:9}" if number == 0 else indent,
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,

@@ -25,6 +25,7 @@ from physadv.attacks._gate import (
 from physadv.core.errors import ModelError
 from physadv.core.findings import Finding as Finding
 from physadv.core.types import Model
+from physadv.models.black_box import black_box_within
 from physadv.models.outputs import read_logits
 from physadv.models.preserved_state import preserved_state
 
@@ -212,12 +213,14 @@ def check_gradients(
         ]
 
     if slopes[0] is None or slopes[1] is None:
-        yield Finding(
-            "no-gradient",
-            "the output carries no gradient to the image",
-            "White-box attacks cannot run: wrap the part that cuts it (BPDA) or trust the "
-            "black-box attacks alone",
-        )
+        if any(black_box_within(module) for module in modules_of(model)):
+            remedy = "The model is only asked: the figure holds for black-box attacks alone"
+        else:
+            remedy = (
+                "White-box attacks cannot run: wrap the part that cuts it (BPDA) or trust the "
+                "black-box attacks alone"
+            )
+        yield Finding("no-gradient", "the output carries no gradient to the image", remedy)
         return
 
     by_margin, by_ce = slopes[0].flatten(1).double(), slopes[1].flatten(1)

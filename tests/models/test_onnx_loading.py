@@ -267,5 +267,44 @@ def test_a_file_that_is_asked_is_evaluated_by_its_scores(tmp_path: Path) -> None
     words = ["--model", file.name, "--data", "d.npz", "--eps", "32/255", "--out", "run"]
     done = program(tmp_path, "evaluate", *words)
     assert done.returncode == 0, done.stderr
+    words = " ".join(done.stderr.split())
+    assert "model gives scores, no gradient (its operation 'Hardmax' is not known" in words
+    assert words.index("no gradient") < words.index("attacking")
+    assert "the figure holds for black-box attacks alone" in words
     assert "square" in done.stderr
     assert "queries sent" in done.stderr
+
+
+def test_a_file_that_onnxruntime_quantized_is_asked(tmp_path: Path) -> None:
+    """Eight-bit weights and activations have no slope: its scores are onnxruntime's own, and the
+    reason is on its card."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    class Batches(CalibrationDataReader):
+        def __init__(self) -> None:
+            source = np.random.default_rng(0)
+            self.left = [source.random((1, 3, 8, 8), dtype=np.float32) for _ in range(4)]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return {"x": self.left.pop()} if self.left else None
+
+    file = written(tmp_path, *linear(4))
+    for name in ("dynamic.onnx", "qdq.onnx", "operators.onnx"):
+        small = tmp_path / name
+        if name == "dynamic.onnx":
+            quantize_dynamic(file, small)
+        else:
+            form = QuantFormat.QDQ if name == "qdq.onnx" else QuantFormat.QOperator
+            quantize_static(file, small, Batches(), quant_format=form)
+        model = physadv.load_model(small)
+        images = torch.rand(3, 3, 8, 8)
+        session = onnxruntime.InferenceSession(str(small))
+        theirs = [session.run(None, {"x": one.numpy()})[0] for one in images[:, None]]
+        assert np.allclose(model(images).numpy(), np.concatenate(theirs), atol=1e-4), name
+        assert black_box_within(model) is not None, name
+        assert "asked through onnxruntime" in model.card.extra["gradient"], name
