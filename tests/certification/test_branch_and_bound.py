@@ -3,19 +3,22 @@ network confirms, and every form of property."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
-from physadv.certification.bounds import branch_and_bound
+from physadv.certification.bounds import branch_and_bound, neuron_splits
 from physadv.certification.bounds.alpha_crown import optimized_boxes
 from physadv.certification.bounds.branch_and_bound import Clause, verify_clauses
 from physadv.certification.bounds.crown import tightened_boxes
 from physadv.certification.bounds.input_ball import InputBall, InputBox
+from physadv.certification.bounds.neuron_splits import PartBounds, Problem
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.training.loop import seed_all
 
@@ -233,9 +236,97 @@ def test_a_bound_that_is_no_number_closes_nothing(monkeypatch: pytest.MonkeyPatc
     image = torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(1)).double()
     graph, label = prepare_graph(net, SHAPE), net(image).argmax(1)
     monkeypatch.setattr(
-        branch_and_bound._Search, "closed", lambda search, bound, clauses: bound.amax(1) * torch.nan
+        neuron_splits.Problem, "closed", lambda problem, bound, clauses: bound.amax(1) * torch.nan
     )
     for few in (0, 16):
         monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", few)
         found = verify_bounds(graph, image, label, eps=1e-3, method="bab", time_limit=2.0)
         assert found.verdicts == ("timeout",)
+
+
+class Identity(nn.Module):
+    """Logits whose margin is 0.1 for every input, by an identity of the activation."""
+
+    def __init__(self, zero: Callable[[Tensor, Tensor], Tensor], margin: float = 0.1) -> None:
+        super().__init__()
+        self.zero, self.margin = zero, margin
+        self.linear = seed_all(lambda: nn.Linear(32, 2), 7).double().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (4 * self.linear(x.flatten(1))).chunk(2, 1)
+        zero = self.zero(first, second)
+        return torch.cat([zero + self.margin, zero - zero], 1)
+
+
+def larger(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two values, by max pooling."""
+    return F.max_pool2d(torch.stack([a, b], 2).unsqueeze(1), (1, 2)).flatten(1)
+
+
+ZEROS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "max_pool": lambda a, b: larger(a, b) - F.relu(a - b) - b,
+    "maximum": lambda a, b: torch.maximum(a, b) - F.relu(b - a) - a,
+    "tanh": lambda a, b: torch.tanh(a) + torch.tanh(-a),
+    "sigmoid": lambda a, b: torch.sigmoid(b) + torch.sigmoid(-b) - 1,
+    "gelu": lambda a, b: F.gelu(a) - F.gelu(-a) - a,
+    "silu": lambda a, b: F.silu(a) - F.silu(-a) - a,
+    "softplus": lambda a, b: F.softplus(b) - F.softplus(-b) - b,
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_splits_of_neurons_prove_an_identity_that_lines_do_not(name: str) -> None:
+    """The margin is 0.1 (or -0.01) everywhere: CROWN and alpha-CROWN prove neither, the search
+    proves the one and never the other. More inputs than are split leave the neurons alone."""
+    image = torch.full((1, 2, 4, 4), 0.5).double()
+    label = torch.zeros(1, dtype=torch.long)
+    net = Identity(ZEROS[name])
+    graph = prepare_graph(net, (2, 4, 4))
+    for method in ("crown", "alpha-crown"):
+        assert not verify_bounds(graph, image, label, eps=0.3, method=method).certified.any()
+    found = verify_bounds(graph, image, label, eps=0.3, method="bab", net=net, time_limit=20)
+    assert found.verdicts == ("verified",)
+    assert 0 < float(found.margins) <= 0.1
+
+    wrong = Identity(ZEROS[name], -0.01)
+    found = verify_bounds(
+        prepare_graph(wrong, (2, 4, 4)), image, label, eps=0.3, method="bab", net=wrong
+    )
+    assert found.verdicts == ("falsified",)
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_limits_of_neurons_leave_bounds_below_every_point(name: str) -> None:
+    """Random splits, slopes and multipliers: no point of a part has a value below its bound."""
+    net = Identity(lambda a, b: ZEROS[name](a, b) + F.relu(a) - torch.tanh(a))
+    graph = prepare_graph(net, (2, 4, 4))
+    ball = InputBall(torch.full((1, 2, 4, 4), 0.5).double(), 0.3)
+    rows = torch.tensor([[[1.0, -1.0]]]).double()
+    none = torch.zeros(1, 1).double()
+    problem = Problem(graph, graph.cast(torch.float32), ball, rows, none, none)
+    bounds = PartBounds(problem, optimized_boxes(graph, ball, steps=0))
+    draw = torch.Generator().manual_seed(11)
+    parts = bounds.whole(torch.zeros(1, dtype=torch.long))
+    for _ in range(5):
+        scores = bounds.scores(parts)
+        assert (scores >= 0).any(1).all()
+        parts = bounds.split(parts, (scores + torch.rand(scores.shape, generator=draw)).argmax(1))
+    for table in (parts.slopes, parts.multipliers):
+        for numbers in table.values():
+            numbers += torch.randn(numbers.shape, generator=draw)
+    least = bounds.exact_bound(parts)[:, 0]
+
+    points = ball.repeated(4000).nearest(
+        0.2 + 0.6 * torch.rand((4000, 2, 4, 4), generator=draw).double()
+    )
+    values = {0: points}
+    for number, node in enumerate(graph.nodes[1:], 1):
+        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    margins = (values[len(graph.nodes) - 1] @ rows[0, 0]).flatten()
+    inside = torch.ones((len(parts), 4000), dtype=torch.bool)
+    for source, neurons in bounds.neurons.items():
+        own = values[source].reshape(4000, -1)[:, neurons.places]
+        inside &= (own >= parts.floors[source][:, None].double() - 1e-9).all(2)
+        inside &= (own <= parts.ceilings[source][:, None].double() + 1e-9).all(2)
+    assert inside.any(0).all()  # the parts cover the region
+    assert (margins + 1e-9 >= torch.where(inside, least[:, None], -torch.inf)).all()

@@ -213,22 +213,19 @@ def optimized_slopes(
 
 def keep_best(best: Slopes, now: Mapping[int, Tensor], better: Tensor) -> None:
     """Copy the numbers of the forms that are ``better`` (b, k) from ``now`` to ``best``."""
-    for i, kept in best.items():
-        mask = better.view(*better.shape, *[1] * (kept.ndim - 2))
-        torch.where(mask, now[i].detach(), kept, out=kept)
+    for i, value in now.items():
+        mask = better.view(*better.shape, *[1] * (value.ndim - 2))
+        torch.where(mask, value.detach(), best[i], out=best[i])
 
 
 def with_slopes(
-    relaxed: Mapping[int, Relaxation],
-    slopes: Mapping[int, Tensor],
-    multipliers: Mapping[int, Tensor] | None = None,
+    relaxed: Mapping[int, Relaxation], slopes: Mapping[int, Tensor]
 ) -> dict[int, Relaxation]:
-    """Return relaxations whose unstable ReLUs have given lower slopes, and multipliers.
+    """Return relaxations whose unstable ReLUs have given lower slopes.
 
     Args:
         relaxed: Relaxations by node number.
         slopes: Slopes (b, k, *shape) by node number; they are cut to [0, 1].
-        multipliers: Numbers (b, k, *shape) that are added to the forms before each ReLU.
     """
     result = dict(relaxed)
     for i, slope in slopes.items():
@@ -238,10 +235,6 @@ def with_slopes(
         chosen = slope.to(lines.lower).clamp(0, 1)
         lower = torch.where(unstable, chosen, lines.lower[:, None])
         result[i] = replace(lines, lower=lower, per_form=True)
-    for i, multiplier in (multipliers or {}).items():
-        lines = result[i]
-        assert isinstance(lines, Lines)
-        result[i] = replace(lines, multipliers=multiplier.to(lines.upper))
     return result
 
 

@@ -31,6 +31,7 @@ def backward_bounds(
     relaxed: Mapping[int, Relaxation] | None = None,
     *,
     stops: Mapping[int, Box] | None = None,
+    added: Mapping[int, tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Return lower bounds (b, k) over ``ball`` of linear forms on the value of one node.
 
@@ -42,6 +43,8 @@ def backward_bounds(
         relaxed: Relaxations of the nonlinear layers by node number, which forms pass them by.
         stops: Boxes by node number, in place of ``relaxed``. Each form ends at the first of these
             nonlinear or pooling nodes on its way, at that node's box.
+        added: By node number, places (n,) in the flattened value, and numbers (b, k, n) that are
+            added there to the coefficients of the forms on that node.
 
     Returns:
         Lower bounds (b, k).
@@ -56,6 +59,8 @@ def backward_bounds(
         form = pending.pop(number, None)
         if form is None:
             continue
+        if added is not None and number in added:
+            form = form.dense().with_added(*added[number])
 
         node = graph.nodes[number]
         layer = node.layer

@@ -95,8 +95,6 @@ class DenseForms(LinearForms):
 
         lower = relaxed.lower if relaxed.per_form else relaxed.lower[:, None]
         rows = torch.addcmul(negative * relaxed.upper[:, None], positive, lower)
-        if relaxed.multipliers is not None:
-            rows = rows + relaxed.multipliers
         return DenseForms(rows), constant
 
     def _past_maxima(self, planes: MaxPlanes) -> tuple[DenseForms, Tensor]:
@@ -105,6 +103,8 @@ class DenseForms(LinearForms):
         rows = flattened(self.rows, 2).expand(batch, -1, -1)
         negative, positive = rows.clamp_max(0), rows.clamp_min(0)
         constant = form_values(negative, planes.shift)
+        if planes.lower_shift is not None:
+            constant = constant + form_values(positive, planes.lower_shift)
 
         forms = rows.shape[1]
         flat = rows.new_zeros((batch, forms, int(torch.Size(planes.shape).numel())))
@@ -134,6 +134,12 @@ class DenseForms(LinearForms):
     def plus(self, other: LinearForms) -> DenseForms:
         """Return the sum with ``other``, dense."""
         return DenseForms(self.rows + other.dense().rows)
+
+    def with_added(self, places: Tensor, numbers: Tensor) -> DenseForms:
+        """Return the forms with ``numbers`` (b, k, n) added to their coefficients at ``places``
+        (n,), in the flattened value."""
+        flat = flattened(self.rows, 2).index_add(2, places, numbers)
+        return DenseForms(flat.view(self.rows.shape))
 
     def dense(self) -> DenseForms:
         """Return the forms themselves."""
@@ -200,7 +206,7 @@ class WindowForms(LinearForms):
     def past(self, relaxed: Relaxation) -> tuple[LinearForms, Tensor]:
         """Return forms and constants before a layer with lines ``relaxed``; lines are zero outside
         the node, and so clean the windows."""
-        if isinstance(relaxed, MaxPlanes) or relaxed.per_form or relaxed.multipliers is not None:
+        if isinstance(relaxed, MaxPlanes) or relaxed.per_form:
             return self.dense().past(relaxed)
         negative, positive = self.cut.clamp_max(0), self.cut.clamp_min(0)
         shift = self._windows(relaxed.upper_shift).flatten(2)

@@ -27,8 +27,6 @@ class Lines:
         upper_shift: Values (b, *shape) of the upper lines at 0.
         lower_shift: Values (b, *shape) of the lower lines at 0; None stands for 0.
         per_form: Whether each of the k forms has lower slopes of its own.
-        multipliers: Numbers (b, k, *shape) that are added to the forms on the input, each a
-            Lagrange multiplier of a constraint on it with the constraint's sign; None adds none.
     """
 
     lower: Tensor
@@ -36,22 +34,22 @@ class Lines:
     upper_shift: Tensor
     lower_shift: Tensor | None = None
     per_form: bool = False
-    multipliers: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class MaxPlanes:
     """Two planes that enclose each maximum of k numbers over their box.
 
-    The lower plane is one of the numbers, ``chosen``; the upper one is the sum of ``slopes`` times
-    the numbers, plus ``shift``.
+    The lower plane is one of the numbers, ``chosen``, plus ``lower_shift``; the upper one is the
+    sum of ``slopes`` times the numbers, plus ``shift``.
 
     Attributes:
         index: Places (n, k) of the numbers of each maximum in the flattened input.
         shape: Shape of the input, without the batch.
         chosen: Places (b, n) in the flattened input.
         slopes: Slopes (b, n, k), none negative.
-        shift: Shifts (b, n).
+        shift: Shifts (b, n) of the upper planes.
+        lower_shift: Shifts (b, n) of the lower planes; None stands for 0.
     """
 
     index: Tensor
@@ -59,6 +57,7 @@ class MaxPlanes:
     chosen: Tensor
     slopes: Tensor
     shift: Tensor
+    lower_shift: Tensor | None = None
 
 
 Relaxation = Lines | MaxPlanes
