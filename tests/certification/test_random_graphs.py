@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from random_nets import CLASSES, LINEAR, SHAPE, RandomNet
 from torch import Tensor, nn
 
+from physadv.certification.bounds.alpha_crown import optimized_boxes
 from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.neuron_splits import PartBounds, Problem
 from physadv.certification.bounds.verify import (
     METHODS,
     margin_forms,
@@ -113,6 +115,50 @@ def hold(seed: int) -> str:
     return "bounded"
 
 
+def parts_hold(seed: int) -> bool:
+    """Assert that on the graph of one seed, split into parts by random neurons, no point has a
+    margin below the bound of a part it lies in; False where the graph is refused."""
+    net = RandomNet(seed).double()
+    images, labels, draw = points(seed, torch.float64)
+    try:
+        graph = prepare_graph(net, SHAPE)
+    except ModelError:
+        return False
+
+    norm = list(EPS)[seed % 2]
+    ball = InputBall(images[:1], EPS[norm], norm)
+    rows = margin_forms(labels[:1], CLASSES, torch.float64)[0][:, None]
+    none = torch.zeros(rows.shape[:2], dtype=torch.float64)
+    problem = Problem(graph, graph.cast(torch.float32), ball, rows, none, none)
+    bounds = PartBounds(problem, optimized_boxes(graph, ball, steps=0))
+    parts = bounds.whole(torch.arange(len(rows)))
+    for step in range(4 if bounds.neurons else 0):
+        scores = bounds.scores(parts)
+        noise = torch.rand(scores.shape, generator=draw) * scores.max()
+        parts = bounds.split(parts, (scores + noise * (step % 2)).argmax(1))
+    for table in (parts.slopes, parts.multipliers):
+        for numbers in table.values():
+            numbers += 0.1 * torch.randn(numbers.shape, generator=draw)
+    bound = bounds.exact_bound(bounds.optimized(parts, (2,)))[:, 0]
+
+    noise = torch.randn((400, *SHAPE), generator=draw, dtype=torch.float64)
+    noise[::2] = noise[::2].sign()
+    tried = ball.repeated(400).nearest(images[:1] + EPS[norm] * noise)
+    values = {0: tried}
+    for number, node in enumerate(graph.nodes[1:], 1):
+        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    margins = torch.einsum("mc,nc->mn", rows[parts.clauses, 0], values[len(graph.nodes) - 1])
+    inside = torch.ones_like(margins, dtype=torch.bool)
+    for source, neurons in bounds.neurons.items():
+        own = values[source].reshape(400, -1)[:, neurons.places]
+        inside &= (own >= parts.floors[source][:, None] - 1e-9).all(2)
+        inside &= (own <= parts.ceilings[source][:, None] + 1e-9).all(2)
+    assert inside.any(0).all(), f"PHYSADV_FUZZ_SEED={seed}: parts do not cover the ball"
+    gap = torch.where(inside, bound[:, None] - margins, -torch.inf).max()
+    assert gap <= 1e-9 * (1 + margins.abs().max()), f"PHYSADV_FUZZ_SEED={seed}, {norm}: {gap:.3g}"
+    return True
+
+
 def exact_on(seed: int) -> None:
     """Assert that on the linear graph of one seed every bound is the closed form."""
     net = RandomNet(seed, kinds=LINEAR).double()
@@ -164,6 +210,18 @@ def test_no_attack_goes_below_a_bound_on_random_graphs() -> None:
 def test_no_attack_goes_below_a_bound_on_many_random_graphs() -> None:
     """The same on thousands of graphs."""
     assert_enough_bounded(outcomes(NIGHTLY))
+
+
+def test_no_point_goes_below_the_bound_of_a_part_of_a_random_graph() -> None:
+    """Parts by limits of neurons before every kind of layer, as branch and bound makes them."""
+    held = [parts_hold(seed) for seed in range(FIRST_SEED, FIRST_SEED + 40)]
+    assert sum(held) >= 25
+
+
+@pytest.mark.slow
+def test_no_point_goes_below_the_bound_of_a_part_of_many_random_graphs() -> None:
+    """The same on many graphs."""
+    assert sum(parts_hold(seed) for seed in range(FIRST_SEED, FIRST_SEED + NIGHTLY // 4)) > 0
 
 
 def test_bounds_are_exact_on_random_linear_graphs() -> None:
