@@ -1,4 +1,4 @@
-"""Boxes of objects as YOLO, COCO and Pascal VOC write them, parsed from text."""
+"""Boxes of objects as YOLO, COCO, CreateML and Pascal VOC write them, parsed from text."""
 
 from __future__ import annotations
 
@@ -262,9 +262,32 @@ class _Coco(msgspec.Struct):
     categories: list[_CocoClass] = []
 
 
+class _CreateMLBox(msgspec.Struct):
+    """Center and sides of a box in px."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class _CreateMLObject(msgspec.Struct):
+    """Keys of an object in a CreateML file that are read."""
+
+    coordinates: _CreateMLBox
+    label: str = ""
+
+
+class _CreateMLImage(msgspec.Struct):
+    """Keys of an image in a CreateML file that are read."""
+
+    image: str
+    annotations: list[_CreateMLObject] = []
+
+
 @dataclass(frozen=True)
-class CocoFile:
-    """Content of a COCO file.
+class BoxListing:
+    """Content of a JSON file of boxes.
 
     Attributes:
         boxes: Boxes in the order of the file, crowds included.
@@ -277,7 +300,65 @@ class CocoFile:
     classes: tuple[str, ...]
 
 
-def parse_coco(text: str, where: str) -> CocoFile:
+def parse_json_boxes(text: str, where: str) -> BoxListing:
+    """Parse a COCO or CreateML file, told apart by their outermost bracket.
+
+    Args:
+        text: Content of the file.
+        where: Name of the file in errors.
+
+    Returns:
+        Its boxes, images and classes.
+
+    Raises:
+        DataError: It is neither, or names an image that it does not list.
+
+    Example:
+        >>> box = '{"label": "stop", "coordinates": {"x": 6, "y": 8, "width": 4, "height": 2}}'
+        >>> listing = parse_json_boxes('[{"image": "a.jpg", "annotations": [%s]}]' % box, "a.json")
+        >>> listing.boxes[0].box, listing.classes
+        ((4.0, 7.0, 8.0, 9.0), ('stop',))
+    """
+    return parse_createml(text, where) if text.lstrip()[:1] == "[" else parse_coco(text, where)
+
+
+def parse_createml(text: str, where: str) -> BoxListing:
+    """Parse a CreateML file: a list of images, whose boxes have a center and sides in px.
+
+    Args:
+        text: Content of the file.
+        where: Name of the file in errors.
+
+    Returns:
+        Its boxes, images and classes.
+
+    Raises:
+        DataError: It is no CreateML file, or a box is empty.
+    """
+    remedy = "CreateML lists images with annotations, each with a label and coordinates"
+    kind = list[_CreateMLImage]
+    images = parse_json_as(text, kind, where, what="CreateML file", remedy=remedy)
+    boxes = []
+    for image in images:
+        name = image.image.replace("\\", "/")
+        for number, each in enumerate(image.annotations):
+            place, at = f"{where}: {name}, annotation {number}", each.coordinates
+            x, y, width, height = (
+                parse_number(str(value), "coordinates", place)
+                for value in (at.x, at.y, at.width, at.height)
+            )
+            if width <= 0 or height <= 0:
+                raise DataError(
+                    f"'{place}': {width:g}x{height:g} px", "A box has an area", "Correct it"
+                )
+            corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            boxes.append(LabeledBox(name, corners, place, each.label))
+    classes = dict.fromkeys(box.class_name for box in boxes)
+    names = tuple(image.image.replace("\\", "/") for image in images)
+    return BoxListing(tuple(boxes), names, tuple(classes))
+
+
+def parse_coco(text: str, where: str) -> BoxListing:
     """Parse a COCO file.
 
     Args:
@@ -296,7 +377,7 @@ def parse_coco(text: str, where: str) -> CocoFile:
     classes = {each.id: each.name for each in coco.categories}
     boxes = tuple(_coco_boxes(where, coco.annotations, images, classes, remedy))
     names = tuple(image.file_name.replace("\\", "/") for image in coco.images)
-    return CocoFile(boxes, names, tuple(dict.fromkeys(classes.values())))
+    return BoxListing(boxes, names, tuple(dict.fromkeys(classes.values())))
 
 
 def _coco_boxes(

@@ -1,11 +1,12 @@
 """Data sets for detection: images with the boxes of their objects, in any usual layout.
 
-YOLO and Roboflow folders, COCO files and Pascal VOC, in a folder or an archive. Images are decoded
-when they are read; boxes lie in arrays, so that a million of them take some 40 MB.
+YOLO and Roboflow folders, COCO and CreateML files and Pascal VOC, in a folder or an archive. Images
+are decoded when they are read; boxes lie in arrays, so that a million of them take some 40 MB.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from physadv.datasets.box_annotations import (
     LabeledBox,
     class_lines,
     in_order,
-    parse_coco,
+    parse_json_boxes,
     parse_voc,
     parse_yolo,
     yaml_class_names,
@@ -34,6 +35,7 @@ from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
 _MOST_LABEL_BYTES = 1 << 24
+_CREATEML = "createml.json"
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 _LABEL_FOLDERS = ("labels", "Annotations", "annotations", "label")
 
@@ -253,7 +255,7 @@ def dataset_of_source(
             return _assembled(source, layout, annotated, split)
     raise DataError(
         f"{source.path}",
-        "No boxes were found: neither COCO, Pascal VOC nor YOLO",
+        "No boxes were found: neither COCO, CreateML, Pascal VOC nor YOLO",
         "Put label files beside the images, as docs/data.md shows",
     )
 
@@ -278,21 +280,23 @@ class _Annotated:
 
 
 def _read_coco(source: FileSource, images: Sequence[str], only: str | None) -> _Annotated | None:
-    """Read the COCO files of a set."""
+    """Read the COCO files of a set, or, where it has none, those of CreateML."""
     if only is not None and not only.lower().endswith(".json"):
         return None
     files = [n for n in source.names if _may_be_coco(n)] if only is None else [only]
+    coco = [name for name in files if not name.lower().endswith(_CREATEML)]
+    files = coco or files  # the same boxes in both forms count once
     index = _NameIndex(images)
     found = _Annotated({}, [], [])
     for name in files:
         data = source.read(name, MAX_COCO_BYTES)
         if only is None and b'"annotations"' not in data:
             continue
-        coco = parse_coco(decode_text(data, name).text, f"{source.path}: {name}")
+        listing = parse_json_boxes(decode_text(data, name).text, f"{source.path}: {name}")
         part = _part_of_file(name)
         absent = 0
         placed = {}
-        for written in coco.images:
+        for written in listing.images:
             image = index.find(written, near=name)
             placed[written] = image
             if image is None:
@@ -301,11 +305,11 @@ def _read_coco(source: FileSource, images: Sequence[str], only: str | None) -> _
             found.boxes.setdefault(image, [])
             if part:
                 found.parts[image] = part
-        for box in coco.boxes:
+        for box in listing.boxes:
             image = placed.get(box.file)
             if image is not None:
                 found.boxes[image].append(box)
-        found.classes += [c for c in coco.classes if c not in found.classes]
+        found.classes += [c for c in listing.classes if c not in found.classes]
         found.files.append(name)
         if absent:
             found.notes.append(f"{absent} images of {name} are not here")
@@ -327,13 +331,13 @@ def _may_be_coco(name: str) -> bool:
         return False
     stem = path.stem.casefold()
     others = ("captions", "panoptic", "stuff", "image_info", "person_keypoints")
-    return not stem.startswith(others) and not stem.endswith("createml")
+    return not stem.startswith(others)
 
 
 def _part_of_file(name: str) -> str:
     """The part that a COCO file is of, by its own name or its folder's; empty for none."""
     path = PurePosixPath(name)
-    words = path.stem.replace("instances_", "").replace("_annotations.coco", "")
+    words = re.sub(r"instances_|_annotations\.(coco|createml)", "", path.stem)
     for each in (words, path.parent.name):
         if each and part_of(each):
             return each

@@ -1,4 +1,4 @@
-"""Data sets with boxes: YOLO, Roboflow, COCO and Pascal VOC, from folders, zips and files."""
+"""Data sets with boxes: YOLO, Roboflow, COCO, CreateML and VOC, from folders, zips and files."""
 
 from __future__ import annotations
 
@@ -78,7 +78,17 @@ def voc(root: Path, *, beside: bool) -> None:
             text(root / f"ImageSets/Main/{part_file}.txt", f"{stem}\n")
 
 
+def createml(root: Path) -> None:
+    """As :func:`yolo`, as Roboflow writes it."""
+    for part in ("train", "valid"):
+        picture(root / part / "a.jpg")
+        box = {"x": 20, "y": 10, "width": 20, "height": 10}
+        table = [{"image": "a.jpg", "annotations": [{"label": "stop sign", "coordinates": box}]}]
+        text(root / part / "_annotations.createml.json", json.dumps(table))
+
+
 LAYOUTS = {
+    "createml": createml,
     "yolo": lambda root: yolo(root, images_first=True),
     "roboflow-yolo": lambda root: yolo(root, images_first=False),
     "coco": lambda root: coco(root, roboflow=False),
@@ -121,6 +131,14 @@ def test_a_coco_file_and_a_data_yaml_are_given_themselves(tmp_path: Path) -> Non
     assert read_detection_dataset(tmp_path / "y/data.yaml").classes == ("no", "stop sign")
 
 
+def test_boxes_in_two_forms_count_once(tmp_path: Path) -> None:
+    """A CreateML file beside a COCO file says the same again."""
+    coco(tmp_path, roboflow=True)
+    createml(tmp_path)
+    data = read_detection_dataset(tmp_path, split="val")
+    assert len(data[0][1]) == 2  # the box and the crowd
+
+
 def test_images_without_a_label_have_no_object(tmp_path: Path) -> None:
     """In YOLO they are backgrounds; the summary counts them."""
     yolo(tmp_path, images_first=True)
@@ -133,7 +151,7 @@ def test_images_without_a_label_have_no_object(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     """No boxes, a broken line, an image that may be two, a missing part."""
     picture(tmp_path / "plain/a.jpg")
-    with pytest.raises(DataError, match="neither COCO, Pascal VOC nor YOLO"):
+    with pytest.raises(DataError, match="neither COCO, CreateML, Pascal VOC nor YOLO"):
         read_detection_dataset(tmp_path / "plain")
     yolo(tmp_path / "y", images_first=True)
     text(tmp_path / "y/labels/valid/a.txt", "1 0.5 nan 0.5 0.5\n")

@@ -170,11 +170,30 @@ def test_coco(tmp_path: Path) -> None:
         (coco([1, 2, 0, 40]), "0x40 px"),
         (coco([1, 2, float("nan"), 40]), "NaN is no number of JSON"),
         ('{"images": []}', "no COCO file"),
-        ("[1]", "no COCO file"),
+        ("[1]", "no CreateML file"),
+        ('[{"image": "a.jpg", "annotations": [{}]}]', "no CreateML file"),
         ("{", "no valid JSON"),
     ):
         with pytest.raises(DataError, match=said):
             read_boxes(table(tmp_path, broken, "boxes.json"))
+
+
+def test_createml(tmp_path: Path) -> None:
+    """Center and sides in px of the picture; an empty box is named."""
+    photo(tmp_path / "a.jpg")
+    x0, y0 = BOX[0]
+    x1, y1 = BOX[2]
+
+    def listing(width: float) -> str:
+        place = {"x": (x0 + x1) / 2, "y": (y0 + y1) / 2, "width": width, "height": y1 - y0}
+        return json.dumps(
+            [{"image": "a.jpg", "annotations": [{"label": "stop", "coordinates": place}]}]
+        )
+
+    table(tmp_path, listing(x1 - x0), "_annotations.createml.json")
+    assert [sign.corners.tolist() for sign in read_signs(tmp_path)[0]] == [BOX]
+    with pytest.raises(DataError, match="A box has an area"):
+        read_boxes(table(tmp_path, listing(0), "boxes.json"))
 
 
 def test_a_box_of_a_turned_picture_is_refused(tmp_path: Path) -> None:

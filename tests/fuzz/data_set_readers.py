@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz import mutations
-from fuzz.label_readers import COCO, VOC
+from fuzz.label_readers import COCO, CREATEML, VOC
 from fuzz.picture_readers import png_bytes
 from fuzz.reader_kit import registered, texts_of, written
 
@@ -32,7 +32,7 @@ def _data_yaml(folder: Path, data: bytes) -> object:
     return read_detection_dataset(written(folder, "data.yaml", data))[0]
 
 
-@registered("detection set coco", texts_of(COCO), mutations.mutate_json, 2)
+@registered("detection set coco", texts_of(COCO, CREATEML), mutations.mutate_json, 2)
 def _coco_set(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_detection_dataset
 

@@ -57,7 +57,13 @@ COCO = (
 )
 
 
-@registered("boxes coco", texts_of(COCO), mutations.mutate_json, 4)
+CREATEML = (
+    '[{"image": "a.jpg", "annotations": [{"label": "stop", "coordinates": '
+    '{"x": 16, "y": 22, "width": 30, "height": 40}}]}, {"image": "b.jpg", "annotations": []}]'
+)
+
+
+@registered("boxes coco", texts_of(COCO, CREATEML), mutations.mutate_json, 4)
 def _boxes_coco(folder: Path, data: bytes) -> object:
     from physadv.eot.scenes.boxes import read_boxes
 

@@ -6,6 +6,8 @@ All weights are random: what is tested is the way of the images, the outputs and
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_commands import SMALL_COMMANDS
+from test_sources_end_to_end import run, write_pictures
 from torch import Tensor
 
 import physadv
@@ -218,3 +222,68 @@ def test_onnx_exports_of_ultralytics(tmp_path: Path) -> None:
         assert (model(image).scores - same.net.net(image).scores).abs().max() < 1e-3
     assert has_gradient(model)
     assert len(non_maximum_suppression(model(image), 0.0)) == 1
+
+
+def _saved(source: str, folder: Path) -> str:
+    """Save a random net of a library in ``folder``; the name of the model to type."""
+    torch.manual_seed(0)
+    if source == "torchvision":
+        from torchvision.models import resnet18
+
+        torch.save(resnet18().state_dict(), folder / "w.pth")
+        return f"torchvision:resnet18@{folder / 'w.pth'}"
+    if source == "timm":
+        import timm
+
+        torch.save(timm.create_model("resnet10t").state_dict(), folder / "w.pth")
+        return f"timm:resnet10t@{folder / 'w.pth'}"
+    if source == "transformers":
+        net, processor = hf_classifier("vit")
+        net.save_pretrained(folder / "net")
+        processor.save_pretrained(folder / "net")
+        return f"hf:{folder / 'net'}"
+    from ultralytics import YOLO
+
+    YOLO("yolov8n.yaml").save(folder / "net.pt")
+    return f"ultralytics:{folder / 'net.pt'}"
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm", "transformers", "ultralytics"])
+def test_a_library_s_net_goes_from_attack_to_check(source: str, tmp_path: Path) -> None:
+    """attack, evaluate, patch and check take it as a user names it; a net of random weights reads
+    nothing, so only the way through is tested."""
+    name = _saved(source, tmp_path)
+    model, detector = ["--model", name, "--trust"], source == "ultralytics"
+    classes = physadv.load_model(name).card.classes
+    true = "stop sign" if detector else classes[1]
+    _write_scenes(tmp_path, (classes[0], true))
+
+    data = ["--data", "boxes" if detector else "d", "--limit", "2", "--eps", "2/255"]
+    attack = ["--attack", "pgd", "--steps", "2"]
+    run(tmp_path, "attack", *model, *data, *attack, "--out", str(tmp_path / "attacked"))
+    assert (tmp_path / "attacked/report.html").is_file()
+    steps = ["--steps", "2"] if detector else ["--curve", "none"]
+    run(tmp_path, "evaluate", *model, *data, *steps, "--out", str(tmp_path / "evaluated"))
+
+    small, sticker = SMALL_COMMANDS["patch"], str(tmp_path / "sticker")
+    goal = ["--goal", "vanish"] if detector else ["--goal", "untargeted", "--true-class", true]
+    made = run(tmp_path, *small.words, *model, *goal, "--out", sticker, code=small.code)
+    assert made["bundle"] == sticker
+    blocks = ["views", "--bundle", sticker, "--locate", "box", "--box", "8,8,56,56"]
+    checked = run(tmp_path, "check", *blocks, *model, "--out", str(tmp_path / "checked"))
+    assert checked["blocks"]["patch"]["frames"] == 3
+
+
+def _write_scenes(folder: Path, names: tuple[str, str]) -> None:
+    """Labeled pictures in folders of two classes, with boxes beside them, and frames to check."""
+    write_pictures(folder)
+    shutil.copytree(folder / "d/stop", folder / "boxes")
+    pictures = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 32} for n in range(3)]
+    boxes = [
+        {"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400}
+        for n in range(3)
+    ]
+    table = {"images": pictures, "annotations": boxes, "categories": [{"id": 1, "name": names[1]}]}
+    (folder / "boxes/annotations.json").write_text(json.dumps(table))
+    for old, new in zip(("other", "stop"), names, strict=True):
+        (folder / "d" / old).rename(folder / "d" / new)

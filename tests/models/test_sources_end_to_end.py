@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.export.save(graph, folder / "red.pt2")
         _write_onnx(net, folder, example)
 
-    _write_pictures(folder)
+    write_pictures(folder)
     return folder
 
 
@@ -100,7 +100,7 @@ def _write_onnx(net: nn.Module, folder: Path, example: tuple[Tensor, ...]) -> No
     onnx.save(model, str(folder / "asked.onnx"))
 
 
-def _write_pictures(folder: Path) -> None:
+def write_pictures(folder: Path) -> None:
     """Red and gray pictures in folders, and frames of a red square."""
     source = np.random.default_rng(0)
     for name, color in (("stop", (150, 90, 90)), ("other", (110, 110, 110))):

@@ -1,5 +1,5 @@
-"""Boxes of signs and objects in photos, from CSV, YOLO, COCO and Pascal VOC files, matched to the
-photos they belong to."""
+"""Boxes of signs and objects in photos, from CSV, YOLO, COCO, CreateML and VOC files, matched to
+the photos they belong to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from physadv.datasets.box_annotations import (
     box_corners,
     class_lines,
     in_order,
-    parse_coco,
+    parse_json_boxes,
     parse_voc,
     parse_yolo,
 )
@@ -28,7 +28,12 @@ from physadv.datasets.box_annotations import (
 BOXES_FILE = "boxes.csv"
 """Name of the file of boxes beside a folder's photos."""
 _CSV_FILES = (BOXES_FILE, "_annotations.csv")
-_COCO_FILES = ("_annotations.coco.json", "annotations.json", "boxes.json")
+_JSON_FILES = (
+    "_annotations.coco.json",
+    "_annotations.createml.json",
+    "annotations.json",
+    "boxes.json",
+)
 _COLUMNS = {
     "file": ("filename", "file_name", "image", "image_name", "name", "path"),
     "x0": ("xmin", "x_min", "left"),
@@ -116,7 +121,8 @@ class BoxTable(Mapping[str, list[Corners]]):
 
 
 def read_boxes(path: Path, class_name: str | None = None) -> BoxTable:
-    """Read boxes from a CSV, COCO (.json) or VOC (.xml) file, or a folder of YOLO or VOC files.
+    """Read boxes from a CSV, COCO or CreateML (.json) or VOC (.xml) file, or a folder of YOLO or
+    VOC files.
 
     Args:
         path: The file, with columns file, x0, y0, x1, y1 (px) where it is a CSV, or the folder.
@@ -131,7 +137,9 @@ def read_boxes(path: Path, class_name: str | None = None) -> BoxTable:
     """
     if not path.exists():
         raise DataError(
-            f"'{path}' does not exist", "Boxes are a CSV, COCO, VOC or YOLO file", "Check the path"
+            f"'{path}' does not exist",
+            "Boxes are a CSV, COCO, CreateML, VOC or YOLO file",
+            "Check the path",
         )
     boxes, notes = _read_any(path)
     if not boxes:
@@ -154,7 +162,7 @@ def find_box_file(folder: Path, photos: Sequence[Path]) -> Path | None:
     Raises:
         DataError: There are several.
     """
-    found = [folder / name for name in (*_CSV_FILES, *_COCO_FILES) if (folder / name).is_file()]
+    found = [folder / name for name in (*_CSV_FILES, *_JSON_FILES) if (folder / name).is_file()]
     if any(p.with_suffix(suffix).is_file() for p in photos for suffix in (".txt", ".xml")):
         found.append(folder)
     elif (folder.parent / "labels").is_dir() and folder.name == "images":
@@ -260,7 +268,7 @@ def _read_any(path: Path) -> tuple[list[LabeledBox], list[str]]:
         return _read_folder(path), []
     suffix = path.suffix.lower()
     if suffix == ".json":
-        return _read_coco(path), []
+        return _read_json(path), []
     if suffix == ".xml":
         return parse_voc(read_file(path), path.with_suffix("").name, str(path)), []
     if suffix == ".txt" and not read_text(path, guess=True)[:200].strip()[:1].isalpha():
@@ -330,10 +338,10 @@ def _read_yolo(path: Path, name: str, classes: Sequence[str]) -> list[LabeledBox
     return parse_yolo(read_text(path, guess=True), name, classes, str(path))
 
 
-def _read_coco(path: Path) -> list[LabeledBox]:
-    """Read the boxes of a COCO file; crowds are left out."""
-    coco = parse_coco(read_text(path, most_bytes=MAX_COCO_BYTES), str(path))
-    return [box for box in coco.boxes if not box.is_crowd]
+def _read_json(path: Path) -> list[LabeledBox]:
+    """Read the boxes of a COCO or CreateML file; crowds are left out."""
+    listing = parse_json_boxes(read_text(path, most_bytes=MAX_COCO_BYTES), str(path))
+    return [box for box in listing.boxes if not box.is_crowd]
 
 
 def _of_class(
