@@ -12,10 +12,16 @@ from torch import Tensor
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
+from physadv.attacks.input_views import (
+    BlockShuffle,
+    DeformationWarp,
+    DiverseInputs,
+    StructureInvariant,
+)
 from physadv.attacks.minimum_norm import cw_l2, deepfool, fab, superdeepfool
 from physadv.attacks.norm_descent import ddn, fmn
 from physadv.attacks.score_based import square_attack
-from physadv.attacks.transfer_based import DiverseInputs, mi_fgsm
+from physadv.attacks.transfer_based import GradientRelevance, mi_fgsm
 from physadv.attacks.universal import universal_perturbation
 from physadv.threat.norms import NORMS, Norm
 
@@ -65,6 +71,15 @@ ENTRIES = [
         {"steps": 10, "decay": 0.0, "diverse": DiverseInputs()},
         plain={},
         random=True,
+    ),
+    *(
+        Entry(name, mi_fgsm, passes, {"steps": 4, **more}, plain={}, random=True)
+        for name, passes, more in (
+            ("bsr", 8, {"diverse": BlockShuffle(copies=2)}),
+            ("sia", 8, {"diverse": StructureInvariant(copies=2)}),
+            ("decowa", 16, {"diverse": DeformationWarp(copies=2)}),
+            ("gra", 12, {"relevance": GradientRelevance(neighbors=2)}),
+        )
     ),
     Entry("apgd-ce", apgd, 10, {"steps": 10}, random=True),
     Entry("apgd-dlr", apgd, 10, {"steps": 10, "loss": "dlr"}, random=True),

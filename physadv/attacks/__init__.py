@@ -25,9 +25,15 @@ if TYPE_CHECKING:
     from physadv.attacks.decision_based import rays as rays
     from physadv.attacks.detection import DetectorAttackResult as DetectorAttackResult
     from physadv.attacks.detection import detector_attack as detector_attack
+    from physadv.attacks.geometric_decision import geoda as geoda
+    from physadv.attacks.geometric_decision import surfree as surfree
     from physadv.attacks.gradient import fgsm as fgsm
     from physadv.attacks.gradient import gradient_ascent as gradient_ascent
     from physadv.attacks.gradient import pgd as pgd
+    from physadv.attacks.input_views import BlockShuffle as BlockShuffle
+    from physadv.attacks.input_views import DeformationWarp as DeformationWarp
+    from physadv.attacks.input_views import DiverseInputs as DiverseInputs
+    from physadv.attacks.input_views import StructureInvariant as StructureInvariant
     from physadv.attacks.minimum_norm import cw_l2 as cw_l2
     from physadv.attacks.minimum_norm import deepfool as deepfool
     from physadv.attacks.minimum_norm import fab as fab
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
     from physadv.attacks.sparse import sparse_search as sparse_search
     from physadv.attacks.surrogates import SurrogateEnsemble as SurrogateEnsemble
     from physadv.attacks.surrogates import transfer_attack as transfer_attack
-    from physadv.attacks.transfer_based import DiverseInputs as DiverseInputs
+    from physadv.attacks.transfer_based import GradientRelevance as GradientRelevance
     from physadv.attacks.transfer_based import mi_fgsm as mi_fgsm
     from physadv.attacks.universal import UniversalResult as UniversalResult
     from physadv.attacks.universal import apply_change as apply_change
@@ -51,8 +57,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttackResult": "attack_result",
     "DetectorAttackResult": "detection",
-    "DiverseInputs": "transfer_based",
+    "BlockShuffle": "input_views",
+    "DeformationWarp": "input_views",
+    "DiverseInputs": "input_views",
     "EstimatedGradient": "score_based",
+    "GradientRelevance": "transfer_based",
+    "StructureInvariant": "input_views",
     "SurrogateEnsemble": "surrogates",
     "UniversalResult": "universal",
     "apgd": "auto_pgd",
@@ -67,6 +77,7 @@ _HOMES = {
     "fab": "minimum_norm",
     "fgsm": "gradient",
     "fmn": "norm_descent",
+    "geoda": "geometric_decision",
     "gradient_ascent": "gradient",
     "hopskipjump": "decision_based",
     "mi_fgsm": "transfer_based",
@@ -75,6 +86,7 @@ _HOMES = {
     "saliency_attack": "sparse",
     "sparse_search": "sparse",
     "square_attack": "score_based",
+    "surfree": "geometric_decision",
     "transfer_attack": "surrogates",
     "universal_perturbation": "universal",
 }

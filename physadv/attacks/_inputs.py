@@ -41,7 +41,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "share": (1e-300, 1, False),
     "seed": (-math.inf, math.inf, True),
 }
-_OWN_NORMS: dict[str, Norm] = {"cw_l2": "l2", "ddn": "l2", "superdeepfool": "l2"}
+_OWN_NORMS: dict[str, Norm] = {**dict.fromkeys(("cw_l2", "ddn", "superdeepfool", "surfree"), "l2")}
 """Norms of the attacks without an option for it, l_inf for all others."""
 
 

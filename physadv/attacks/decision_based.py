@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,40 +19,49 @@ from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.criteria import Misclassification
+from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.norms import Norm, lp_distance, parse_norm, step_toward
 
 
 @dataclass
-class _DecisionOracle:
-    """Classifies images as correct or misclassified, with at most ``limit`` queries a sample.
+class DecisionOracle:
+    """Classifies images as adversarial or not, with at most ``limit`` queries a sample.
 
-    ``used`` (b,) counts the queries.
+    Attributes:
+        model: Model that is asked; predicted classes alone are used.
+        criterion: What counts as adversarial.
+        used: Queries (b,) so far.
+        limit: Most queries of a sample.
     """
 
     model: Scores
-    labels: Tensor
+    criterion: Criterion
     used: Tensor
     limit: int
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Return which of ``images``, one for each sample of ``rows``, are misclassified.
+        """Return which of ``images``, one for each sample of ``rows``, are adversarial.
 
         False for samples at their limit of queries.
         """
-        misclassified = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
+        adversarial = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
         queried = (self.used[rows] < self.limit).nonzero()[:, 0]
         if len(queried):
             self.used[rows[queried]] += 1
-            criterion = Misclassification(self.labels[rows[queried]])
-            misclassified[queried] = criterion(self.model(images[queried]))
-        return misclassified
+            criterion = self.criterion.pick(rows[queried])
+            adversarial[queried] = criterion(self.model(images[queried]))
+        return adversarial
 
 
-def _oracle(model: Scores, labels: Tensor, images: Tensor, queries: int) -> _DecisionOracle:
-    return _DecisionOracle(
+def decision_oracle(
+    model: Scores, labels: Tensor, images: Tensor, queries: int, targets: Tensor | None = None
+) -> DecisionOracle:
+    """Return the oracle of a batch of ``images`` (b, ...) with ``labels`` (b,), or ``targets`` (b,)
+    to reach, that answers ``model``'s classes for ``queries`` images a sample beside the clean
+    one."""
+    return DecisionOracle(
         model,
-        labels,
+        success_criterion(labels, targets),
         torch.zeros(len(images), dtype=torch.long, device=images.device),
         queries + 1,
     )
@@ -92,7 +102,7 @@ def rays(
     images = images.detach()
 
     with frozen_eval(model), torch.no_grad():
-        oracle = _oracle(model, labels, images, queries)
+        oracle = decision_oracle(model, labels, images, queries)
         everyone = torch.arange(len(images), device=images.device)
         is_adversarial = oracle(images, everyone)
 
@@ -113,7 +123,7 @@ def _along(images: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
 class _Rays:
     """State of RayS: each sample's direction of signs and the radius where it is adversarial."""
 
-    def __init__(self, oracle: _DecisionOracle, images: Tensor, radius: Tensor) -> None:
+    def __init__(self, oracle: DecisionOracle, images: Tensor, radius: Tensor) -> None:
         self.oracle, self.images, self.radius = oracle, images, radius
         self.signs = torch.ones_like(images)
 
@@ -176,12 +186,15 @@ def hopskipjump(
     norm: Norm = "l2",
     queries: int = 2000,
     probes: int = 50,
+    targets: Tensor | None = None,
+    starts: Tensor | None = None,
     seed: int = 0,
 ) -> AttackResult:
     """Attack with HopSkipJump (Chen, Jordan & Wainwright 2020), which needs predicted classes only.
 
     Walks along the decision boundary, whose normal is estimated from classes around the point. A
-    sample that fails keeps its clean image.
+    sample that fails keeps its clean image. Noise is seldom of a target's class: a targeted attack
+    needs ``starts`` most often.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
@@ -191,6 +204,9 @@ def hopskipjump(
         norm: "l2" or "linf".
         queries: Largest number of queries a sample; the clean image takes one more.
         probes: Queries for the first estimate of the normal; step k takes probes * sqrt(k).
+        targets: Target classes (b,) for a targeted attack.
+        starts: Images (b, c, h, w) to start from, such as some of the target's class; noise where
+            one is not adversarial, and without them.
         seed: Seed of every random choice.
 
     Returns:
@@ -198,7 +214,7 @@ def hopskipjump(
 
     Raises:
         ImageError: Images lie outside [0, 1].
-        OptionError: The norm is l1.
+        OptionError: The norm is l1, or ``starts`` have another shape than the images.
 
     Example:
         >>> import torch
@@ -213,27 +229,77 @@ def hopskipjump(
         raise OptionError(
             f"norm {norm!r}", "HopSkipJump supports l2 and linf", "Choose one of these"
         )
-    check_batch(images, labels)
+
+    def run(walk: BoundaryWalk) -> None:
+        walk.run(eps, probes)
+
+    return walked(
+        BoundaryWalk, run, model, images, labels, eps, norm, queries, targets, starts, seed
+    )
+
+
+_SomeWalk = TypeVar("_SomeWalk", bound="BoundaryWalk")
+
+
+def walked(
+    kind: Callable[[DecisionOracle, Tensor, Norm, int], _SomeWalk],
+    run: Callable[[_SomeWalk], None],
+    model: Scores,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    norm: Norm,
+    queries: int,
+    targets: Tensor | None,
+    starts: Tensor | None,
+    seed: int,
+) -> AttackResult:
+    """Run an attack that moves along the decision boundary, from its start to its result.
+
+    Args:
+        kind: Class of the walk.
+        run: The attack's own moves, from points on the boundary.
+        model: Model under attack.
+        images: Clean images (b, c, h, w) in [0, 1].
+        labels: True classes (b,).
+        eps: Radius within which an image counts as success.
+        norm: Norm of the distance.
+        queries: Largest number of queries a sample, one more for the clean image.
+        targets: Target classes (b,), or None.
+        starts: Images (b, c, h, w) to start from, or None.
+        seed: Seed of every random choice.
+
+    Returns:
+        The nearest adversarial images within ``eps``, clean ones elsewhere, with queries.
+
+    Raises:
+        OptionError: ``starts`` have another shape than the images.
+    """
+    check_batch(images, labels, targets)
+    if starts is not None and starts.shape != images.shape:
+        raise OptionError(
+            f"starts of shape {tuple(starts.shape)}", f"{tuple(images.shape)}", "Give one an image"
+        )
     images = images.detach()
 
     with frozen_eval(model), torch.no_grad():
-        oracle = _oracle(model, labels, images, queries)
+        oracle = decision_oracle(model, labels, images, queries, targets)
         everyone = torch.arange(len(images), device=images.device)
         is_adversarial = oracle(images, everyone)
 
-        walk = _Walk(oracle, images, norm, seed)
-        walk.start(everyone[~is_adversarial])
-        walk.run(eps, probes)
+        walk = kind(oracle, images, norm, seed)
+        walk.start(everyone[~is_adversarial], starts)
+        run(walk)
 
         success = is_adversarial | (walk.distance <= eps)
         best = torch.where((success & ~is_adversarial).view(-1, 1, 1, 1), walk.points, images)
     return AttackResult(images=best, success=success, queries=oracle.used.cpu())
 
 
-class _Walk:
-    """State of HopSkipJump: each sample's nearest misclassified image so far, and its distance."""
+class BoundaryWalk:
+    """State of HopSkipJump: each sample's nearest adversarial image so far, and its distance."""
 
-    def __init__(self, oracle: _DecisionOracle, images: Tensor, norm: Norm, seed: int) -> None:
+    def __init__(self, oracle: DecisionOracle, images: Tensor, norm: Norm, seed: int) -> None:
         self.oracle, self.images, self.norm = oracle, images, norm
         self.points, self.source = images.clone(), generator(seed, "hopskipjump")
         self.distance = torch.full(
@@ -244,9 +310,15 @@ class _Walk:
         """Return one draw (1, c, h, w) of ``kind``, the same for all samples."""
         return kind((1, *self.images.shape[1:]), generator=self.source).to(self.images)
 
-    def start(self, rows: Tensor) -> None:
-        """Draw a misclassified image for each sample of ``rows``, then go to the boundary."""
-        for _ in range(50):
+    def start(self, rows: Tensor, starts: Tensor | None = None) -> None:
+        """Find an adversarial image for each sample of ``rows``, among ``starts`` (b, ...) or by
+        drawing noise, then go to the boundary."""
+        if starts is not None and len(rows):
+            given = starts[rows].to(self.images)
+            adversarial = self.oracle(given, rows)
+            self._to_boundary(given[adversarial], rows[adversarial])
+            rows = rows[~adversarial]
+        for _ in range(50 if len(rows) else 0):
             noise = self.draw(torch.rand).expand(len(rows), *self.images.shape[1:])
             adversarial = self.oracle(noise, rows)
             self._to_boundary(noise[adversarial], rows[adversarial])
@@ -261,7 +333,7 @@ class _Walk:
         """
         clean, part = self.images[rows], part.view(-1, 1, 1, 1)
         change = far.double() - clean.double()
-        if self.norm == "l2":
+        if self.norm != "linf":
             return step_toward(clean, part * change)
         reach = part * change.abs().amax((1, 2, 3), keepdim=True)
         return step_toward(clean, torch.minimum(torch.maximum(change, -reach), reach))
@@ -280,13 +352,17 @@ class _Walk:
         nearer = length < self.distance[rows]
         self.points[rows[nearer]], self.distance[rows[nearer]] = points[nearer], length[nearer]
 
+    def alive(self, eps: float) -> Tensor:
+        """Return the samples (k,) on the boundary, not yet within ``eps``, that have queries."""
+        open_ = (self.distance > eps) & self.distance.isfinite()
+        return (open_ & (self.oracle.used < self.oracle.limit)).nonzero()[:, 0]
+
     def run(self, eps: float, probes: int) -> None:
         """Repeat: estimate the boundary's normal, step along it, return to the boundary."""
         step = 0
         while True:
             step += 1
-            near = (self.distance > eps) & self.distance.isfinite()
-            rows = (near & (self.oracle.used < self.oracle.limit)).nonzero()[:, 0]
+            rows = self.alive(eps)
             if not len(rows):
                 return
             normal = self._normal(rows, int(probes * step**0.5))

@@ -292,6 +292,8 @@ class ProjectedStep:
         sizes: Length of every step.
         decay: Weight of the past in a running sum of gradients; 0 for no momentum.
         raw: Follow the gradient itself in place of the norm's steepest direction.
+        damping: Factor of an element's step for each time that the sum's sign flips there; needs a
+            ``decay``. None for steps of one length.
     """
 
     def __init__(
@@ -302,8 +304,12 @@ class ProjectedStep:
         *,
         decay: float = 0.0,
         raw: bool = False,
+        damping: float | None = None,
     ) -> None:
         self.x0, self.ball, self.sizes, self.decay, self.raw = x0, ball, sizes, decay, raw
+        self.damping = damping
+        # The first step is no flip, though its sign differs from that of no velocity.
+        self.share = None if damping is None else torch.full_like(x0, 1 / damping)
         self.limits = linf_bounds(x0, ball.eps) if ball.norm == "linf" else None
         self.velocity = torch.zeros_like(x0) if decay else None
 
@@ -312,6 +318,7 @@ class ProjectedStep:
         self.x0 = self.x0[rows]
         self.limits = self.limits and (self.limits[0][rows], self.limits[1][rows])
         self.velocity = None if self.velocity is None else self.velocity[rows]
+        self.share = None if self.share is None else self.share[rows]
 
     def __call__(self, x: Tensor, grad: Tensor, step: int) -> Tensor:
         """Return the iterate after ``x``, down ``grad``, with the size of step number ``step``."""
@@ -319,10 +326,15 @@ class ProjectedStep:
             # Each gradient is divided by its mean magnitude, so that none dominates the sum.
             scaled = _directions.scale_by_largest(grad)
             mean = scaled.abs().flatten(1).mean(1).clamp_min(1e-12)
-            self.velocity = self.decay * self.velocity + scaled / _directions.per_sample(mean, grad)
+            before = self.velocity
+            self.velocity = self.decay * before + scaled / _directions.per_sample(mean, grad)
             grad = self.velocity
+            if self.share is not None and self.damping is not None:
+                flipped = grad.sign() != before.sign()
+                self.share = torch.where(flipped, self.share * self.damping, self.share)
 
-        x = x - self.sizes[step] * self._direction(x, grad, step)
+        direction = self._direction(x, grad, step)
+        x = x - self.sizes[step] * (direction if self.share is None else direction * self.share)
         if self.limits is not None:
             return torch.clamp(x, *self.limits)
         return self.ball.project(x, self.x0)

@@ -1,4 +1,4 @@
-"""Momentum iterative FGSM with diverse inputs, on the model itself or on surrogates of it."""
+"""Momentum iterative FGSM, on views of the images, on the model itself or on surrogates of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.attacks import _directions
@@ -23,60 +22,44 @@ from physadv.attacks._classifier_step import (
 from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import Loss, ProjectedStep
+from physadv.attacks.input_views import DiverseInputs as DiverseInputs
+from physadv.attacks.input_views import InputView
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.threat.constraints import LpBall
 from physadv.threat.losses import Objective
-from physadv.threat.norms import Norm
+from physadv.threat.norms import Norm, unit_noise
 
 
 @dataclass(frozen=True)
-class DiverseInputs:
-    """Input diversity (Xie et al. 2019): random shrinking and placement on black.
+class GradientRelevance:
+    """Gradient relevance, GRA (Zhu et al. 2023): gradients in the neighborhood count the more, the
+    less they agree with the image's own, and elements whose direction flips take shorter steps.
 
     Args:
-        share: Share of the images that are shrunk, in [0, 1].
-        smallest: Smallest scale, in (0, 1].
+        neighbors: Number of points around an iterate.
+        reach: Radius of the neighborhood in radii of the ball.
+        damping: Factor of an element's step for each flip, in (0, 1].
 
     Raises:
         OptionError: A value is out of range.
 
     Example:
-        >>> import torch
-        >>> views = DiverseInputs(share=1.0, smallest=0.5)
-        >>> source = torch.Generator().manual_seed(0)
-        >>> views(torch.ones(1, 3, 8, 8), [source]).shape
-        torch.Size([1, 3, 8, 8])
+        >>> GradientRelevance(neighbors=5).neighbors
+        5
     """
 
-    share: float = 0.5
-    smallest: float = 0.85
+    neighbors: int = 20
+    reach: float = 3.5
+    damping: float = 0.94
 
     def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 < self.smallest <= 1):
+        if self.neighbors < 1 or self.reach < 0 or not 0 < self.damping <= 1:
             raise OptionError(
-                f"share {self.share}, smallest {self.smallest}",
-                "share is 0 to 1, smallest above 0 to 1",
+                f"{self.neighbors} neighbors, reach {self.reach}, damping {self.damping}",
+                "at least 1 neighbor, reach not below 0, damping above 0 to 1",
                 "Correct them",
             )
-
-    def __call__(self, images: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
-        """Return ``images`` (b, c, h, w) diversified, each with a random stream of ``sources``."""
-        if not sources:
-            return images
-
-        draws = torch.stack([torch.rand(4, generator=g, dtype=torch.float64) for g in sources]).to(
-            images
-        )
-        scale = self.smallest + (1 - self.smallest) * draws[:, 1]
-        scale = torch.where(draws[:, 0] < self.share, scale, torch.ones_like(scale))
-        shift = (draws[:, 2:] * 2 - 1) * (1 / scale - 1)[:, None]
-
-        zoom = torch.diag_embed(torch.stack([1 / scale, 1 / scale], 1))
-        grid = F.affine_grid(
-            torch.cat([zoom, shift[:, :, None]], 2), list(images.shape), align_corners=False
-        )
-        return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
 @open_inputs
@@ -90,7 +73,8 @@ def mi_fgsm(
     steps: int = 10,
     step_size: float | None = None,
     decay: float = 1.0,
-    diverse: DiverseInputs | None = None,
+    diverse: InputView | None = None,
+    relevance: GradientRelevance | None = None,
     surrogates: Sequence[Classifier] = (),
     loss: Loss = "ce",
     targets: Tensor | None = None,
@@ -100,10 +84,11 @@ def mi_fgsm(
 ) -> AttackResult:
     """Attack with momentum iterative FGSM (Dong et al. 2018), made to transfer.
 
-    Steps follow a running sum of gradients, each divided by its mean magnitude. With ``diverse`` it
-    is diverse-input (Xie et al. 2019). With ``surrogates`` the gradients are the mean of theirs and
-    the model evaluates the last iterate only; without them the model is its own surrogate and the
-    best iterate is kept, after steps + 1 forward passes.
+    Steps follow a running sum of gradients, each divided by its mean magnitude. With ``diverse``
+    they are gradients of random views: diverse inputs (Xie et al. 2019), BSR, SIA or DeCoWA; with
+    ``relevance`` those of neighbors count, too (GRA). With ``surrogates`` the gradients are the
+    mean of theirs and the model evaluates the last iterate only; without them the model is its own
+    surrogate, and of plain steps the best iterate is kept, after steps + 1 forward passes.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
@@ -114,7 +99,10 @@ def mi_fgsm(
         steps: Number of steps, at least 1.
         step_size: Length of a step; eps / steps without it.
         decay: Weight of the past gradients; 0 is no momentum.
-        diverse: Random views that gradients are taken of; None for the images themselves.
+        diverse: Random views that gradients are taken of, such as ``DiverseInputs()``,
+            ``BlockShuffle()``, ``StructureInvariant()`` or ``DeformationWarp()``; None for the
+            images themselves.
+        relevance: Neighbors whose gradients are taken as well; None for none.
         surrogates: Models to take gradients of, or their names.
         loss: "ce", "margin" or "dlr".
         targets: Target classes (b,) for a targeted attack.
@@ -156,62 +144,103 @@ def mi_fgsm(
         x0 = images.detach().clone()
         task = build_task(model, model, loss, labels, targets)
         best, rows = BestIterates(x0, task), torch.arange(len(x0), device=x0.device)
-        mover = ProjectedStep(x0, ball, [size] * steps, decay=decay)
+        mover = ProjectedStep(
+            x0,
+            ball,
+            [size] * steps,
+            decay=decay,
+            damping=None if relevance is None else relevance.damping,
+        )
+        gradients = _Gradients(surrogates or (model,), task.objective, diverse, seed, numbers)
+        only_last = bool(surrogates) or diverse is not None or relevance is not None
         x = x0
 
         for step in range(steps):
             point = ball.quantized(x, x0)
-            sources = [generator(seed, "diverse", step, n) for n in numbers] if diverse else None
-            logits, value, grad = _mean_gradient(
-                surrogates or (model,), point, task.objective, diverse, sources
-            )
-            if not surrogates and diverse is None:
+            logits, value, grad = gradients(point, step)
+            if relevance is not None:
+                grad = _relevant(gradients, point, grad, step, relevance, ball)
+            if not only_last:
                 best.update_best(rows, point, value, task.criterion(logits))
             x = mover(x, grad, step)
 
-        # With surrogates or diverse inputs only the last iterate is evaluated on the model itself.
+        # With surrogates, views or neighbors the last iterate alone is evaluated on the model.
         point = ball.quantized(x, x0)
         best.update_best(
             rows, point, *loss_and_success(model, point, task.objective, task.criterion)
         )
-        if not surrogates and diverse is not None:
-            best.queries += steps * forward_count(model)
+        if not surrogates and only_last:
+            each = 1 if diverse is None else diverse.passes
+            points = 1 if relevance is None else 1 + relevance.neighbors
+            best.queries += steps * each * points * forward_count(model)
         return best.result(images)
 
 
-def _mean_gradient(
-    nets: Sequence[Classifier],
-    x: Tensor,
-    goal: Objective,
-    diverse: DiverseInputs | None,
-    sources: Sequence[torch.Generator] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits and losses of the last net, and the mean of the nets' normalized gradients.
+@dataclass(frozen=True)
+class _Gradients:
+    """Gradients of several nets, of views of the images where asked.
 
-    Each gradient is divided by its mean magnitude, so that the nets count alike.
+    Each net's gradient is divided by its mean magnitude, so that the nets count alike.
     """
+
+    nets: Sequence[Classifier]
+    goal: Objective
+    view: InputView | None
+    seed: int
+    numbers: Sequence[int]
+
+    def __call__(self, x: Tensor, step: int, point: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits and losses of the last net, and the mean of the nets' gradients.
+
+        The views are those of step number ``step`` and of its ``point``, 0 for the iterate.
+        """
+        total = torch.zeros_like(x)
+        for net in self.nets:
+            logits, value, grad = self._of_views(net, x, step, point)
+            scaled = _directions.scale_by_largest(grad)
+            mean = scaled.abs().flatten(1).mean(1)
+            mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+            total = total + scaled / _directions.per_sample(mean, x)
+        return logits, value, total / len(self.nets)
+
+    def _of_views(
+        self, net: Classifier, x: Tensor, step: int, point: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits and losses of the last view, and the sum of the gradients of all."""
+        if self.view is None:
+            return loss_and_gradient(net, x, self.goal)
+        total = torch.zeros_like(x)
+        for copy in range(self.view.copies):
+            more = (copy, point) if copy or point else ()
+            sources = [generator(self.seed, "diverse", step, n, *more) for n in self.numbers]
+            shown = self.view.drawn(net, x, self.goal, sources)
+            logits, value, grad = loss_and_gradient(_composed(net, shown), x, self.goal)
+            total = total + grad
+        return logits, value, total
+
+
+def _relevant(
+    gradients: _Gradients,
+    x: Tensor,
+    grad: Tensor,
+    step: int,
+    relevance: GradientRelevance,
+    ball: LpBall,
+) -> Tensor:
+    """The gradient mixed with the mean of its neighbors': where they agree the own one counts."""
     total = torch.zeros_like(x)
-    for net in nets:
-        diversified = net
-        if diverse is not None and sources is not None:
-            diversified = _diversified(net, diverse, [_copy_of(source) for source in sources])
-        logits, value, grad = loss_and_gradient(diversified, x, goal)
-
-        scaled = _directions.scale_by_largest(grad)
-        mean = scaled.abs().flatten(1).mean(1)
-        mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-        total = total + scaled / _directions.per_sample(mean, x)
-    return logits, value, total / len(nets)
-
-
-def _diversified(
-    net: Classifier, diverse: DiverseInputs, sources: Sequence[torch.Generator]
-) -> Classifier:
-    return lambda x: net(diverse(x, sources))
+    for neighbor in range(relevance.neighbors):
+        sources = [
+            generator(gradients.seed, "neighbor", step, n, neighbor) for n in gradients.numbers
+        ]
+        noise = [unit_noise(x.shape[1:], ball.norm, source) for source in sources]
+        shift = torch.stack(noise).to(x) * (relevance.reach * ball.eps) if noise else x * 0
+        total = total + gradients(x + shift, step, neighbor + 1)[2]
+    around = total / relevance.neighbors
+    alike = torch.nn.functional.cosine_similarity(grad.flatten(1), around.flatten(1), dim=1)
+    share = _directions.per_sample(alike.to(x), x)
+    return share * grad + (1 - share) * around
 
 
-def _copy_of(source: torch.Generator) -> torch.Generator:
-    """Return a copy of the stream, so that every surrogate gets the same transforms."""
-    copy = torch.Generator()
-    copy.set_state(source.get_state())
-    return copy
+def _composed(net: Classifier, view: Classifier) -> Classifier:
+    return lambda x: net(view(x))

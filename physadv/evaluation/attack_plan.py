@@ -47,9 +47,13 @@ class _Named:
     targeted: bool = True
 
 
-def _diverse(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
-    """Attack with momentum and diverse inputs together, the usual choice for transfer."""
-    return attacks.mi_fgsm(model, images, labels, diverse=attacks.DiverseInputs(), **options)
+def _with_momentum(**fixed: Any) -> Callable[..., AttackResult]:
+    """Momentum together with views or neighbors of the images, the usual choice for transfer."""
+
+    def attack(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
+        return attacks.mi_fgsm(model, images, labels, **fixed, **options)
+
+    return attack
 
 
 def _nes(
@@ -66,6 +70,13 @@ def _nes(
     return AttackResult(result.images, result.success, result.loss, each)
 
 
+_VIEWS: dict[str, dict[str, Any]] = {
+    "difgsm": {"diverse": attacks.DiverseInputs()},
+    "bsr": {"diverse": attacks.BlockShuffle()},
+    "sia": {"diverse": attacks.StructureInvariant()},
+    "decowa": {"diverse": attacks.DeformationWarp()},
+    "gra": {"relevance": attacks.GradientRelevance()},
+}
 _BALL = ("levels", "speed", "seed", "index", "loss")
 ATTACKS: dict[str, _Named] = {
     "fgsm": _Named(attacks.fgsm, steps=None, takes=("levels", "loss")),
@@ -73,7 +84,10 @@ ATTACKS: dict[str, _Named] = {
     "apgd": _Named(attacks.apgd, takes=(*_BALL, "restarts")),
     "ascent": _Named(attacks.gradient_ascent, takes=("levels", "speed", "loss")),
     "mifgsm": _Named(attacks.mi_fgsm, takes=("levels", "seed", "index", "loss")),
-    "difgsm": _Named(_diverse, takes=("levels", "seed", "index", "loss")),
+    **{
+        name: _Named(_with_momentum(**more), takes=("levels", "seed", "index", "loss"))
+        for name, more in _VIEWS.items()
+    },
     "universal": _Named(
         attacks.universal_perturbation, steps="epochs", takes=("levels", "speed", "seed", "loss")
     ),
@@ -87,8 +101,10 @@ ATTACKS: dict[str, _Named] = {
     "square": _Named(attacks.square_attack, "black", ("linf", "l2"), "queries", ("seed",)),
     "rays": _Named(attacks.rays, "black", ("linf",), "queries", targeted=False),
     "hopskipjump": _Named(
-        attacks.hopskipjump, "black", ("linf", "l2"), "queries", ("seed",), targeted=False
+        attacks.hopskipjump, "black", ("linf", "l2"), "queries", ("seed", "starts")
     ),
+    "surfree": _Named(attacks.surfree, "black", ("l2",), "queries", ("seed", "starts")),
+    "geoda": _Named(attacks.geoda, "black", steps="queries", takes=("seed", "starts")),
 }
 
 
@@ -153,6 +169,7 @@ def attack_function(
             "index": torch.tensor([index], device=images.device),
             "restarts": settings.restarts,
             "loss": settings.loss,
+            "starts": None,
         }
         options = {k: known[k] for k in attack.takes if known[k] is not None or k == "levels"}
         if "index" not in attack.takes and "seed" in options:
@@ -199,6 +216,16 @@ def _check_settings(
         )
 
 
+def _of_target_classes(case: StageInput) -> Tensor | None:
+    """For each sample an image of the batch whose class is the target, itself where there is none;
+    None without targets."""
+    if case.targets is None:
+        return None
+    of_target = case.labels[None] == case.targets[:, None]
+    own = torch.arange(len(case.images), device=of_target.device)
+    return case.images[torch.where(of_target.any(1), of_target.int().argmax(1), own)]
+
+
 def _run(attack: _Named, case: StageInput, settings: AttackSettings) -> AttackResult:
     """Run the attack on a stage's input, with the options that it takes."""
     known: dict[str, Any] = {
@@ -208,6 +235,7 @@ def _run(attack: _Named, case: StageInput, settings: AttackSettings) -> AttackRe
         "index": case.index,
         "restarts": settings.restarts,
         "loss": settings.loss,
+        "starts": _of_target_classes(case),
     }
     options = {key: known[key] for key in attack.takes if known[key] is not None or key == "levels"}
     if attack.steps is not None and settings.steps is not None:

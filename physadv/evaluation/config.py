@@ -10,7 +10,10 @@ from physadv.core.config import ConfigField
 from physadv.core.model_settings import ModelSettings
 from physadv.threat.parsing import parse_threat
 
-WITHOUT_SPEED = ("fgsm", "mifgsm", "difgsm", "nes", "square", "rays", "hopskipjump")
+WITHOUT_SPEED = (
+    *("fgsm", "mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
+    *("nes", "square", "rays", "hopskipjump", "surfree", "geoda"),
+)
 """Attacks whose arithmetic is always plain."""
 
 
@@ -94,15 +97,16 @@ class AttackConfig(SampleConfig):
     attack: Annotated[
         str,
         ConfigField(
-            "Attack: ascent, fgsm, pgd, mifgsm, difgsm, apgd, fab, deepfool, superdeepfool, "
-            "ddn, fmn, cw, universal (one change for each batch); black boxes: nes, square, rays, "
-            "hopskipjump.",
+            "Attack: ascent, fgsm, pgd, apgd, fab, deepfool, superdeepfool, ddn, fmn, cw, "
+            "universal (one change for each batch); for transfer: mifgsm, difgsm, bsr, sia, "
+            "decowa, gra; black boxes: nes, square, and by classes alone rays, hopskipjump, "
+            "surfree, geoda.",
             "Attack",
             completions=(
-                *("ascent", "fgsm", "pgd", "mifgsm", "difgsm", "apgd", "fab", "deepfool"),
-                "superdeepfool",
-                *("ddn", "fmn", "cw"),
-                *("universal", "nes", "square", "rays", "hopskipjump"),
+                *("ascent", "fgsm", "pgd", "apgd", "fab", "deepfool", "superdeepfool"),
+                *("ddn", "fmn", "cw", "universal"),
+                *("mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
+                *("nes", "square", "rays", "hopskipjump", "surfree", "geoda"),
             ),
         ),
     ] = "pgd"

@@ -20,6 +20,7 @@ from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.decision_based import hopskipjump, rays
+from physadv.attacks.geometric_decision import geoda
 from physadv.attacks.gradient import Loss
 from physadv.attacks.minimum_norm import fab
 from physadv.attacks.score_based import square_attack
@@ -30,6 +31,9 @@ from physadv.threat.norms import Norm
 
 CLOSE = 0.3
 """Samples whose scale-free margin came below this get the long runs."""
+FEW, MANY = 12, 100
+"""Highest logits among which the nearest classes are looked for, a backward pass each: in short
+runs, and in long ones, as MALT does."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,7 @@ def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
 def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks in ``norm`` on a model without gradients, by its scores and its labels."""
     if norm == "l1":
-        raise OptionError(
-            "norm l1 and a model without gradients", "no black-box attack here", "use linf or l2"
-        )
+        return decision_stages(norm)
     plan = [AttackStage("square", "black", lambda case: _square(case, 5000))]
     if norm == "linf":
         plan.append(AttackStage("rays", "black", _rays))
@@ -151,15 +153,9 @@ def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
 
 
 def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """Return the attacks in ``norm`` on a model that answers with classes alone.
-
-    Raises:
-        OptionError: The norm is l1, for which there is none.
-    """
+    """Return the attacks in ``norm`` on a model that answers with classes alone."""
     if norm == "l1":
-        raise OptionError(
-            "norm l1 and a model that answers with classes", "No attack here", "Use linf or l2"
-        )
+        return [AttackStage("geoda", "black", _geoda)]
     rays_first = [AttackStage("rays", "black", _rays)] if norm == "linf" else []
     return [*rays_first, AttackStage("hopskipjump", "black", _hopskipjump)]
 
@@ -198,7 +194,7 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
     runs: dict[str, Callable[[StageInput], AttackResult]] = {
         "apgd-ce": lambda case: _apgd(case, "ce", steps=100, restarts=restarts),
         "apgd-dlr": lambda case: _apgd(case, "dlr", steps=100, restarts=restarts),
-        "apgd-t": lambda case: apgd_targeted(case, count=near, steps=100),
+        "apgd-t": lambda case: apgd_targeted(case, count=near, steps=100, candidates=MANY),
         "fab": _fab,
         "fab-t": lambda case: fab_targeted(case, count=9, steps=100),
     }
@@ -212,6 +208,18 @@ def _hopskipjump(case: StageInput) -> AttackResult:
         case.labels,
         eps=case.ball.eps,
         norm=case.ball.norm,
+        seed=case.seed,
+    )
+
+
+def _geoda(case: StageInput) -> AttackResult:
+    return geoda(
+        case.gradient_model,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm=case.ball.norm,
+        queries=5000,
         seed=case.seed,
     )
 
@@ -242,7 +250,7 @@ def _long(case: StageInput) -> AttackResult:
     kept.update(torch.arange(len(case.images)), _apgd(case, "ce", steps=100))
     rows = kept.unbroken()
     if len(rows):
-        kept.update(rows, apgd_targeted(case.pick(rows), count=9, steps=100))
+        kept.update(rows, apgd_targeted(case.pick(rows), count=9, steps=100, candidates=MANY))
     return kept.result()
 
 
@@ -262,18 +270,23 @@ def _rays(case: StageInput) -> AttackResult:
     return rays(case.gradient_model, case.images, case.labels, eps=case.ball.eps)
 
 
-def apgd_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
+def apgd_targeted(
+    case: StageInput, *, count: int, steps: int, candidates: int = FEW
+) -> AttackResult:
     """Run APGD on the targeted DLR loss towards the nearest classes, one after the other.
 
     Args:
         case: Samples of the stage.
         count: Number of classes.
         steps: Steps towards each.
+        candidates: Number of highest logits among which the nearest are looked for.
 
     Returns:
         The result on all samples.
     """
-    return _each_target(case, count, lambda part, targets: _apgd(part, "dlr", steps, targets))
+    return _each_target(
+        case, count, lambda part, targets: _apgd(part, "dlr", steps, targets), candidates
+    )
 
 
 def fab_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
@@ -306,11 +319,14 @@ def _fab(case: StageInput, steps: int = 100, targets: Tensor | None = None) -> A
 
 
 def _each_target(
-    case: StageInput, count: int, run: Callable[[StageInput, Tensor], AttackResult]
+    case: StageInput,
+    count: int,
+    run: Callable[[StageInput, Tensor], AttackResult],
+    candidates: int = FEW,
 ) -> AttackResult:
     """Run towards each target in turn; a target reached is a class that is not the true one, so it
     counts."""
-    targets = nearest_classes(case, count)
+    targets = nearest_classes(case, count, candidates)
     kept = BestFound(case)
     for column in targets.T:
         rows = kept.unbroken()
@@ -340,8 +356,9 @@ def close_calls(
     return kept.result()
 
 
-def nearest_classes(case: StageInput, count: int, candidates: int = 12) -> Tensor:
-    """Return the classes whose boundary is nearest by a linear model: margin over gradient norm.
+def nearest_classes(case: StageInput, count: int, candidates: int = FEW) -> Tensor:
+    """Return the classes whose boundary is nearest by a linear model: margin over gradient norm
+    (MALT, Melamed et al. 2024).
 
     Args:
         case: Samples of the stage.

@@ -79,6 +79,10 @@ ATTACKS = {
     "gradient_ascent": Named(partial(attacks.gradient_ascent, steps=5), "l2", 0.8),
     "mi_fgsm": Named(partial(attacks.mi_fgsm, steps=4)),
     "mi_fgsm-diverse": Named(partial(attacks.mi_fgsm, steps=4, diverse=attacks.DiverseInputs())),
+    "mi_fgsm-bsr": Named(partial(attacks.mi_fgsm, steps=3, diverse=attacks.BlockShuffle(copies=2))),
+    "mi_fgsm-decowa": Named(
+        partial(attacks.mi_fgsm, steps=3, diverse=attacks.DeformationWarp(copies=2))
+    ),
     "fab": Named(partial(attacks.fab, steps=10)),
     "fab-nearest": Named(partial(attacks.fab, steps=10, norm="l2"), "l2", None),
     "deepfool": Named(partial(attacks.deepfool, steps=10), "l2", 0.8),
@@ -93,6 +97,8 @@ ATTACKS = {
     ),
     "rays": Named(partial(attacks.rays, queries=40), black=True),
     "hopskipjump": Named(partial(attacks.hopskipjump, queries=60), "l2", 0.8, black=True),
+    "surfree": Named(partial(attacks.surfree, queries=60), "l2", 0.8, black=True),
+    "geoda": Named(partial(attacks.geoda, queries=60), "l2", 0.8, black=True),
     "saliency_attack": Named(partial(attacks.saliency_attack, pixels=3), "linf", None, 3),
     "sparse_search": Named(
         partial(attacks.sparse_search, pixels=3, queries=10), "linf", None, 3, black=True
@@ -300,6 +306,7 @@ def test_tensors_of_every_make_are_left_alone(name: str) -> None:
 def test_no_attack_is_left_out() -> None:
     """Every name under physadv.attacks is attacked with here, or is none."""
     others = {"AttackResult", "DiverseInputs", "SurrogateEnsemble", "UniversalResult"}
+    others |= {"BlockShuffle", "DeformationWarp", "GradientRelevance", "StructureInvariant"}
     others |= {"DetectorAttackResult", "detector_attack"}  # built on the others
     named = {name.split("-")[0] for name in ATTACKS}
     assert set(attacks.__all__) - others - {"apply_change"} == named - {"ensemble"}

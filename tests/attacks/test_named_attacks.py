@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fab": {"steps": 10},
     "fgsm": {"eps": 0.05},
     "fmn": {"steps": 10},
+    "geoda": {"eps": 1.0, "queries": 60},
     "gradient_ascent": {"eps": 0.5, "steps": 5},
     "hopskipjump": {"eps": 1.0, "queries": 60},
     "mi_fgsm": {"eps": 0.05, "steps": 5},
@@ -32,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "saliency_attack": {"pixels": 3},
     "sparse_search": {"pixels": 3, "queries": 40},
     "square_attack": {"eps": 0.1, "queries": 40},
+    "surfree": {"eps": 1.0, "queries": 60},
     "transfer_attack": {"attack": partial(attacks.fgsm, eps=0.05)},
     "universal_perturbation": {"eps": 0.05, "epochs": 2},
 }

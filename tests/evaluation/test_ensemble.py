@@ -148,6 +148,28 @@ def test_the_nearest_class_of_a_linear_model_is_found() -> None:
     assert nearest_classes(case, 9).shape == (10, 5)
 
 
+def test_a_near_class_of_a_low_logit_is_found_among_a_hundred() -> None:
+    """The nearest of 60 classes by margin over gradient norm has a low logit: 12 candidates miss
+    it, MALT's hundred find it."""
+    model = Linear(60)
+    images, labels = samples(model, 6, middle=True)
+    with torch.no_grad():
+        lowest = model(images).argmin(1)
+        lowest = torch.where(lowest == labels, (labels + 1) % 60, lowest)
+        own = torch.nn.functional.one_hot(lowest, 60).sum(0).bool()
+        # A steep slope and a low bias: far down in the order of logits, and yet the nearest.
+        model.weight[own] = 400 * model.weight[own]
+        model.bias[own] -= (images.flatten(1) @ model.weight[own].T).amax() + 2
+        labels = model(images).argmax(1)
+    far = torch.full((6,), torch.inf)
+    case = StageInput(model, model, images, labels, LpBall("linf", 0.1), 0, torch.arange(6), far)
+    gaps = model(images).gather(1, labels[:, None]) - model(images)
+    ratio = gaps / (model.weight[labels][:, None] - model.weight[None]).abs().sum(2)
+    nearest = ratio.scatter(1, labels[:, None], torch.inf).argmin(1)
+    assert torch.equal(nearest_classes(case, 1, candidates=100)[:, 0], nearest)
+    assert not torch.equal(nearest_classes(case, 1)[:, 0], nearest)
+
+
 def test_an_empty_plan_is_refused() -> None:
     """A plan without attacks would call everything robust."""
     model = Linear(2)
