@@ -207,7 +207,8 @@ def test_targets(entry: Entry, norm: Norm) -> None:
     result = entry(net, x, y, norm, eps=6 * EPS[norm], targets=targets)
     with torch.no_grad():
         assert torch.equal(net(result.images).argmax(1) == targets, result.success)
-    if entry.name not in ("universal", "gradient_ascent", "cw_l2"):
+    # The net has random weights, so that shuffled blocks say nothing of the image.
+    if entry.name not in ("universal", "gradient_ascent", "cw_l2", "bsr"):
         assert result.success.any()
 
 
