@@ -221,6 +221,11 @@ def _run(main: Any, request: dict[str, Any]) -> NoReturn:
 
 
 def _take_on(request: dict[str, Any]) -> None:
+    import torch
+
+    # The first use after a fork makes torch's pool of threads anew; two threads that use it first
+    # at once would fail there ("Invalid thread pool").
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])

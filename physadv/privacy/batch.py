@@ -54,7 +54,7 @@ class CloakedPhoto:
 
 Cloaker = Callable[[Array, str], CloakedPhoto]
 """(h, w, 3) uint8 and the photo's name -> what was done; no faces means nothing to protect was
-found."""
+found. It may change the pixels that it is given."""
 
 PixelReader = Callable[[], Array]
 """Reads the pixels (h, w, 3) uint8 of one photo."""
@@ -347,14 +347,15 @@ def _one(
     _refuse_foreign(target, folder, ours, originals)
     row: Row = {"source": job.name, "source_sha256": sha256_of(job.source), "settings": key}
 
-    work = cloaker(photo.rgb, job.name)
+    # 16 bits are made from the change, for which the original is needed.
+    work = cloaker(photo.rgb if photo.full is None else photo.rgb.copy(), job.name)
     row |= {"faces": work.faces, "notes": [*photo.notes, *work.notes]}
     if work.bare:
         row["bare"] = [list(box) for box in work.bare]
     if not work.faces:
         return {**row, "status": "no face"}, None
 
-    if photo.full is None:  # 16 bits are made from the change; else the original's memory goes
+    if photo.full is None:  # the original's memory goes, where it is another
         photo = replace(photo, rgb=work.rgb)
     data = encode_photo(
         photo,

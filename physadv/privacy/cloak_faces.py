@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.core.image_io import Array, to_tensor, to_uint8
+from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.reading import format_bytes
 from physadv.models.faces.embedders import FaceEmbedder
@@ -38,10 +38,11 @@ from physadv.privacy.transforms import (
 from physadv.privacy.visibility import ImageChange, dssim, gaussian_blur, measure_change
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
-_PHOTO_BYTES, _FACE_BYTES = 6, 55
-"""Bytes of memory that a pixel of the photo and one of the face box take (measured)."""
+_PROCESS_BYTES, _PHOTO_BYTES, _FACE_BYTES = 500_000_000, 3, 30
+"""Bytes of memory that the process, a pixel of the photo and one of the face box take (measured);
+where the photo is copied, twice as many."""
 _MOST_BYTES = 2_000_000_000
-"""Most bytes of memory for the cloaking of one photo."""
+"""Most bytes of memory of the process while one photo is cloaked."""
 WORKING_SIDE = 192
 """Faces larger than this are optimized at this size, in px; the change is then enlarged to the
 photo's."""
@@ -130,6 +131,7 @@ def cloak_faces(
     decoys: dict[str, Tensor] | None = None,
     seed: int = 0,
     name: str = "photo",
+    in_place: bool = False,
 ) -> tuple[Array, list[CloakedFace]]:
     """Cloak every face of a photo; outside the face boxes nothing changes.
 
@@ -142,6 +144,8 @@ def cloak_faces(
         decoys: Averaged embeddings (1, d) by embedder to move towards.
         seed: Seed of the random streams.
         name: Name of the photo in the random streams.
+        in_place: Whether the faces are changed in ``photo`` itself, which saves the memory of a
+            copy.
 
     Returns:
         The cloaked photo, and the result for each face.
@@ -161,21 +165,23 @@ def cloak_faces(
         raise OptionError("no embedder", "at least one is needed", "See `physadv models list`")
 
     for face in faces:
-        _assert_memory(photo, face, name)
-    done, notes = photo.copy(), []
+        _assert_memory(photo, face, name, 1 if in_place else 2)
+    done, notes = photo if in_place else photo.copy(), []
     for number, face in enumerate(faces):
         rng = numpy_generator(seed, "cloak", name, number)
         notes.append(_cloak_into(done, face, embedders, mode, memory, decoys, rng))
     return done, notes
 
 
-def _assert_memory(photo: Array, face: DetectedFace, name: str) -> None:
-    """Refuse a face that is so large, in so large a photo, that memory would run out."""
+def _assert_memory(photo: Array, face: DetectedFace, name: str, copies: int) -> None:
+    """Refuse a face that is so large, in so large a photo, of which as many copies are held, that
+    memory would run out."""
     height, width = photo.shape[:2]
     x0, y0, x1, y1 = face.box(height, width)
-    needed = _PHOTO_BYTES * height * width + _FACE_BYTES * (x1 - x0) * (y1 - y0)
+    pixels = copies * _PHOTO_BYTES * height * width + _FACE_BYTES * (x1 - x0) * (y1 - y0)
+    needed = _PROCESS_BYTES + pixels
     if needed > _MOST_BYTES:
-        part = 0.95 * (_MOST_BYTES / needed) ** 0.5
+        part = 0.95 * ((_MOST_BYTES - _PROCESS_BYTES) / pixels) ** 0.5
         raise ImageError(
             f"{name}: a face of {x1 - x0}x{y1 - y0} px in a photo of {width}x{height} px",
             f"takes {format_bytes(needed)} of memory, over {format_bytes(_MOST_BYTES)}",
@@ -257,7 +263,7 @@ class FaceWindow:
         box: Face box in the photo.
         inner: Face box in ``scene``.
         mask: Weight (1, 1, gh, gw) that fades to 0 at the box's border, so that no seam shows.
-        original: Face box (3, bh, bw) of the photo, at its own size.
+        original: Face box (3, bh, bw) uint8 of the photo, at its own size.
         gray: Whether all channels are equal; such photos stay gray.
     """
 
@@ -295,7 +301,7 @@ class FaceWindow:
             box=box,
             inner=(x0, y0, min(x1, scene.shape[3]), min(y1, scene.shape[2])),
             mask=_fade(min(y1, scene.shape[2]) - y0, min(x1, scene.shape[3]) - x0).to(scene),
-            original=to_tensor(photo[box[1] : box[3], box[0] : box[2]]).to(device),
+            original=_planes(photo[box[1] : box[3], box[0] : box[2]]).to(device),
             gray=all(bool((row == row[:, :1]).all()) for row in region),
         )
 
@@ -319,44 +325,57 @@ class FaceWindow:
             linf: Largest change of a value in 8-bit steps.
 
         Returns:
-            Face box (3, bh, bw) in [0, 1].
+            Face box (3, bh, bw) uint8.
         """
         size = self.original.shape[-2:]
-        grown = delta * self.mask * scale
-        if tuple(grown.shape[-2:]) != tuple(size):
-            grown = F.interpolate(grown, size, mode="bicubic", align_corners=False)
-        # In place, as a face of a large photo has tens of megapixels.
-        steps = grown[0].mul_(255).round_().clamp_(-linf, linf)
-        return (self.original * 255).round_().add_(steps).clamp_(0, 255).div_(255)
+        grown = (delta * self.mask * scale).expand(-1, 3, -1, -1)
+        box = torch.empty_like(self.original)
+        # One channel at a time, as a face of a large photo has tens of megapixels.
+        for k in range(3):
+            plane = grown[:, k : k + 1]
+            if tuple(plane.shape[-2:]) != tuple(size):
+                plane = F.interpolate(plane, size, mode="bicubic", align_corners=False)
+            steps = plane[0, 0].mul(255).round_().clamp_(-linf, linf)
+            box[k] = steps.add_(self.original[k]).clamp_(0, 255)
+        return box
 
     def visible(self, box: Tensor) -> float:
-        """Return the DSSIM of a rendered face ``box`` (3, bh, bw), measured at the working size
-        at most."""
+        """Return the DSSIM of a rendered face ``box`` (3, bh, bw) uint8, measured at the working
+        size at most."""
         return float(dssim(self.seen(self.original), self.seen(box)))
 
     def paste(self, photo: Array, box: Tensor) -> None:
-        """Put this face ``box`` (3, bh, bw) into ``photo`` (h, w, 3) uint8 itself; everything else
-        is preserved bit for bit."""
+        """Put this face ``box`` (3, bh, bw) uint8 into ``photo`` (h, w, 3) uint8 itself; everything
+        else is preserved bit for bit."""
         x0, y0, x1, y1 = self.box
-        photo[y0:y1, x0:x1] = to_uint8(box)
+        photo[y0:y1, x0:x1] = box.permute(1, 2, 0).cpu().numpy()
 
     def seen(self, box: Tensor) -> Tensor:
-        """Resize a face ``box`` (3, bh, bw) of the photo to the working size, (1, 3, gh, gw)."""
+        """Resize a face ``box`` (3, bh, bw) uint8 of the photo to the working size, and return it
+        (1, 3, gh, gw) in [0, 1]."""
         size = self.mask.shape[-2:]
-        if tuple(box.shape[-2:]) == tuple(size):
-            return box[None]
-        return F.interpolate(box[None], size, mode="bilinear", antialias=True, align_corners=False)
+        return torch.cat([_reduced(plane, tuple(size)) for plane in box[:, None]], 1)
+
+
+def _planes(region: Array) -> Tensor:
+    """A region (h, w, c) uint8 as a tensor (c, h, w) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(region.transpose(2, 0, 1)))
 
 
 def _channel(
     region: Array, channel: int, size: tuple[int, ...] | None, device: torch.device | None
 ) -> Tensor:
-    """One channel (1, 1, h, w) of a region (h, w, 3) uint8, reduced to ``size``: all three at once
+    """One channel (1, 1, h, w) of a region (h, w, 3) uint8, in [0, 1] and reduced to ``size``."""
+    return _reduced(_planes(region[..., channel : channel + 1]).to(device), size)
+
+
+def _reduced(plane: Tensor, size: tuple[int, ...] | None) -> Tensor:
+    """A channel (1, h, w) uint8, in [0, 1] and reduced to ``size`` (1, 1, h, w): all three at once
     as floats would take several times the memory of the photo."""
-    plane = to_tensor(region[..., channel : channel + 1]).to(device)[None]
-    if size is None:
-        return plane
-    return F.interpolate(plane, size, mode="bilinear", antialias=True, align_corners=False)
+    unit = plane[None].float().div_(255)
+    if size is None or tuple(unit.shape[-2:]) == size:
+        return unit
+    return F.interpolate(unit, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 class CloakSearch:

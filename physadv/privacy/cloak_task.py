@@ -62,7 +62,8 @@ class CloakTask:
         embedders, judge = load_surrogates(
             config.embedder, config.weights_files, device=config.device
         )
-        cloaker = PhotoCloaker(finders, embedders, mode_named(config.mode), seed=config.seed)
+        mode = mode_named(config.mode)
+        cloaker = PhotoCloaker(finders, embedders, mode, seed=config.seed, in_place=True)
         return cls(config, jobs, folder, cloaker, judge)
 
     def prepare(self, *, overwrite: bool = False) -> None:

@@ -40,6 +40,8 @@ class PhotoCloaker:
         others: Embeddings (n, d) of other people by embedder, to average decoys from; None for
             none.
         seed: Seed of the random streams.
+        in_place: Whether faces are changed in the pixels handed in, which saves the memory of a
+            copy.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class PhotoCloaker:
         *,
         others: dict[str, Tensor] | None = None,
         seed: int = 0,
+        in_place: bool = False,
     ) -> None:
         self.finders, self.embedders, self.mode, self.seed = finders, embedders, mode, seed
-        self.others = others
+        self.others, self.in_place = others, in_place
         self.memory = CloakMemory()
 
     def faces(self, rgb: Array) -> tuple[list[DetectedFace], list[DetectedFace]]:
@@ -99,6 +102,7 @@ class PhotoCloaker:
             decoys=decoys,
             seed=self.seed,
             name=name,
+            in_place=self.in_place,
         )
 
         return CloakedPhoto(

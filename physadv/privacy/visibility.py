@@ -50,19 +50,20 @@ def dssim_map(first: Tensor, second: Tensor) -> Tensor:
 
 
 def measure_change(before: Tensor, after: Tensor) -> ImageChange:
-    """Measure the change from ``before`` to ``after``, both (3, h, w) in [0, 1]."""
+    """Measure the change from ``before`` to ``after``, both (3, h, w) in [0, 1] or uint8."""
     height, width = before.shape[-2:]
     first, second = _padded(before[None]), _padded(after[None])
     squares = largest = unlike = 0.0
     step = max(1, _BAND_PIXELS // width)
     for top in range(0, height, step):
         rows = slice(top, top + step)
-        difference = (after[:, rows] - before[:, rows]).double()
+        difference = (_unit(after[:, rows]) - _unit(before[:, rows])).double()
         largest = max(largest, float(difference.abs().max()))
         squares += float((difference**2).sum())
     for top in range(0, first.shape[2] - 2 * _RADIUS, step):
         rows = slice(top, top + step + 2 * _RADIUS)
-        unlike += float(dssim_map(first[:, :, rows], second[:, :, rows]).double().sum())
+        bands = _unit(first[:, :, rows]), _unit(second[:, :, rows])
+        unlike += float(dssim_map(*bands).double().sum())
 
     error = squares / before.numel()
     windows = before.shape[0] * (first.shape[2] - 2 * _RADIUS) * (first.shape[3] - 2 * _RADIUS)
@@ -70,10 +71,16 @@ def measure_change(before: Tensor, after: Tensor) -> ImageChange:
     return ImageChange(round(largest * 255), unlike / windows, psnr)
 
 
+def _unit(x: Tensor) -> Tensor:
+    """Pixels in [0, 1], of uint8 or as they are."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
 def _padded(x: Tensor) -> Tensor:
     """Short sides get a border, so that the window fits."""
     h, w = (max(0, 2 * _RADIUS + 1 - side) for side in x.shape[-2:])
-    return F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2), mode="replicate") if h or w else x
+    border = (w // 2, w - w // 2, h // 2, h - h // 2)
+    return F.pad(_unit(x), border, mode="replicate") if h or w else x
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:

@@ -18,7 +18,6 @@ from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
 from physadv.core.errors import ImageError, OptionError
-from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.torch_threads import calm_threads
 from physadv.models.faces.embedders import FaceEmbedder
@@ -29,6 +28,7 @@ from physadv.privacy.cloak_faces import (
     CloakMode,
     FaceWindow,
     _assert_memory,
+    _planes,
     cloak_faces,
     mode_named,
 )
@@ -77,7 +77,7 @@ def test_limits_hold_and_all_else_is_bit_identical(
     changed[y0:y1, x0:x1] = 0
     assert changed.max() == 0
     window = FaceWindow.around(photo, face)
-    seen = [window.seen(to_tensor(p[y0:y1, x0:x1])) for p in (photo, done)]
+    seen = [window.seen(_planes(p[y0:y1, x0:x1])) for p in (photo, done)]
     assert float(dssim(seen[0], seen[1])) <= chosen.dssim + 1e-6
     assert notes[0].change.dssim <= chosen.dssim + 1e-6
 
@@ -324,15 +324,28 @@ def test_unknown_mode_and_no_embedder_are_refused() -> None:
 
 def test_a_face_too_large_for_memory_is_refused(embedder: FaceEmbedder) -> None:
     """Before any work, naming a size that is small enough: with it the same face passes."""
-    face = face_at(500, 500, 4600)
+    face = face_at(500, 500, 6000)
     photo = np.broadcast_to(np.uint8(9), (16320, 12240, 3))  # takes no memory
     with pytest.raises(ImageError, match=r"takes 2\.\d+ GB of memory, over 2 GB") as caught:
         cloak_faces(photo, [face], [embedder], MODES["low"], name="a.jpg")
     size = re.search(r"down to (\d+)x(\d+) px", str(caught.value))
     assert size is not None
     width, height = int(size[1]), int(size[2])
-    assert width > 10_000
-    _assert_memory(photo[:height, :width], face.moved(width / 12240, 0, 0), "a.jpg")
+    assert width > 9000
+    _assert_memory(photo[:height, :width], face.moved(width / 12240, 0, 0), "a.jpg", 2)
+
+
+def test_a_cloak_in_place_gives_the_same_pixels(embedder: FaceEmbedder) -> None:
+    """It saves a copy of the photo; without it the photo stays as it was."""
+    face = face_at(20, 20, 80)
+    photo = drawn_photo(120, 120, face)
+    before = photo.copy()
+    apart, _ = cloak_faces(photo, [face], [embedder], QUICK)
+    assert np.array_equal(photo, before)
+    within, _ = cloak_faces(photo, [face], [embedder], QUICK, in_place=True)
+    assert within is photo
+    assert np.array_equal(within, apart)
+    assert not np.array_equal(within, before)
 
 
 def test_modes_get_stronger() -> None:
@@ -354,7 +367,7 @@ def test_a_tight_dssim_limit_is_used_up_and_never_passed(
     done, notes = cloak_faces(photo, [face], [embedder], tight)
     x0, y0, x1, y1 = notes[0].box
     window = FaceWindow.around(photo, face)
-    before, after = (window.seen(to_tensor(p[y0:y1, x0:x1])) for p in (photo, done))
+    before, after = (window.seen(_planes(p[y0:y1, x0:x1])) for p in (photo, done))
     assert 0.5 * limit < float(dssim(before, after)) <= limit + 1e-7
 
 
@@ -374,7 +387,7 @@ def test_a_change_enlarged_to_the_photo_keeps_the_largest_step(embedder: FaceEmb
     sign = torch.arange(width) // 6 % 2 * 2.0 - 1
     delta = (sign * 16 / 255).expand(1, 3, height, width)
     saved = window.rendered(delta, 1.0, 16)
-    steps = ((saved - window.original) * 255).round().abs()
+    steps = (saved.int() - window.original.int()).abs()
     assert int(steps.max()) == 16
 
 
@@ -417,7 +430,8 @@ from physadv.privacy.photo_io import photo
 if len(sys.argv) > 1:
     photo._MOST_OPTIMIZED_PIXELS = int(sys.argv[1])
 mode = replace(cloak_faces.MODES["low"], steps=4, draws=1, every=2)
-cloaker = PhotoCloaker([tinyface.KnownFinder(0.16)], [tinyface.tiny_embedder()], mode)
+finders, embedders = [tinyface.KnownFinder(0.16)], [tinyface.tiny_embedder()]
+cloaker = PhotoCloaker(finders, embedders, mode, in_place=True)
 peaks = []
 for name in ("small", "large"):
     jobs, out = batch.plan_jobs(name)
@@ -427,7 +441,7 @@ for name in ("small", "large"):
     assert done[0].status == "already done" and done[0].faces == 1
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 assert len(cloaker.memory) == 4
-print(peaks[1] - peaks[0])
+print(peaks[1] - peaks[0], peaks[1])
 """
 
 
@@ -438,8 +452,8 @@ print(peaks[1] - peaks[0])
 def test_a_phones_largest_photo_is_cloaked_within_two_gigabytes(
     tmp_path: Path, width: int, height: int
 ) -> None:
-    """200 megapixels, and a photo of 32 within its share: 10 bytes a pixel, all stages together.
-    Read, cloaked, written, remembered, and found done by a second run."""
+    """The whole process with 200 megapixels, and a photo of 32 within its share, 10 bytes a pixel:
+    read, cloaked, written, remembered, and found done by a second run."""
     exif = Image.Exif()
     exif[0x0112] = 6
     coarse = np.random.default_rng(0).integers(60, 200, (height // 64, width // 64, 3), np.uint8)
@@ -459,4 +473,6 @@ def test_a_phones_largest_photo_is_cloaked_within_two_gigabytes(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 10 * width * height
+    grown, whole = map(int, done.stdout.split())
+    assert grown < 10 * width * height
+    assert whole < 2_000_000_000

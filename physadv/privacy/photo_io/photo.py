@@ -21,6 +21,7 @@ from PIL import Image
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array, upright_pixels
+from physadv.core.memory import release_memory
 from physadv.core.picture_files import (
     frame_count,
     load_picture,
@@ -41,6 +42,8 @@ _REFUSED = {
 _QUALITY = 95
 _JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _MOST_OPTIMIZED_PIXELS = 120_000_000
+_LARGE = 50_000_000
+"""Pixels of a photo for which memory is made room first."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def read_photo(path: str | Path) -> LoadedPhoto:
     data = read_picture_file(file)
     with open_picture(data, f"{file}") as opened:
         _check(opened, file)
+        if opened.width * opened.height > _LARGE:
+            release_memory()
         load_picture(opened, data, f"{file}")
         with foreign_errors(f"{file}", ImageError, "not a readable image"):
             return _photo(opened, file, data)
@@ -118,6 +123,8 @@ def encode_photo(
         carried = carried.without_dates()
     carried = carried.marked(made_with)
 
+    if rgb.size > 3 * _LARGE:
+        release_memory()
     if photo.full is not None:
         return sixteen_bit.encode_16bit(photo.full, photo.rgb, rgb, carried)
 
