@@ -15,6 +15,7 @@ _UNITS = {
     "fps": "frames/s",
 }
 _LABELS = {
+    "lr": "Learning rate",
     "victim": "Model",
     "eps": "Epsilon",
     "physadv": "Version of physadv",

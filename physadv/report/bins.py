@@ -37,7 +37,8 @@ def bin_edges(values: Sequence[float], most: int) -> list[float]:
         [3.0, 4.0, 5.0, 6.0, 7.0]
     """
     low, high = min(values), max(values)
-    step = _round_step(max(high - low, 1e-3) / most)
+    least = max(0.02 * max(abs(low), abs(high)), 1e-3)  # else edges would read alike
+    step = _round_step(max(high - low, least) / most)
 
     # Rounding outwards can add a bin; the next round step is tried then.
     while True:

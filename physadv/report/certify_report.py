@@ -17,6 +17,7 @@ from physadv.core.wording import format_percent
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.report.design import MUTED, render_page
+from physadv.report.kept_results import facts_of_data, keep_result
 from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_text
 
 COLOR, BAND = page_color("clean"), page_color("band")
@@ -28,20 +29,21 @@ def write_certify_report(
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
     rows: Sequence[Row],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``folder``/report.html.
+    """Write ``folder``/report.html, and the result beside it as report.json.
 
     Args:
         folder: Folder of the run.
         result: Rates and curve of the certification, as plain values.
         facts: Settings to print.
         rows: One row an image: predicted, label, radius.
-        data: What the data were taken for.
+        data: What the data were taken for; also in words by heading.
 
     Returns:
         Path of the report.
     """
+    keep_result(Path(folder), "certification", result, facts, data)
     return write_text(
         Path(folder) / "report.html", render_certify_report(result, facts, rows, data)
     )
@@ -51,7 +53,7 @@ def render_certify_report(
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
     rows: Sequence[Row],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> str:
     """Render the page.
 
@@ -59,7 +61,7 @@ def render_certify_report(
         result: Rates and curve of the certification, as plain values.
         facts: Settings to print.
         rows: One row an image: predicted, label, radius.
-        data: What the data were taken for.
+        data: What the data were taken for; also in words by heading.
 
     Returns:
         The page as HTML.
@@ -71,7 +73,7 @@ def render_certify_report(
         accuracy=RateInterval(**result["accuracy"]),
         result=result,
         facts=facts,
-        data={} if data is None else data.facts(),
+        data=facts_of_data(data),
         curve=_curve(result, facts, rows),
     )
 

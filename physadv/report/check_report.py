@@ -74,7 +74,7 @@ def _made(root: Path, html: Path) -> tuple[dict[str, Any], str]:
         "report": str(html),
     }
     pictures = read_example_frames(member_of(root, EXAMPLES))
-    return summary, render_check_report(rows, settings, pictures, rows_path=str(root / ROWS))
+    return summary, render_check_report(rows, settings, pictures, rows_path=ROWS)
 
 
 def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from physadv.core.files import write_text
 from physadv.core.rows import read_rows
 from physadv.datasets import DatasetSummary
 from physadv.report.design import member_uri, render_page
+from physadv.report.kept_results import facts_of_data, keep_result
 
 _GOALS = {
     "hide": "no object of those found before is found",
@@ -22,21 +23,22 @@ def write_detector_report(
     folder: str | Path,
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``folder``/report.html.
+    """Write ``folder``/report.html, and the result beside it as report.json.
 
     Args:
         folder: Folder of the run.
         result: Result of the evaluation, as
             :meth:`physadv.evaluation.detector_evaluation.DetectorEvaluation.result` returns it.
         facts: Settings to print.
-        data: What the data were taken for.
+        data: What the data were taken for; also in words by heading.
 
     Returns:
         Path of the report.
     """
     root = Path(folder)
+    keep_result(root, "detector", result, facts, data)
     file = root / "examples" / "examples.jsonl"
     rows = list(read_rows(file)) if file.is_file() else []
     examples = [_with_pictures(root, row) for row in rows[:9]]
@@ -47,7 +49,7 @@ def render_detector_report(
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> str:
     """Render the page.
 
@@ -55,7 +57,7 @@ def render_detector_report(
         result: Result of the evaluation, as plain values.
         facts: Settings to print.
         examples: Rows with their pictures as data URIs.
-        data: What the data were taken for.
+        data: What the data were taken for; also in words by heading.
 
     Returns:
         The page as HTML.
@@ -70,7 +72,7 @@ def render_detector_report(
         meanings=_GOALS,
         examples=examples,
         facts=facts,
-        data={} if data is None else data.facts(),
+        data=facts_of_data(data),
     )
 
 

@@ -17,6 +17,7 @@ from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.robust_accuracy import unbroken_in_words
 from physadv.report.design import MUTED, member_uri, render_page
+from physadv.report.kept_results import facts_of_data, keep_result
 from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
 from physadv.threat.parsing import format_eps
 
@@ -30,9 +31,9 @@ def write_evaluate_report(
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``folder``/report.html.
+    """Write ``folder``/report.html, and the result beside it as report.json.
 
     Args:
         folder: Folder of the run.
@@ -40,12 +41,13 @@ def write_evaluate_report(
             :meth:`physadv.evaluation.robust_accuracy.Evaluation.result` returns it.
         facts: Settings to print.
         examples: Rows whose pictures lie in ``folder``/examples.
-        data: What the data were taken for.
+        data: What the data were taken for; also in words by heading.
 
     Returns:
         Path of the report.
     """
     root = Path(folder)
+    keep_result(root, "evaluation", result, facts, data)
     return write_text(
         root / "report.html",
         render_evaluate_report(
@@ -58,7 +60,7 @@ def render_evaluate_report(
     result: Mapping[str, Any],
     facts: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> str:
     """Render the page.
 
@@ -66,7 +68,7 @@ def render_evaluate_report(
         result: Result of the evaluation, as plain values.
         facts: Settings to print.
         examples: Rows with their pictures as data URIs under ``uris``.
-        data: What the data were taken for.
+        data: What the data were taken for; also in words by heading.
 
     Returns:
         The page as HTML.
@@ -93,7 +95,7 @@ def render_evaluate_report(
         else None,
         examples=examples,
         facts=facts,
-        data={} if data is None else data.facts(),
+        data=facts_of_data(data),
     )
 
 

@@ -13,6 +13,7 @@ from physadv.core.files import write_text
 from physadv.datasets import DatasetSummary
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import BLOCK_COLORS, render_page
+from physadv.report.kept_results import facts_of_data, keep_result
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
 
 KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real": ("patch", "real")}
@@ -23,17 +24,18 @@ def write_masked_report(
     folder: str | Path,
     lines: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``folder``/report.html from the study's table ``lines``, its settings ``facts``, and
-    what its ``data`` were taken for."""
+    what its ``data`` were taken for; report.json beside it holds them."""
+    keep_result(Path(folder), "masked", {"table": list(lines)}, facts, data)
     return write_text(Path(folder) / "report.html", render_masked_report(lines, facts, data))
 
 
 def render_masked_report(
     lines: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
-    data: DatasetSummary | None = None,
+    data: DatasetSummary | Mapping[str, str] | None = None,
 ) -> str:
     """Render the page of the study's table ``lines``, its settings ``facts``, and what its ``data``
     were taken for, and return it as HTML."""
@@ -42,7 +44,7 @@ def render_masked_report(
         title="Masked gradients: apparent and real robustness",
         lines=lines,
         facts=facts,
-        data={} if data is None else data.facts(),
+        data=facts_of_data(data),
         figure=_accuracy_figure(lines),
         n=lines[0]["n"] if lines else 0,
     )

@@ -13,6 +13,7 @@ from physadv.core.rows import Row
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.verification_task import VERDICTS
 from physadv.report.design import render_page
+from physadv.report.kept_results import keep_result
 from physadv.report.plots import DARK_SERIES_COLORS, SERIES_COLORS, chart_svg
 from physadv.studies.page import Axis, Chart, Point, Series
 
@@ -27,7 +28,7 @@ _OUTPUTS = 20
 def write_verification_report(
     folder: str | Path, result: Mapping[str, Any], rows: Sequence[Row]
 ) -> Path:
-    """Write ``folder``/report.html.
+    """Write ``folder``/report.html, and the result beside it as report.json.
 
     Args:
         folder: Folder of the run.
@@ -38,6 +39,7 @@ def write_verification_report(
     Returns:
         Path of the report.
     """
+    keep_result(Path(folder), "verification", result)
     return write_text(Path(folder) / "report.html", render_verification_report(result, rows))
 
 

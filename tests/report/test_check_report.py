@@ -164,7 +164,6 @@ def test_html_shows_the_numbers(tmp_path: Path) -> None:
         "4 frames left out (patch: sign not found)",
         "Nothing was measured outside 3.0 to 6.0 m and yaw -20.0 to 20.0°",
         "Limits of this measurement",
-        str(tmp_path / "rows.jsonl"),
         "controls passed",
         "by the markers of the page (26 frames)",
     ):

@@ -1,4 +1,4 @@
-"""``physadv report``: the report of a check, made again from its raw rows, or of a patch."""
+"""``physadv report``: the report of any run, made again from its rows and records."""
 
 from __future__ import annotations
 
@@ -19,31 +19,75 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def report(
     folder: Annotated[
-        Path,
-        typer.Argument(help="Folder of a `physadv check` run, or of a patch.", metavar="FOLDER"),
+        Path, typer.Argument(help="Folder of a run, or of a patch.", metavar="FOLDER")
     ],
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser of this machine.")
+    ] = False,
+    figures: Annotated[
+        str,
+        typer.Option(
+            help="Also write each chart into FOLDER/figures, in these forms: svg, pdf, png.",
+            metavar="FORMS",
+        ),
+    ] = "",
+    tables: Annotated[
+        str,
+        typer.Option(
+            help="Also write each table into FOLDER/tables, in these forms: csv, latex, markdown.",
+            metavar="FORMS",
+        ),
+    ] = "",
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Rebuild report.html and report.json of a check from its raw rows.
+    """Make the report of a run again, from its raw rows and records.
 
-    Every table and chart is computed anew. Of a patch, report.html shows its card: success by
-    distance and angle beside both controls, and how far its models see.
+    Nothing is attacked, filmed or trained. Of a check every table and chart is computed anew; of a
+    patch, report.html shows its card: success by distance and angle beside both controls.
 
     Example: physadv report runs/20260101T120000Z-check
+
+    Example: physadv report runs/signs --figures svg,png --tables csv,latex
     """
-    from physadv.patches.bundle import CARD
+    from physadv.report.page_export import FIGURE_FORMS, TABLE_FORMS, parse_forms
+    from physadv.report.rebuild import command_of, rebuild_report
 
     run = begin_report("report", json=json, quiet=quiet, verbose=verbose)
+    drawn = parse_forms(figures, FIGURE_FORMS, "--figures")
+    listed = parse_forms(tables, TABLE_FORMS, "--tables")
     with run.held:
         if folder.is_dir():
             run.take_folder(folder)
-        if not (folder / CARD).is_file():
-            report_run(folder, run)
+        if command_of(folder) == "check" and not (drawn or listed or open_page):
+            report_run(folder, run)  # tells the result of the check as well
             return
+        page = rebuild_report(folder)
+        files = _export(page, drawn, listed)
+        if open_page:
+            _open(page)
+        result = {"run": str(folder), "report": str(page), "files": [str(file) for file in files]}
+        run.finish(result, "\n".join(str(line) for line in (*files, f"report: {page}")))
 
-        from physadv.report.patch_report import write_patch_report
 
-        page = write_patch_report(folder)
-        run.finish({"run": str(folder), "report": str(page)}, f"report: {page}")
+def _export(page: Path, drawn: list[str], listed: list[str]) -> list[Path]:
+    """Write the charts and tables of ``page`` in the forms wanted."""
+    from physadv.core.members import member_of
+    from physadv.core.text import read_text
+    from physadv.report.page_export import export_figures, export_tables
+
+    if not drawn and not listed:
+        return []
+    text, folder = read_text(page), page.parent
+    return [
+        *export_figures(text, member_of(folder, "figures"), drawn),
+        *export_tables(text, member_of(folder, "tables"), listed),
+    ]
+
+
+def _open(page: Path) -> None:
+    """Show ``page`` in a browser; a machine without one is told the file's name alone."""
+    import webbrowser
+
+    webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,224 @@
+"""Reports of runs that have no page of their own kind: trainings, simulated films, transfers and
+cloaked photos."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from physadv.core.config import COMMAND_KEY
+from physadv.core.errors import DataError
+from physadv.core.files import write_text
+from physadv.core.members import member_of
+from physadv.core.rows import Row, read_rows
+from physadv.core.run_folder import CONFIG
+from physadv.core.tables import read_table
+from physadv.core.wording import count_noun, format_fixed, format_percent
+from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.privacy.batch import MANIFEST
+from physadv.report.design import format_interval, member_uri, render_page
+
+Cells = Sequence[Any]
+_SHOWN = 500
+"""Most rows of a table on the page."""
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Content of a page.
+
+    Attributes:
+        title: Heading.
+        headline: The result in one sentence.
+        tags: Short remarks above the heading.
+        detail: Second sentence.
+        findings: Findings as their records hold them.
+        picture: Data URI of the picture of what the run was of; none where empty.
+        words: What the picture shows.
+        tables: Tables, each with a heading, names of columns, and rows.
+        links: Names of files of the run's folder to open.
+    """
+
+    title: str
+    headline: str
+    tags: Sequence[str] = ()
+    detail: str = ""
+    findings: Sequence[Mapping[str, Any]] = ()
+    picture: str = ""
+    words: str = ""
+    tables: Sequence[tuple[str, Cells, Sequence[Cells]]] = field(default=())
+    links: Sequence[str] = ()
+
+
+def write_run_report(folder: str | Path) -> Path:
+    """Write report.html of the run in ``folder``, from its rows and records.
+
+    Args:
+        folder: Folder of a run of :data:`OTHER_RUNS`.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: The run has no result yet.
+    """
+    root = Path(folder)
+    config = read_table(member_of(root, CONFIG))
+    command = str(config.pop(COMMAND_KEY, "cloak"))
+    page = OTHER_RUNS[command](root, config)
+    links = [name for name in page.links if member_of(root, name).is_file()]
+    shown = [(heading, columns, rows[:_SHOWN], len(rows)) for heading, columns, rows in page.tables]
+    content = render_page(
+        "run.html.j2", page=page, title=page.title, links=links, tables=shown, settings=config
+    )
+    return write_text(member_of(root, "report.html"), content)
+
+
+def _rate(table: Mapping[str, Any]) -> list[str]:
+    """Three cells of a rate: share, interval, n."""
+    rate = RateInterval(**table)
+    return [format_percent(rate.rate), format_interval(rate.low, rate.high), str(rate.n)]
+
+
+def _needed(file: Path) -> Path:
+    if not file.is_file():
+        raise DataError(f'"{file.parent}"', "the run has no result yet", "Let it go on")
+    return file
+
+
+def _training(root: Path, config: Mapping[str, Any]) -> RunPage:
+    """A trained classifier, from its card."""
+    card = read_table(_needed(member_of(root, "model.safetensors.toml")), finite=False)
+    measured = card["measured"]
+    own = next(
+        (name for name in ("certified", "robust", "masked", "noisy") if name in measured), "clean"
+    )
+    rows = [[name, *_rate(rate)] for name, rate in measured.items()]
+    epochs = count_noun(int(card["epochs_done"]), "epoch")
+    rate = RateInterval(**measured[own])
+    return RunPage(
+        title=f"{card['name']}, trained",
+        headline=f"{format_percent(rate.rate)} {own} accuracy",
+        detail=f"On {rate.n} held-out training images, 95 % interval "
+        f"{format_interval(rate.low, rate.high)}, at {card['threat']}; {epochs}. robust is PGD-10 "
+        "and no verdict: physadv evaluate is.",
+        findings=card["doubts"],
+        tables=[("Held-out training images", ("Accuracy", "Rate", "95 % interval", "n"), rows)],
+        links=("model.safetensors", "model.safetensors.toml"),
+    )
+
+
+def _sign_training(root: Path, config: Mapping[str, Any]) -> RunPage:
+    """A trained sign classifier, from its card."""
+    card = read_table(_needed(member_of(root, "signs.toml")), finite=False)
+    parts = card["measured"]
+    rows = [[name, *_rate(part["right"]), part["groups"]] for name, part in parts.items()]
+    first = RateInterval(**next(iter(parts.values()))["right"])
+    return RunPage(
+        title="Sign classifier, trained",
+        headline=f"{format_percent(first.rate)} of frames read rightly",
+        detail=f"{next(iter(parts))}: n = {first.n}, 95 % interval "
+        f"{format_interval(first.low, first.high)}. Frames of one track are alike; the card holds "
+        "the intervals by track.",
+        findings=card.get("doubts", []),
+        tables=[("Held-out parts", ("Part", "Right", "95 % interval", "n", "Groups"), rows)],
+        links=("signs.safetensors", "signs.toml", "rows.jsonl"),
+    )
+
+
+def _film(root: Path, config: Mapping[str, Any]) -> RunPage:
+    """Simulated films of a print, from their settings and truth."""
+    film = read_table(_needed(member_of(root, "twin.json")), finite=False)
+    truth = list(read_rows(member_of(root, "truth.jsonl")))
+    clips: dict[str, list[Row]] = {}
+    for row in truth:
+        clips.setdefault(str(row["clip"]), []).append(row)
+    rows = [
+        [
+            name,
+            frames[0]["camera"],
+            len(frames),
+            _range(frames, "distance_m", " m"),
+            _range(frames, "yaw_deg", "°", 0),
+        ]
+        for name, frames in clips.items()
+    ]
+    return RunPage(
+        title=f"{Path(str(film['bundle'])).name}, printed and filmed in simulation",
+        headline=f"{count_noun(len(clips), 'clip')}, {count_noun(len(truth), 'frame')}",
+        tags=("simulation", *(() if film.get("complete") else ("incomplete",))),
+        detail="Next: physadv check on this folder tells how often the patch met its goal.",
+        picture=member_uri(root, "contact.png"),
+        words="One frame of each clip; a row a block: clean, blank, patch.",
+        tables=[("Clips", ("Clip", "Camera", "Frames", "Distance", "Yaw"), rows)],
+        links=("sheet.pdf", "truth.jsonl", "twin.json"),
+    )
+
+
+def _range(rows: Sequence[Row], key: str, unit: str, digits: int = 1) -> str:
+    """The least and the largest value of ``key``."""
+    values = [float(row[key]) for row in rows if row.get(key) is not None]
+    if not values:
+        return "–"
+    low, high = (format_fixed(value, digits) for value in (min(values), max(values)))
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+def _transfer(root: Path, config: Mapping[str, Any]) -> RunPage:
+    """Patches on models that they were not made on."""
+    rows = list(read_rows(_needed(member_of(root, "transfer.jsonl"))))
+    cells = [
+        [
+            row["bundle"],
+            row["victim"] + (" (made on it)" if row["in_training"] else ""),
+            *_rate(row["success"]),
+            format_percent(RateInterval(**row["blank_success"]).rate),
+            format_percent(RateInterval(**row["clean_recognised"]).rate),
+        ]
+        for row in rows
+        if "success" in row
+    ]
+    columns = ("Patch", "Model", "Success", "95 % interval", "n", "Blank", "Clean recognized")
+    return RunPage(
+        title="Patches on other models",
+        headline=f"{count_noun(len(cells), 'pair')} of patch and model",
+        tags=("simulated",),
+        detail="Success counts draws whose clean control is recognized.",
+        tables=[("Success", columns, cells)],
+        links=("transfer.jsonl", "transfer.md"),
+    )
+
+
+def _cloaking(root: Path, config: Mapping[str, Any]) -> RunPage:
+    """Cloaked photos, from their manifest; no photo is shown."""
+    last = {row["source"]: row for row in read_rows(_needed(member_of(root, MANIFEST)))}
+    counts = Counter(str(row["status"]) for row in last.values())
+    cells = []
+    for name, row in sorted(last.items()):
+        faces, notes = row.get("faces", []), "; ".join(map(str, row.get("notes", [])))
+        change = _range(faces, "dssim", "", 3)
+        cells.append([name, row["status"], len(faces), change, row.get("reason", "") or notes])
+    others = ", ".join(
+        f"{n} {status}" for status, n in sorted(counts.items()) if status != "cloaked"
+    )
+    return RunPage(
+        title="Cloaked photos",
+        headline=f"{counts['cloaked']} of {count_noun(len(last), 'photo')} cloaked",
+        detail=f"{others.capitalize() + '. ' if others else ''}Whether it protects is another "
+        "question: physadv cloak check asks it.",
+        tables=[("Photos", ("Photo", "Status", "Faces", "DSSIM of faces", "Notes"), cells)],
+        links=(MANIFEST,),
+    )
+
+
+OTHER_RUNS: dict[str, Callable[[Path, Mapping[str, Any]], RunPage]] = {
+    "train": _training,
+    "train-signs": _sign_training,
+    "twin": _film,
+    "patch-transfer": _transfer,
+    "cloak": _cloaking,
+}
+"""What a page of these commands shows."""
