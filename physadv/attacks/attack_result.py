@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from physadv.core.findings import Finding
+from physadv.core.notebook_html import result_html
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,15 @@ class AttackResult:
     loss: Tensor | None = None
     queries: Tensor | None = None
     findings: tuple[Finding, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """The result in a notebook, with the first images."""
+        won = int(self.success.sum())
+        facts = {} if self.queries is None else {"Forward passes": int(self.queries.sum())}
+        words = ("adversarial" if bool(hit) else "not broken" for hit in self.success)
+        return result_html(
+            f"{won} of {len(self.success)} images are adversarial",
+            facts,
+            notes=self.findings,
+            pictures=zip(words, self.images.detach().cpu(), strict=True),
+        )

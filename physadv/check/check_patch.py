@@ -17,6 +17,7 @@ from physadv.check.differences import control_differences
 from physadv.check.rates import BlockRates, draw_conclusion, ended_by_data, tabulate_rates
 from physadv.check.run_check import ROWS, SETTINGS
 from physadv.check.session import CheckProgress
+from physadv.core.notebook_html import result_html
 from physadv.core.rows import Row, read_rows
 from physadv.core.tables import read_table
 from physadv.models.load import as_model
@@ -50,6 +51,11 @@ class CheckResult:
 
     def __str__(self) -> str:
         return "\n".join([self.headline, *(f"note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        """The result in a notebook."""
+        facts = {f"{name}: goal met": rates.attack for name, rates in self.blocks.items()}
+        return result_html(self.headline, facts, notes=self.notes)
 
 
 def check(

@@ -22,6 +22,7 @@ from physadv.core.errors import DataError, ImageError, ModelError, OptionError
 from physadv.core.findings import FindingWarning
 from physadv.core.lights import Light, worst_light
 from physadv.core.names import plain_name
+from physadv.core.notebook_html import result_html
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
@@ -142,6 +143,15 @@ class EvaluationResult:
         """Worst light of the findings: green without any, amber in doubt, red where the figures
         mean nothing."""
         return worst_light(finding.light for finding in self.findings)
+
+    def _repr_html_(self) -> str:
+        """The result in a notebook."""
+        facts = {"Clean accuracy": self.clean_accuracy, "Robust accuracy": self.robust_accuracy}
+        broken = {f"Broken by {name}": count for name, count in self.broken_by.items()}
+        heading = f"{self.facts['victim']} under {self.facts['threat']}"
+        if not self.complete:
+            heading += ", incomplete"
+        return result_html(heading, {**facts, **broken}, notes=self.findings)
 
     def __str__(self) -> str:
         lines = [

@@ -17,6 +17,7 @@ from physadv.core.errors import BundleError, GeometryError
 from physadv.core.files import write_bytes, write_text
 from physadv.core.image_io import Array, png_bytes, read_rgba, to_tensor, to_uint8
 from physadv.core.members import member_of, refuse_links_out_of
+from physadv.core.notebook_html import result_html
 from physadv.core.package_data import bundle_folder, ready_made_bundles
 from physadv.core.parsing import parse_toml
 from physadv.core.rows import Row
@@ -201,6 +202,33 @@ class PatchBundle:
     patch: Tensor
     mask: Tensor
     folder: Path
+
+    def _repr_html_(self) -> str:
+        """The patch in a notebook: its picture, size and held-out success with both controls."""
+        card = self.card
+        names = {
+            "success": "Success",
+            "blank_success": "Blank control",
+            "clean_recognised": "Clean control",
+        }
+        rates = {
+            words: RateInterval(**card.heldout[key])
+            for key, words in names.items()
+            if key in card.heldout
+        }
+        goal = f"{card.patch.goal} {card.patch.target_class or ''}".strip()
+        facts = {
+            "Goal": f"{goal}, on {card.victim.name}",
+            "Size": f"{card.size.width_mm:g} x {card.size.height_mm:g} mm",
+            **rates,
+        }
+        on_white = (self.patch * self.mask + (1 - self.mask))[0]
+        return result_html(
+            card.patch.name,
+            facts,
+            notes=["simulated, on held-out draws"],
+            pictures=[("patch", on_white)],
+        )
 
 
 def write_bundle(

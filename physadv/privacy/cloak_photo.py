@@ -13,6 +13,7 @@ import numpy.typing as npt
 from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array, save_png
+from physadv.core.notebook_html import result_html
 from physadv.models.faces.embedders import FaceEmbedder, load_surrogates
 from physadv.models.faces.face_detection import FaceFinder, default_finders
 from physadv.privacy.cloak_faces import CloakMode, mode_named
@@ -42,6 +43,15 @@ class CloakResult:
     faces: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     path: Path | None = field(default=None)
+
+    def _repr_html_(self) -> str:
+        """The result in a notebook, with the photo."""
+        heading = f"{len(self.faces)} faces cloaked" if len(self.faces) != 1 else "1 face cloaked"
+        facts = {
+            f"Face {number}": f"largest change {face['linf']} of 255, DSSIM {face['dssim']:.4f}"
+            for number, face in enumerate(self.faces, 1)
+        }
+        return result_html(heading, facts, notes=self.notes, pictures=[("cloaked", self.pixels)])
 
 
 def cloak_photo(
