@@ -184,6 +184,8 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     if result["gradients_of"]:
         lines += [f"gradients of     {'; '.join(result['gradients_of'])}"]
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
+    if result["memory"]:
+        lines += [result["memory"]]
     if "queries" in result:
         most = result["query_budget"]
         lines += [f"{result['queries']} queries sent" + (f", {most} allowed" if most else "")]

@@ -11,6 +11,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.core.errors import DataError
 from physadv.core.image_io import save_png
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, read_rows
 
@@ -38,6 +39,7 @@ class AdversarialExamples:
     ) -> None:
         self.folder, self.model, self.name = folder, model, name
         self.labels, self.each = labels, each
+        self._memory = MemoryLimit()
         self._written: set[tuple[int, float]] | None = None
 
     def __call__(self, positions: Sequence[int], clean: Tensor, adversarial: Tensor) -> None:
@@ -45,10 +47,9 @@ class AdversarialExamples:
 
         ``positions`` are the numbers of the samples.
         """
-        with frozen_eval(self.model), torch.no_grad():
-            before = self.model(clean).float().softmax(1).max(1)
-            after = self.model(adversarial).float().softmax(1).max(1)
-        order = after.values.argsort(dim=0, descending=True, stable=True)
+        before, before_class = self._confidences(clean)
+        after, after_class = self._confidences(adversarial)
+        order = after.argsort(dim=0, descending=True, stable=True)
 
         rows = []
         for i in order[: self.each].tolist():
@@ -61,10 +62,10 @@ class AdversarialExamples:
                 {
                     "index": position,
                     "label": self.name(self.labels[position]),
-                    "clean": self.name(int(before.indices[i])),
-                    "clean_confidence": float(before.values[i]),
-                    "verdict": self.name(int(after.indices[i])),
-                    "confidence": float(after.values[i]),
+                    "clean": self.name(int(before_class[i])),
+                    "clean_confidence": float(before[i]),
+                    "verdict": self.name(int(after_class[i])),
+                    "confidence": float(after[i]),
                 }
             )
         file = self.folder / "examples.jsonl"
@@ -72,6 +73,16 @@ class AdversarialExamples:
             self._written = set(map(_key, read_rows(file))) if file.is_file() else set()
         append_rows(file, (row for row in rows if _key(row) not in self._written))
         self._written |= set(map(_key, rows))
+
+    def _confidences(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Highest probability (b,) of each image, and its class (b,)."""
+
+        def part(first: int, last: int) -> Tensor:
+            return self.model(images[first:last]).float().softmax(1)
+
+        with frozen_eval(self.model), torch.no_grad():
+            values, classes = torch.cat(self._memory.run(len(images), part)).max(1)
+        return values, classes
 
 
 def _key(row: Row) -> tuple[int, float]:

@@ -77,6 +77,8 @@ _VIEWS: dict[str, dict[str, Any]] = {
     "decowa": {"diverse": attacks.DeformationWarp()},
     "gra": {"relevance": attacks.GradientRelevance()},
 }
+_OF_BATCHES = ("universal", "nes")
+"""Attacks whose result for a sample depends on the other samples of its batch."""
 _BALL = ("levels", "speed", "seed", "index", "loss")
 ATTACKS: dict[str, _Named] = {
     "fgsm": _Named(attacks.fgsm, steps=None, takes=("levels", "loss")),
@@ -136,6 +138,7 @@ def attack_by_name(
         name,
         "black" if settings.surrogates else attack.family,
         lambda case: _run(attack, case, settings),
+        divisible=name not in _OF_BATCHES and not (targeted and "starts" in attack.takes),
     )
 
 

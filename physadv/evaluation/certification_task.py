@@ -195,6 +195,7 @@ class CertificationTask:
             **_verdict_counts(rows),
             "seconds": log.total("seconds"),
             "attack_seconds": log.total("attack_seconds"),
+            "memory": "; ".join(sorted(log.named("memory"))),
             **self.facts,
             "device": self.device,
         }

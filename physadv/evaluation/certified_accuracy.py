@@ -28,6 +28,7 @@ from physadv.certification.smoothing.sampler import NoiseSampler
 from physadv.certification.smoothing.sequential_plan import SequentialPlan, make_sequential_plan
 from physadv.certification.smoothing.settled_radius import certify_until_settled
 from physadv.core.errors import OptionError
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.types import Model
@@ -64,6 +65,10 @@ class CertificationMethod(Protocol):
         Returns:
             One table an image, with at least ``predicted`` and ``radius``.
         """
+        ...
+
+    def memory_in_words(self) -> str:
+        """Return what the method did where memory ran out within it; empty where nothing."""
         ...
 
 
@@ -160,6 +165,10 @@ class SmoothingCertifier:
             for c, own in zip(found, clean, strict=True)
         ]
 
+    def memory_in_words(self) -> str:
+        """Return at how many noisy images memory ran out; empty where it never did."""
+        return self.sampler.memory.in_words()
+
     def _full(self, image: Tensor, index: int) -> SmoothingCertificate:
         if self.decline > 0:
             return certify_until_settled(
@@ -242,6 +251,10 @@ class BoundCertifier:
             row["verdict"] = verdict
         return rows
 
+    def memory_in_words(self) -> str:
+        """Return nothing: images are divided outside."""
+        return ""
+
     def _bounds(self, images: Tensor, labels: Tensor, radius: float) -> BoundedMargins:
         return verify_bounds(
             self.graph,
@@ -314,6 +327,10 @@ class PatchCertifier:
             for p, s in zip(predicted.tolist(), sure.tolist(), strict=True)
         ]
 
+    def memory_in_words(self) -> str:
+        """Return nothing: images are divided outside."""
+        return ""
+
 
 @dataclass(frozen=True)
 class CertificationProgress:
@@ -356,6 +373,7 @@ def certify_all(
         if shard.holds(number)
     ]
     waiting = [[p for p in group if samples.indices[p] not in ledger.rows] for group in groups]
+    memory = MemoryLimit()
     total = sum(map(len, groups))
     done = total - sum(map(len, waiting))
     yield CertificationProgress(done, total)
@@ -363,7 +381,7 @@ def certify_all(
         indices = [samples.indices[p] for p in group]
         images, labels = samples.images(group).to(device), samples.targets(group).to(device)
         began = time.perf_counter()
-        rows = certifier.rows(images, labels, indices, tick)
+        rows = _rows_in_parts(certifier, images, labels, indices, tick, memory)
         seconds = time.perf_counter() - began
         named = [
             {"index": i, "image": samples.name(p), "label": samples.labels[p], **row}
@@ -373,9 +391,29 @@ def certify_all(
         if attack is not None:
             named = _attacked(attack, images, named, indices, report)
         spent = {"seconds": seconds, "attack_seconds": time.perf_counter() - began}
-        ledger.write(indices[0], "certify", named, **spent)
+        ran_out = memory.in_words() or certifier.memory_in_words()
+        ledger.write(
+            indices[0], "certify", named, **spent, **({"memory": ran_out} if ran_out else {})
+        )
         done += len(group)
         yield CertificationProgress(done, total)
+
+
+def _rows_in_parts(
+    certifier: CertificationMethod,
+    images: Tensor,
+    labels: Tensor,
+    indices: Sequence[int],
+    tick: Tick,
+    memory: MemoryLimit,
+) -> list[Row]:
+    """Rows of a group, certified in parts where memory does not hold it at once."""
+
+    def part(first: int, last: int) -> list[Row]:
+        chosen = slice(first, last)
+        return certifier.rows(images[chosen], labels[chosen], indices[chosen], tick)
+
+    return [row for rows in memory.run(len(images), part) for row in rows]
 
 
 def _attacked(

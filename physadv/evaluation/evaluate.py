@@ -134,7 +134,7 @@ class EvaluationResult:
             seconds=table["seconds"],
             forwards=table["forwards"],
             complete=table["complete"],
-            facts=dict(facts),
+            facts={**facts, **({"memory": table["memory"]} if table["memory"] else {})},
             spent_on_unbroken=table["spent_on_unbroken"],
         )
 
@@ -160,6 +160,8 @@ class EvaluationResult:
         ]
         if self.spent_on_unbroken:
             lines.append(f"unbroken         {unbroken_in_words(self.spent_on_unbroken)}")
+        if self.facts.get("memory"):
+            lines.append(f"memory           {self.facts['memory']}")
         return "\n".join([*lines, *(f"finding          {finding}" for finding in self.findings)])
 
 
@@ -598,7 +600,8 @@ def _own_stage(attack: OwnAttack) -> AttackStage:
 
         return AttackResult(inside, nothing)
 
-    return AttackStage(_function_name(attack), "white", run)
+    # A function of the user's may draw, or look, at its batch as a whole.
+    return AttackStage(_function_name(attack), "white", run, divisible=False)
 
 
 def _attack_names(attack: str | OwnAttack | Sequence[str | OwnAttack] | None) -> str:

@@ -25,6 +25,7 @@ from physadv.attacks._gate import changed_findings, non_finite_findings
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.gradient import pgd
 from physadv.core.lights import worst_light
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.wording import count_noun
@@ -114,6 +115,7 @@ class Evaluation:
     findings: list[Finding] = field(default_factory=list)
     ledger: ProgressLog = field(init=False)
     rounds: dict[float, ProgressLog] = field(init=False, default_factory=dict)
+    memory: MemoryLimit = field(init=False, default_factory=MemoryLimit)
     _guard: GuardedModel = field(init=False)
     _class_count: int = field(init=False, default=0)
 
@@ -154,7 +156,15 @@ class Evaluation:
         return score_based_stages(self.ball.norm)
 
     def probe(self, count: int = 64) -> list[Finding]:
-        """Return the findings of the self-checks on ``count`` images."""
+        """Return the findings of the self-checks on ``count`` images, or on as many as memory
+        holds at once."""
+        fits = MemoryLimit()
+        first = fits.run(count, lambda first, last: [] if first else self._probe(last - first))
+        if fits.first_failed is not None:
+            self.memory.first_failed, self.memory.most = fits.first_failed, fits.most
+        return first[0] if first else []
+
+    def _probe(self, count: int) -> list[Finding]:
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
         images, labels = self._load(positions)
         with preserved_state(device=images.device), frozen_eval(self._guard), torch.no_grad():
@@ -181,10 +191,20 @@ class Evaluation:
         return findings
 
     def _pgd(self, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[bool]:
-        found = pgd(
-            self._guard, images, labels, eps=eps, norm=self.ball.norm, steps=steps, seed=self.seed
-        )
-        return [bool(x) for x in found.success.tolist()]
+        def part(first: int, last: int) -> list[bool]:
+            found = pgd(
+                self._guard,
+                images[first:last],
+                labels[first:last],
+                eps=eps,
+                norm=self.ball.norm,
+                steps=steps,
+                seed=self.seed,
+                index=torch.arange(first, last),
+            )
+            return [bool(x) for x in found.success.tolist()]
+
+        return [broken for some in self.memory.run(len(images), part) for broken in some]
 
     def _load(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         images, labels = self.samples.images(positions), self.samples.targets(positions)
@@ -289,6 +309,7 @@ class Evaluation:
             index=torch.tensor([self.samples.indices[p] for p in left]),
             near=torch.tensor([near.get(p, torch.inf) for p in left]),
             done=ledger.stages_done(number),
+            memory=self.memory,
         )
 
     def _row(
@@ -421,6 +442,7 @@ class Evaluation:
             "seconds": sum(led.total("seconds") for led in ledgers),
             "forwards": int(sum(led.total("forwards") for led in ledgers)),
             "spent_on_unbroken": spent_on_unbroken(list(rows.values())),
+            "memory": self.memory.in_words(),
             "gradients_of": sorted({name for led in ledgers for name in led.named("gradients_of")}),
         }
 

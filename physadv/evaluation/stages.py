@@ -23,6 +23,7 @@ from physadv.attacks._fused_model import (
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
+from physadv.core.memory_limit import MemoryLimit
 from physadv.threat.constraints import LpBall
 from physadv.threat.criteria import Misclassification, success_criterion
 from physadv.threat.losses import dlr_loss
@@ -77,11 +78,20 @@ class StageInput:
 
 @dataclass(frozen=True)
 class AttackStage:
-    """One attack of a plan: its name, its family, and the function that runs it."""
+    """One attack of a plan.
+
+    Args:
+        name: Its name.
+        family: Whether it takes gradients.
+        run: The function that runs it.
+        divisible: Whether the samples of a batch have no part in each other's result, so that it
+            may run on parts of a batch that memory does not hold.
+    """
 
     name: str
     family: Family
     run: Callable[[StageInput], AttackResult]
+    divisible: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,7 @@ def sample_verdicts(
     index: Tensor | None = None,
     near: Tensor | None = None,
     done: Sequence[str] = (),
+    memory: MemoryLimit | None = None,
 ) -> Iterator[StageOutcome]:
     """Run the stages one by one, the prediction on clean images first.
 
@@ -143,6 +154,8 @@ def sample_verdicts(
         index: Numbers (b,) of the samples; 0, 1, ... without it.
         near: Lowest scale-free margins (b,) of the stages done.
         done: Names of the stages to skip.
+        memory: How many samples memory holds at once, where it was learned before. A stage whose
+            samples it does not hold runs on parts of them.
 
     Yields:
         The outcome of each stage.
@@ -159,7 +172,7 @@ def sample_verdicts(
         near = torch.full((len(images),), torch.inf, device=images.device)
     near = near.to(images.device)
 
-    guard = guarded(model)
+    guard, memory = guarded(model), MemoryLimit() if memory is None else memory
     with frozen_eval(guard):
         case = StageInput(guard, guard, images, labels, ball, seed, index, near, targets)
         has_gradient_model = False
@@ -173,7 +186,7 @@ def sample_verdicts(
                 case, has_gradient_model = replace(case, gradient_model=faster), True
 
             calls = calls_of_copy(case.gradient_model)
-            outcome = _evaluate(case, stage.name, unbroken, stage.run(case))
+            outcome = _in_parts(case, stage, unbroken, memory)
             if stage.name != CLEAN and stage.family == "white":
                 of_copy = calls_of_copy(case.gradient_model) > calls
                 ran = str(case.gradient_model) if of_copy else "the model itself"
@@ -190,6 +203,31 @@ def _unchanged(case: StageInput) -> AttackResult:
 
 UNCHANGED = AttackStage("unchanged", "white", _unchanged)
 """The one stage within a radius of 0, which leaves nothing to attack."""
+
+
+def _in_parts(
+    case: StageInput, stage: AttackStage, rows: Tensor, memory: MemoryLimit
+) -> StageOutcome:
+    """Run a stage and evaluate its images, on parts where memory does not hold all at once."""
+
+    def part(first: int, last: int) -> StageOutcome:
+        chosen = torch.arange(first, last, device=rows.device)
+        inner = case if last - first == len(rows) else case.pick(chosen)
+        return _evaluate(inner, stage.name, rows[chosen], stage.run(inner))
+
+    if not stage.divisible:
+        return part(0, len(rows))
+    outcomes = memory.run(len(rows), part)
+    if len(outcomes) == 1:
+        return outcomes[0]
+    return StageOutcome(
+        stage.name,
+        rows,
+        torch.cat([outcome.images for outcome in outcomes]),
+        torch.cat([outcome.broken for outcome in outcomes]),
+        torch.cat([outcome.near for outcome in outcomes]),
+        torch.cat([outcome.passes for outcome in outcomes]),
+    )
 
 
 @torch.no_grad()

@@ -237,4 +237,6 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
         lines += [f"certified and broken: {result['broken']} of {result['attacked']}"]
     if result["samples"] and certified.n:
         lines += [f"{result['samples'] / certified.n:.0f} noisy images each"]
+    if result["memory"]:
+        lines += [result["memory"]]
     return "\n".join([*lines, f"{result['seconds']:.1f} s; rows and report in {result['out']}"])

@@ -20,7 +20,8 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.certification.fixed_network import check_fixed
 from physadv.certification.smoothing.noise import SmoothingNoise
-from physadv.core.errors import ModelError, OptionError
+from physadv.core.errors import ModelError, OptionError, is_out_of_memory
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.random_streams import generator
 from physadv.core.types import Model
 from physadv.models.failures import failure_of
@@ -82,6 +83,7 @@ class NoiseSampler:
         if batch < 1:
             raise OptionError(f"batch {batch}", "must be at least 1", "Use e.g. 256")
         self.model, self.noise, self.seed, self.batch = model, noise, seed, batch
+        self.memory = MemoryLimit()
         self.tick = tick or (lambda count: None)
 
     def check_model(self, image: Tensor) -> None:
@@ -104,7 +106,7 @@ class NoiseSampler:
             ModelError: The output is no logits (b, classes), or not a number.
         """
         with torch.random.fork_rng():  # a random model draws from the caller's generator
-            votes, _ = self._classify(images)
+            votes, _ = self._classify_in_parts(images)
         return [int(vote) for vote in votes]
 
     def count(self, requests: Sequence[SampleRequest]) -> list[Counts]:
@@ -117,7 +119,7 @@ class NoiseSampler:
         """
         totals: list[Counts | None] = [None] * len(requests)
         for owners, noisy in self._batches(requests):
-            votes, classes = self._classify(noisy)
+            votes, classes = self._classify_in_parts(noisy)
             self.tick(len(noisy))
             start = 0
             for owner, size in owners:
@@ -158,12 +160,19 @@ class NoiseSampler:
             requested = noise[max(request.first - unit * UNIT, 0) : last - unit * UNIT]
             yield request.image + requested.to(request.image)
 
+    def _classify_in_parts(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
+        """Classify images at once, or in parts where memory does not hold them."""
+        parts = self.memory.run(len(noisy), lambda first, last: self._classify(noisy[first:last]))
+        return np.concatenate([votes for votes, _ in parts]), parts[0][1]
+
     def _classify(self, noisy: Tensor) -> tuple[npt.NDArray[np.int64], int]:
         # Eval mode: a vote must not depend on the other images of its batch.
         with frozen_eval(cast(Classifier, self.model)), torch.no_grad():
             try:
                 logits = self.model(noisy)
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise failure_of(self.model, noisy, error) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ModelError(
