@@ -5,6 +5,7 @@ Views are kept as PNG files in a folder, so that a session that was stopped goes
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ from physadv.calibration.page_measures import (
 from physadv.core.errors import CalibrationError, PhysadvError
 from physadv.core.files import make_folder
 from physadv.core.image_io import read_rgb, save_png
+from physadv.core.members import member_of
 from physadv.eot.profiles import CameraProfile
 
 View = TypeVar("View", ChartView, BoardView)
@@ -306,12 +308,12 @@ class GuidedViews(Generic[View]):
         """Return the first name of a view that no file has, used or not."""
         numbers = range(1, len(list(self.folder.glob("view-*.png"))) + 2)
         names = (f"view-{number:02d}.png" for number in numbers)
-        return next(name for name in names if not (self.folder / name).exists())
+        return next(name for name in names if not os.path.lexists(self.folder / name))
 
     def _resume(self, path: Path) -> None:
         """Count a view that an earlier session took, for the target that it fits."""
         try:
-            image = read_rgb(path)
+            image = read_rgb(member_of(self.folder, path.name))
             view = self.page.read(image, path.name)
         except PhysadvError as error:
             self.left_out.append(str(error))

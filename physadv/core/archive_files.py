@@ -118,9 +118,11 @@ def read_member(
         info = archive.getinfo(member)
         if info.compress_type not in _KNOWN_PACKINGS:
             raise error(name, "packed in a way that is not read", "Pack it with deflate")
-        assert_bytes(info.file_size, name, most=most_bytes, packed=info.compress_size, error=error)
+        # What a member states, in 64 bits or 32, is no more than lies before the directory.
+        packed = min(info.compress_size, archive.start_dir)
+        assert_bytes(info.file_size, name, most=most_bytes, packed=packed, error=error)
         with archive.open(info) as stream:
-            return stream.read(info.file_size)  # zipfile checks the sum at the end
+            return stream.read(info.file_size + 1)  # zipfile checks the sum at the end
 
 
 def is_tar(path: Path) -> bool:

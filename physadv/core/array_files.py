@@ -46,7 +46,7 @@ def read_npz(
     arrays = {}
     with open_zip(data, name, error=error) as archive:
         total = sum(member.file_size for member in archive.infolist())
-        assert_bytes(total, name, most=MAX_ARRAY_BYTES, error=error)
+        assert_bytes(total, name, most=MAX_ARRAY_BYTES, packed=len(data), error=error)
         for member in archive.namelist():
             key = member.removesuffix(".npy")
             if key in arrays:

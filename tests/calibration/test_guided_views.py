@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from physadv.calibration.charuco_board import write_board
 from physadv.calibration.color_chart import write_chart
 from physadv.calibration.guided_views import GuidedChart, GuidedStep, GuidedViews
 from physadv.core.errors import OptionError
+from physadv.core.image_io import save_png
 from physadv.eot.profiles import read_camera_profile, read_color_profile
 from physadv_cli.guiding import is_guided
 
@@ -176,6 +179,57 @@ def test_a_stopped_session_is_finished_by_the_same_command(
     assert "profile.json" in state["done"]
     assert json.loads(out)["photos"] == 2
     assert read_color_profile(tmp_path / "profile.json").n_patches > 120
+
+
+def test_the_page_of_a_lens_is_ended_by_those_who_know_its_address_alone(tmp_path: Path) -> None:
+    """Half requests, requests without the token, and links among the views change nothing: neither
+    is the session ended, nor is a file elsewhere read or written."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(90, 150, (1200, SIZE[1] // 8, SIZE[0] // 8, 1), np.uint8)
+    write_film(tmp_path / "film.avi", [np.kron(n, np.ones((8, 8, 3), np.uint8)) for n in noise])
+    views = tmp_path / "lens-views"
+    views.mkdir()
+    (views / "view-01.png").symlink_to("../elsewhere.png")
+    (views / "view-02.png").symlink_to("../private.png")
+    save_png(tmp_path / "private.png", np.zeros((90, 90, 3), np.uint8))
+    running = subprocess.Popen(
+        physadv("camera", "film.avi", "--serve", "--out", "lens.json"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    line = next(line for line in running.stderr if "http://127.0.0.1" in line)
+    address = line.split("at ")[1].split()[0]
+    port = int(address.split(":")[2].partition("/")[0])
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+    for each in held:
+        each.sendall(b"POST /")
+    for path in ("finish", "x/finish", "state.json"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", b"", timeout=10)
+    assert running.poll() is None
+
+    asked = urllib.request.Request(f"{address}finish", method="POST")
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert answer.status < 300
+    rest = running.stderr.read()
+    assert running.wait(60) == 1
+    assert "0 of 12 views taken" in rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "elsewhere.png").exists()
+    assert sorted(path.name for path in views.glob("view-*")) == ["view-01.png", "view-02.png"]
+    for each in held:
+        each.close()
+
+
+def test_links_among_the_views_are_named(tmp_path: Path) -> None:
+    """They may lead to photos of others; the next view has a name of its own."""
+    (tmp_path / "view-01.png").symlink_to("nowhere.png")
+    views = GuidedViews(GuidedChart(2), tmp_path)
+    assert "link" in views.left_out[0]
+    assert views._free_name() == "view-02.png"
 
 
 def test_a_film_without_the_page_is_one_line(tmp_path: Path) -> None:
