@@ -30,7 +30,7 @@ PANELS = {
     "Simulate and check": ("twin", "check", "calibrate"),
     "Protect photos": ("cloak",),
     "Evaluate and train": ("attack", "evaluate", "certify", "train", "study"),
-    "Models and tools": ("init", "models", "runs", "compare", "report", "merge", "doctor"),
+    "Models and tools": ("ui", "init", "models", "runs", "compare", "report", "merge", "doctor"),
 }
 """Commands by panel of the help, in the order of the journey."""
 
