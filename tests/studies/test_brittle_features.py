@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from physadv.core.random_streams import numpy_generator
+from physadv.core.rows import Row
 from physadv.studies.brittle_features import STUDY, features_of
+from physadv.studies.brittle_features_page import TRAININGS, _directions
 from physadv.studies.feature_sets import inverted_set, mislabeled_set
 from physadv.studies.learning_studies_config import FeaturesConfig
 from physadv.studies.small_architectures import SmallResNet
@@ -99,7 +101,7 @@ def test_a_quick_run_makes_a_page_that_follows_its_rows(tmp_path: Path) -> None:
     list(run_study(STUDY, config, tmp_path / "run"))
     rows = study_rows(STUDY, config, tmp_path / "run")
     page = STUDY.page(config, rows)
-    assert len(page.figures) == 5
+    assert len(page.figures) == 6
     for figure in page.figures:
         for line in getattr(figure, "rows", ()):
             files = [picture.file for picture in line if hasattr(picture, "file")]
@@ -113,3 +115,20 @@ def test_a_quick_run_makes_a_page_that_follows_its_rows(tmp_path: Path) -> None:
     assert "makes standard training more robust than the unchanged one (+45.0" in changed.answer
     rows["objects-random-labels"][0] |= {"right": 345}
     assert "does not measurably generalize" in STUDY.page(config, rows).answer
+
+
+def test_each_claim_has_its_direction_and_a_reason_where_it_differs() -> None:
+    """The paper's, the opposite, or not told apart, by the interval of the difference."""
+    counts = {"right": 600, "tested": 1000, "most_frequent": 340, "next": 300, "train": 7000}
+
+    def row() -> Row:
+        return {**counts, "seen_as": [90, 100], "withstood": [5, 1], "attacked": 100}
+
+    own = {training: row() for training in TRAININGS}
+    own["next-labels"]["right"] = 250
+    own["robust-set"]["withstood"] = [50, 20]
+    own["brittle-set"]["withstood"] = [49, 20]
+    table = _directions(FeaturesConfig(data="cifar10.zip"), "objects", own)
+    directions = [line[3] for line in table.rows]
+    assert directions == ["the paper's", "the opposite", "the paper's", "not told apart"]
+    assert [bool(line[4]) for line in table.rows] == [False, True, False, True]
