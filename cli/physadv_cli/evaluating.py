@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from physadv.core.wording import format_percent
 from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
 from physadv_cli.runs import RunOptions, print_asked, print_data, print_findings
@@ -156,7 +157,7 @@ def _watch(evaluation: Evaluation) -> None:
 def _note(step: EvaluationProgress) -> str:
     if step.round != "rows" or not step.done:
         return step.stage
-    return f"clean {step.clean.rate:.1%}  robust {step.robust.rate:.1%}"
+    return f"clean {format_percent(step.clean.rate)}  robust {format_percent(step.robust.rate)}"
 
 
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:
@@ -178,7 +179,7 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     if result["spent_on_unbroken"]:
         lines += [f"unbroken         {unbroken_in_words(result['spent_on_unbroken'])}"]
     if len(result["curve"]) > 2:
-        points = (f"{format_eps(p['eps'])}: {p['rate']:.1%}" for p in result["curve"])
+        points = (f"{format_eps(p['eps'])}: {format_percent(p['rate'])}" for p in result["curve"])
         lines += [f"over epsilon     {', '.join(points)}"]
 
     if result["gradients_of"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from physadv.core.addresses import public_address
+from physadv.core.wording import format_percent
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
@@ -67,4 +68,4 @@ def command_line() -> str:
 
 def _rates(metrics: Mapping[str, float]) -> str:
     shown = ("clean", "robust", "certified", "noisy", "masked")
-    return "  ".join(f"{name} {metrics[name]:.1%}" for name in shown if name in metrics)
+    return "  ".join(f"{name} {format_percent(metrics[name])}" for name in shown if name in metrics)

@@ -35,6 +35,7 @@ from physadv.calibration.photo_limits import (
 )
 from physadv.core.color import srgb_to_linear
 from physadv.core.errors import CalibrationError
+from physadv.core.wording import format_percent
 from physadv.eot.profiles import CameraProfile
 from physadv.printing.aruco_markers import marker_dictionary
 
@@ -442,7 +443,8 @@ def divide_light(view: ChartView) -> tuple[F64, float]:
 
     residual = float(np.percentile(np.abs(target - basis @ fit).max(1), 90))
     if residual > 0.08 or inlier.mean() < 0.7:
-        limit = f"the light is uneven: bare paper varies by {residual:.0%} from cell to cell"
+        varies = format_percent(residual, 0)
+        limit = f"the light is uneven: bare paper varies by {varies} from cell to cell"
         raise CalibrationError(
             "the chart photo", limit, "Avoid shadow edges, reflections and several lamps"
         )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from physadv.calibration.charuco_board import COLUMNS, ROWS, SQUARE, charuco_board
 from physadv.core.errors import CalibrationError
+from physadv.core.wording import format_percent
 from physadv.eot.profiles import CameraProfile
 
 F64 = npt.NDArray[np.float64]
@@ -210,8 +211,8 @@ def calibrate_camera(views: Sequence[BoardView], *, camera: str = "") -> CameraP
             "the views", limit_text, "Flatten the board, hold still, and photograph it again"
         )
     if uncertainty > MAX_DOUBT:
-        deviation = f"the focal length is uncertain by {uncertainty:.1%}"
-        limit_text = f"{deviation}, at most {MAX_DOUBT:.0%} can be used"
+        deviation = f"the focal length is uncertain by {format_percent(uncertainty)}"
+        limit_text = f"{deviation}, at most {format_percent(MAX_DOUBT, 0)} can be used"
         raise CalibrationError(
             "the views", limit_text, "Add views nearer and more tilted, in all corners"
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from physadv.calibration.page_measures import F64, PageMeasures
 from physadv.calibration.photo_limits import DARK, DIM
+from physadv.core.wording import format_percent
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def _exposure_fault(measures: PageMeasures, limits: PageLimits) -> Advice | None
     if exposure.clipped > limits.max_clipped:
         return Advice(
             "Too bright",
-            f"{exposure.clipped:.0%} of the {limits.page} is over-exposed, at most "
-            f"{limits.max_clipped:.0%} may be",
+            f"{format_percent(exposure.clipped, 0)} of the {limits.page} is over-exposed, at most "
+            f"{format_percent(limits.max_clipped, 0)} may be",
         )
     if exposure.paper < limits.min_paper:
         return Advice(
@@ -176,8 +177,8 @@ def _motion_fault(measures: PageMeasures, limits: PageLimits) -> Advice | None:
         return None
     return Advice(
         "Hold still",
-        f"it moves by {measures.motion:.0%} of the picture a second, at most "
-        f"{limits.max_motion:.0%}",
+        f"it moves by {format_percent(measures.motion, 0)} of the picture a second, at most "
+        f"{format_percent(limits.max_motion, 0)}",
     )
 
 

@@ -18,6 +18,7 @@ from physadv.calibration.color_chart import ColorChart
 from physadv.core.color import linear_to_srgb, srgb_to_linear
 from physadv.core.errors import CalibrationError
 from physadv.core.findings import Finding
+from physadv.core.wording import format_percent
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -96,7 +97,7 @@ def check_exposure(paper: Sequence[float], clipped: Mask, ceiling: int, name: st
     if over > MAX_CLIPPED_WHITES * len(clipped):
         limit = (
             f"over-exposed: {over} of {len(clipped)} white cells are clipped ({ceiling} of 255 or "
-            f"more), at most {MAX_CLIPPED_WHITES:.0%} may be"
+            f"more), at most {format_percent(MAX_CLIPPED_WHITES, 0)} may be"
         )
         raise CalibrationError(name, limit, "Lower the exposure by about one stop, or the light")
 

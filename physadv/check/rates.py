@@ -10,7 +10,7 @@ from physadv.camera.frames import BLOCKS
 from physadv.check.frame_verdict import ANYWHERE
 from physadv.check.page_identity import identity_in_words
 from physadv.core.rows import Row
-from physadv.core.wording import count_noun
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import (
     LEAST_CLUSTERS,
     DifferenceInterval,
@@ -132,7 +132,7 @@ def control_doubt(table: Mapping[str, BlockRates]) -> str:
 
 def _failed_controls(table: Mapping[str, BlockRates]) -> str:
     return " and ".join(
-        f"{_named(b)} in only {table[b].true.rate:.1%}"
+        f"{_named(b)} in only {format_percent(table[b].true.rate)}"
         for b in ("clean", "blank")
         if b in table and table[b].true.rate < CONTROL_FLOOR
     )
@@ -189,7 +189,7 @@ def draw_conclusion(
         return CheckConclusion(
             False,
             f"Not valid for a claim: the model reports {truth} on {failed} of the frames "
-            f"({CONTROL_FLOOR:.0%} is "
+            f"({format_percent(CONTROL_FLOOR, 0)} is "
             f"needed), so failures under the patch cannot be attributed to it. {measured}.",
             notes,
         )
@@ -217,7 +217,9 @@ def draw_conclusion(
 def _against_controls(
     table: Mapping[str, BlockRates], differences: Mapping[str, DifferenceInterval]
 ) -> str:
-    controls = ", ".join(f"{_named(b)} {table[b].attack.rate:.1%}" for b in ("clean", "blank"))
+    controls = ", ".join(
+        f"{_named(b)} {format_percent(table[b].attack.rate)}" for b in ("clean", "blank")
+    )
     effect = ", ".join(f"{change} against {_named(b)}" for b, change in differences.items())
     clear = all(change.low > 0 for change in differences.values())
     verdict = "" if clear else " An interval holds 0: no clear effect of the patch."
@@ -275,10 +277,10 @@ def _share(rates: BlockRates) -> str:
     interval = (
         "too few clips for an interval"
         if rate.too_few
-        else f"95 % interval {rate.low:.1%} to {rate.high:.1%}"
+        else f"95 % interval {format_percent(rate.low)} to {format_percent(rate.high)}"
     )
     clips = count_noun(rates.clips, "clip")
-    return f"{rate.rate:.1%} of {rate.n} frames from {clips} ({interval})"
+    return f"{format_percent(rate.rate)} of {rate.n} frames from {clips} ({interval})"
 
 
 def goal_in_words(settings: Mapping[str, Any]) -> str:

@@ -66,6 +66,16 @@ def format_percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None or not isfinite(share) else f"{100 * share:.{digits}f} %"
 
 
+def format_ends(low: float, high: float, digits: int = 0) -> str:
+    """Format the ends of an interval of shares in percent.
+
+    Example:
+        >>> format_ends(0.753, 0.9)
+        '[75 %, 90 %]'
+    """
+    return f"[{format_percent(low, digits)}, {format_percent(high, digits)}]"
+
+
 def field_label(key: str) -> str:
     """Return the name of a field of a record, ``key``, as a table shows it.
 

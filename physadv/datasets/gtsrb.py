@@ -15,6 +15,7 @@ from physadv.core.errors import DataError
 from physadv.core.parsing import parse_number, parse_whole_number
 from physadv.core.reading import MAX_CLASSES
 from physadv.core.text import decode_text
+from physadv.core.wording import format_percent
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.file_access import FileSource
 from physadv.datasets.parts import ALL, choose_parts
@@ -83,7 +84,8 @@ def read_gtsrb(source: FileSource, split: str | None = None) -> ImageDataset:
         kept, held = split_by_group(dataset, HELD_OUT, SPLIT_SEED)
         dataset = kept if chosen == ["train"] else held
 
-    note = f"parts are tracks of the training set, {HELD_OUT:.0%} of them held out as test"
+    share = format_percent(HELD_OUT, 0)
+    note = f"parts are tracks of the training set, {share} of them held out as test"
     return dataset.summarized(
         DatasetSummary(
             str(source.path),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from scipy import stats
 
 from physadv.core.errors import OptionError
+from physadv.core.wording import format_percent
 from physadv.evaluation.masking_checks import Finding
 from physadv.models.cards import ModelCard
 
@@ -74,7 +75,8 @@ def clean_accuracy_findings(
 
     interval = stats.binomtest(correct, n).proportion_ci(_CONFIDENCE, method="exact")
     low, high = float(interval.low), float(interval.high)
-    measured = f"{subject} is {correct} of {n} (exact 95 % interval {low:.1%} to {high:.1%})"
+    ends = f"{format_percent(low)} to {format_percent(high)}"
+    measured = f"{subject} is {correct} of {n} (exact 95 % interval {ends})"
 
     findings = []
     chance, guess = _chance(classes, labels)
@@ -90,7 +92,7 @@ def clean_accuracy_findings(
         findings.append(
             Finding(
                 "at-chance",
-                f"{measured}, which is at or near that of {guess} ({chance:.1%})",
+                f"{measured}, which is at or near that of {guess} ({format_percent(chance)})",
                 "Check that class names, class order, image size and normalization are the "
                 "model's; where they are, take more images",
             )
@@ -101,7 +103,7 @@ def clean_accuracy_findings(
         findings.append(
             Finding(
                 "below-card",
-                f"{measured}, below the {recorded:.1%} on the model's card",
+                f"{measured}, below the {format_percent(recorded)} on the model's card",
                 "Check that the data are of the card's kind, and that class names, image size and "
                 "preprocessing are the model's",
             )

@@ -27,7 +27,7 @@ from physadv.core.findings import FindingWarning
 from physadv.core.lights import worst_light
 from physadv.core.rows import Row
 from physadv.core.types import Detections
-from physadv.core.wording import count_noun
+from physadv.core.wording import count_noun, format_percent
 from physadv.datasets.class_matching import LabelMap
 from physadv.evaluation.attack_plan import AttackSettings, attack_function
 from physadv.evaluation.detection_samples import (
@@ -311,7 +311,7 @@ class DetectorEvaluation:
             findings.append(
                 Finding(
                     "nothing-found",
-                    f"AP50 on clean images is {clean.ap50:.1%}",
+                    f"AP50 on clean images is {format_percent(clean.ap50)}",
                     "Figures under attack mean nothing here; check that class names and order, "
                     "channel order and resizing are the model's",
                     "red",

@@ -25,6 +25,7 @@ from physadv.attacks._gate import (
 from physadv.core.errors import ModelError
 from physadv.core.findings import Finding as Finding
 from physadv.core.types import Model
+from physadv.core.wording import format_percent
 from physadv.models.black_box import black_box_within
 from physadv.models.outputs import read_logits
 from physadv.models.preserved_state import preserved_state
@@ -166,7 +167,8 @@ def check_random(first: Tensor, second: Tensor) -> Iterator[Finding]:
         flipped = float((first.argmax(1) != second.argmax(1)).double().mean())
         yield Finding(
             "random-output",
-            f"two forwards of the same images differ by {change:.2g} ({flipped:.1%} of the "
+            f"two forwards of the same images differ by {change:.2g} ({format_percent(flipped)} "
+            "of the "
             "decisions flip)",
             "Attack the expectation (--eot-draws 16, or wrap the model in eot), and read the "
             "rate as one draw",
@@ -334,6 +336,7 @@ def check_curve(rates: Mapping[float, float]) -> Iterator[Finding]:
         if low > high + 1e-9:
             yield Finding(
                 "curve-rises",
-                f"robust accuracy rises from {high:.1%} at eps {a:.4g} to {low:.1%} at {b:.4g}",
+                f"robust accuracy rises from {format_percent(high)} at eps {a:.4g} to "
+                f"{format_percent(low)} at {b:.4g}",
                 "The attack is too weak at the larger eps: give it more steps or restarts",
             )

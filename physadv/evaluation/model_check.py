@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from physadv.core.findings import Finding
 from physadv.core.types import Detections
+from physadv.core.wording import format_percent
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
@@ -181,7 +182,10 @@ def picture_findings(model: LoadedModel, answers: Sequence[PictureAnswer]) -> li
         highest = max(value for _, value in best)
         if highest < 2 / classes:
             guess = 1 / classes
-            said = f"no class gets over {highest:.1%}, and guessing among {classes} is {guess:.1%}"
+            said = (
+                f"no class gets over {format_percent(highest)}, and guessing among {classes} is "
+                f"{format_percent(guess)}"
+            )
             remedy = "An untrained model answers so: check that its weights are loaded"
             findings.append(Finding("no-preference", said, remedy))
     return findings

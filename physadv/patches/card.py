@@ -10,6 +10,7 @@ from typing import Any
 from physadv.core.findings import Finding
 from physadv.core.lights import worst_light
 from physadv.core.stop_signs import STOP_NAMES
+from physadv.core.wording import format_percent
 from physadv.eot.mask_shapes import area_share, bar_layout
 from physadv.eot.profiles import read_color_profile
 from physadv.eot.scenes.load import SceneSources
@@ -182,7 +183,8 @@ def card_lines(card: PatchCard) -> list[str]:
     lines = [
         f"{patch.name}: {effect}, made on {card.victim.name}",
         f"size       {card.size.width_mm:g} x {card.size.height_mm:g} mm, "
-        f"{placement.area_share:.1%} of {placement.sign} {placement.sign_width_mm:g} mm wide",
+        f"{format_percent(placement.area_share)} of {placement.sign} "
+        f"{placement.sign_width_mm:g} mm wide",
     ]
     named = {
         "success": "success",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from physadv.core.errors import OptionError
 from physadv.core.findings import Finding
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval
 
 CONTROL_FLOOR = 0.9
@@ -43,7 +44,7 @@ def control_findings(
             Finding(
                 "clean-control",
                 f"without a patch the true class is recognized in only {clean_recognised} "
-                f"({CONTROL_FLOOR:.0%} is needed for a claim)",
+                f"({format_percent(CONTROL_FLOOR, 0)} is needed for a claim)",
                 "Check class, scenes, image size and weights, or narrow the distances and angles",
                 "red" if clean_recognised.high < _HALF else "amber",
             )
@@ -55,7 +56,7 @@ def control_findings(
                 "blank-control",
                 f"a blank patch of its shape alone meets the goal in {blank_success}, "
                 f"and with it the true class is recognized in {blank_recognised} "
-                f"({CONTROL_FLOOR:.0%} is needed for a claim)",
+                f"({format_percent(CONTROL_FLOOR, 0)} is needed for a claim)",
                 "Make the patch smaller, or place it where it covers less",
                 "red" if blank_success.n and blank_success.low > _HALF else "amber",
             )

@@ -14,6 +14,7 @@ from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections, Prediction
+from physadv.core.wording import format_percent
 from physadv.datasets.box_annotations import LabeledBox
 from physadv.eot.scenes.boxes import BOXES_FILE, match_names
 from physadv.eot.scenes.load import SceneSources, photo_boxes, split_parts
@@ -233,14 +234,15 @@ def _boxed(
     if not usable:
         raise DataError(
             f'No {name} in the photos of "{folder}" is large enough',
-            f"Its height must be {LEAST_HEIGHT:.0%} of the picture's or more",
+            f"Its height must be {format_percent(LEAST_HEIGHT, 0)} of the picture's or more",
             f"Add photos, or {BOXES_FILE} with boxes",
         )
 
     total = sum(len(photo.boxes) for photo in usable if photo.boxes is not None)
     notes.append(
         f"{total} objects in {len(usable)} of {len(photos)} photos; left out: objects under "
-        f"{LEAST_HEIGHT:.0%} of the height, and {crowded} photos with more than {MOST_OBJECTS}"
+        f"{format_percent(LEAST_HEIGHT, 0)} of the height, and {crowded} photos with more than "
+        f"{MOST_OBJECTS}"
     )
     return usable, notes
 

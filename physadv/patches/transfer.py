@@ -12,6 +12,7 @@ from typing import Any
 
 from physadv.core.errors import BundleError, OptionError, PhysadvError
 from physadv.core.rows import Row
+from physadv.core.wording import format_ends, format_percent
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.models.cards import LoadedModel
@@ -327,5 +328,5 @@ def _cell_text(cell: TransferCell | None) -> str:
     success, blank = cell.measured.success, cell.measured.blank_success
     if not success.n:
         return "clean never recognized"
-    interval = f"[{success.low:.0%}, {success.high:.0%}]"
-    return f"{success.rate:.0%} {interval}, blank {blank.rate:.0%}, n {success.n}"
+    share, other = format_percent(success.rate, 0), format_percent(blank.rate, 0)
+    return f"{share} {format_ends(success.low, success.high)}, blank {other}, n {success.n}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.files import make_folder
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import format_ends, format_percent
 from physadv.evaluation.masking_checks import masking_findings
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.attack_configs import ObfuscatedConfig
@@ -477,7 +477,7 @@ COLUMNS = (
 
 
 def _note(rate: RateInterval) -> str:
-    return f"{100 * rate.low:.0f}-{100 * rate.high:.0f} %"
+    return format_ends(rate.low, rate.high)
 
 
 def _accuracy_matrix(results: Sequence[DefenseResult]) -> Matrix:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import format_ends, format_percent
 from physadv.evaluation.detector_evaluation import objects_found, precision_intervals
 from physadv.evaluation.metrics.detection import IntervalEstimate
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
@@ -129,7 +129,7 @@ def _matrix(
             span = (
                 ""
                 if shown is None or shown.low is None or shown.high is None
-                else (f"{100 * shown.low:.0f}-{100 * shown.high:.0f}")
+                else format_ends(shown.low, shown.high)
             )
             below.append(span)
         values.append(tuple(line))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import format_ends, format_percent
 from physadv.studies.config import PhotographedConfig
 from physadv.studies.page import (
     AboutStudy,
@@ -127,7 +127,7 @@ def _matrix(lines: Sequence[Line], ways: Sequence[str]) -> Matrix:
         notes.append(
             (
                 "",
-                *(f"{100 * r['low']:.0f}-{100 * r['high']:.0f} %" if r["n"] else "" for r in rates),
+                *(format_ends(r["low"], r["high"]) if r["n"] else "" for r in rates),
             )
         )
     return Matrix(

@@ -181,7 +181,7 @@ def test_failed_controls_forbid_the_claim(
     said = draw_conclusion(tabulate_rates(rows), settings)
     assert not said.valid
     assert "Not valid for a claim" in said.headline
-    assert "70.0% of the frames" in said.headline  # 7 of 10 clean frames are true
+    assert "70.0 % of the frames" in said.headline  # 7 of 10 clean frames are true
 
 
 def test_one_clip_supports_no_claim(
@@ -228,8 +228,8 @@ def test_words_for_a_valid_result(
     rows, settings = check(tmp_path / "r", twin(clips), color_model)
     said = draw_conclusion(tabulate_rates(rows), settings)
     assert said.valid
-    assert "100.0% of 20 frames from 10 clips" in said.headline
-    assert "the clean sign 0.0%, a blank sticker 0.0%" in said.headline
+    assert "100.0 % of 20 frames from 10 clips" in said.headline
+    assert "the clean sign 0.0 %, a blank sticker 0.0 %" in said.headline
     assert said.notes == ["This is a simulation: no sheet was printed and no camera was used."]
 
 

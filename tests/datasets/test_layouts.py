@@ -357,7 +357,7 @@ def test_gtsrbs_training_set_says_that_it_is_divided(tmp_path: Path) -> None:
     """Its test part are held-out tracks, and the summary says so."""
     summary = read_dataset(official_train(tmp_path), split="test").summary
     assert summary.part == "test"
-    assert "parts are tracks of the training set, 20% of them held out" in summary.notes[0]
+    assert "parts are tracks of the training set, 20 % of them held out" in summary.notes[0]
 
 
 def test_gtsrb_as_copies_have_it(tmp_path: Path) -> None:

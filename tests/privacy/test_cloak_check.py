@@ -216,7 +216,7 @@ def test_verdict_can_be_not_protected() -> None:
     assert "not protected" in found.words
     assert "half size" in found.words
     assert "%" not in found.words
-    assert "80%" in found.worst
+    assert "80 %" in found.worst
 
 
 def test_verdict_leaves_blind_recognizers_out() -> None:

@@ -10,6 +10,7 @@ import typer
 
 from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitConfig
 from physadv.core.addresses import public_address
+from physadv.core.wording import format_percent
 from physadv_cli.configured import from_config
 from physadv_cli.help import ServeWithoutPort
 from physadv_cli.runs import RunOptions, console, print_findings, print_unused
@@ -276,7 +277,8 @@ def _solve_lens(
 def _camera_summary(profile: CameraProfile, path: Path) -> str:
     lines = [
         f"{profile.n_views} views, {profile.rms_px:.2f} px off on average: focal length "
-        f"{profile.fx:.1f} x {profile.fy:.1f} px (+-{profile.about['focal_uncertainty']:.2%}), "
+        f"{profile.fx:.1f} x {profile.fy:.1f} px "
+        f"(+-{format_percent(profile.about['focal_uncertainty'], 2)}), "
         f"center {profile.cx:.1f}, {profile.cy:.1f}, "
         f"distortion {', '.join(f'{k:.4f}' for k in profile.distortion)}",
         f"profile: {path}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from physadv.certification.config import CertifyConfig
+from physadv.core.wording import format_percent
 from physadv_cli.configured import from_config, hidden_option, threat_forms
 from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
@@ -208,7 +209,7 @@ def _watch(task: CertificationTask, log: ProgressLog, shard: Shard) -> None:
 
         for step in task.run(log, tick, shard=shard):
             done, total = step.done, step.total
-            note = f"certified {task.certified_share(log):.1%}" if done else ""
+            note = f"certified {format_percent(task.certified_share(log))}" if done else ""
             progress.update(line, completed=done, total=total, note=note)
 
 
@@ -230,7 +231,7 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     if result["abstained"]:
         lines += [f"abstained           {result['abstained']}"]
     if has_curve and certified.n:
-        points = (f"{p['radius']:.3g}: {p['rate']:.1%}" for p in result["curve"])
+        points = (f"{p['radius']:.3g}: {format_percent(p['rate'])}" for p in result["curve"])
         lines += [f"over the radius     {', '.join(points)}"]
 
     if result["attacked"]:

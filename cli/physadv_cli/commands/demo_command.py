@@ -10,6 +10,7 @@ import typer
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
+from physadv.core.wording import format_percent
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console
 
@@ -108,12 +109,15 @@ def run_stations(settings: PatchConfig, folder: Path, *, clips: int, frames: int
 def _in_words(result: dict[str, Any]) -> str:
     """The two paths and one line of result."""
     blocks = result["blocks"]
-    read = {name: f"{block['true_class_rate']:.0%}" for name, block in blocks.items()}
+    read = {
+        name: f"{format_percent(block['true_class_rate'], 0)}" for name, block in blocks.items()
+    }
     patch = blocks["patch"]
     return (
         f"sheet:  {result['sheet']}\nreport: {result['report']}\n"
         f"In simulation the sign was read as stop in {read['clean']} of frames when clean, "
         f"{read['blank']} with a blank sticker and {read['patch']} with this one; the sticker met "
-        f"its goal in {patch['attack_success_rate']:.0%} ({patch['low']:.0%} to "
-        f"{patch['high']:.0%}) of {patch['frames']} frames."
+        f"its goal in {format_percent(patch['attack_success_rate'], 0)} "
+        f"({format_percent(patch['low'], 0)} to "
+        f"{format_percent(patch['high'], 0)}) of {patch['frames']} frames."
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv.core.addresses import public_address
-from physadv.core.wording import count_noun
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.config import ModelCheckConfig
 from physadv_cli import options
 from physadv_cli.configured import from_config
@@ -295,7 +295,7 @@ def _print_facts(facts: Mapping[str, str], answers: Sequence[PictureAnswer]) -> 
         if text and text != "unknown":
             table.add_row(heading, text)
     for answer in answers:
-        best = ", ".join(f"{name} {value:.0%}" for name, value in answer.answers)
+        best = ", ".join(f"{name} {format_percent(value, 0)}" for name, value in answer.answers)
         table.add_row(answer.name, best or "no box")
     console.print(table)
 

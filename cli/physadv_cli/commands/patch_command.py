@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
+from physadv.core.wording import format_percent
 from physadv.patches.config import PatchConfig
 from physadv.patches.measure_config import TransferConfig, VerifyConfig, VisibilityConfig
 from physadv_cli import options
@@ -250,7 +251,8 @@ def _optimize(run: PatchRun) -> bool:
         try:
             for step in run.steps():
                 if step.best_rate is not None:
-                    success = f"{step.best_rate.rate:.0%} of {step.best_rate.n} valid draws"
+                    rate = format_percent(step.best_rate.rate, 0)
+                    success = f"{rate} of {step.best_rate.n} valid draws"
                 note = f"loss {step.loss:.3f}  held-out success {success}"
                 progress.update(work, completed=step.step, note=note)
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from physadv.core.wording import format_percent
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
@@ -116,12 +117,13 @@ def _signs_summary(folder: Path, card: dict[str, Any]) -> str:
     for name, part in card["measured"].items():
         right = part["right"]
         lines.append(
-            f"{name}: {right['rate']:.1%} [{right['low']:.1%}, {right['high']:.1%}] right, "
+            f"{name}: {format_percent(right['rate'])} [{format_percent(right['low'])}, "
+            f"{format_percent(right['high'])}] right, "
             f"n = {right['n']} of {part['groups']} groups; "
-            f"called stop {part['called_stop']['rate']:.2%}"
+            f"called stop {format_percent(part['called_stop']['rate'], 2)}"
         )
     lines += [
-        f"  {sign}: {rate:.0%} of its crops recognized"
+        f"  {sign}: {format_percent(rate, 0)} of its crops recognized"
         for sign, rate in card["stop_photos_by_sign"].items()
     ]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import StoppingState
 from physadv.check.view_coverage import ViewPlan
 from physadv.core.page_colors import color_values
-from physadv.core.wording import count_noun
+from physadv.core.wording import count_noun, format_percent
 
 WIDE, HIGH, PANEL = 800, 600, 380
 
@@ -107,7 +107,7 @@ def _banner(
         and location.refused is None
     ):
         verdict_text = (
-            f"{row['verdict']} {row['confidence']:.0%}"
+            f"{row['verdict']} {format_percent(row['confidence'], 0)}"
             if row["confidence"]
             else str(row["verdict"])
         )
@@ -199,10 +199,14 @@ def _block(pen: _Pen, block: str, stand: StoppingState | None, active: bool) -> 
         )
         draw.line((a, y + 9, b, y + 9), fill=COLORS[block], width=5)
         draw.ellipse((at - 6, y + 3, at + 6, y + 15), fill=COLORS[block])
-        todo = "done" if stand.done else f"{stand.frames_missing} more for {stand.aim:.0%}"
-        interval = f"{rate.rate:.0%}"
+        todo = (
+            "done"
+            if stand.done
+            else f"{stand.frames_missing} more for {format_percent(stand.aim, 0)}"
+        )
+        interval = f"{format_percent(rate.rate, 0)}"
         if not rate.too_few:
-            interval += f" [{rate.low:.0%}, {rate.high:.0%}]"
+            interval += f" [{format_percent(rate.low, 0)}, {format_percent(rate.high, 0)}]"
         summary = f"{interval} of {rate.n}, {count_noun(stand.rates.clips, 'clip')}; {todo}"
     else:
         summary = "nothing filmed yet"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from physadv.core.errors import OptionError
-from physadv.core.wording import format_percent
+from physadv.core.wording import format_ends, format_percent
 
 _Array = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class RateInterval:
             return "no trials"
         if self.too_few:
             return f"{format_percent(self.rate)} (too few clusters for an interval), n = {self.n}"
-        ends = f"[{format_percent(self.low)}, {format_percent(self.high)}]"
+        ends = format_ends(self.low, self.high, 1)
         return f"{format_percent(self.rate)} {ends}, n = {self.n}"
 
     def of(self, noun: str) -> str:
@@ -69,7 +69,7 @@ class RateInterval:
             return f"none of 0 {noun}"
         if self.too_few:
             return f"{format_percent(self.rate)} of {self.n:,} {noun} (too few for an interval)"
-        ends = f"[{format_percent(self.low)}, {format_percent(self.high)}]"
+        ends = format_ends(self.low, self.high, 1)
         return f"{format_percent(self.rate)} {ends} of {self.n:,} {noun}"
 
     @property

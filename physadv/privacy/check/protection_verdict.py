@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from physadv.core.lights import Light, worst_light
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 
 SAFE, LOST = 0.2, 0.5
@@ -267,4 +268,4 @@ def rate_in_words(rate: RateInterval) -> str:
     share = rate.rate
     if share == 0:
         return f"none of {rate.n} comparisons matched you"
-    return f"{share:.0%} of {rate.n} comparisons matched you"
+    return f"{format_percent(share, 0)} of {rate.n} comparisons matched you"
