@@ -84,7 +84,7 @@ def _styles() -> dict[str, Any]:
 
 
 def _words(text: str) -> str:
-    return escape(visible_text(text), quote=False)
+    return escape(visible_text(text), quote=False).replace("`", "")  # commands need no marks here
 
 
 def _contents(

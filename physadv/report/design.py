@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, png_bytes
@@ -119,6 +119,22 @@ def _finalize(value: Any) -> Any:
     return visible_text(value) if type(value) is str else value
 
 
+def coded(words: str) -> Markup:
+    """Return text for a page, with what stands between backticks as code.
+
+    Args:
+        words: Text, not escaped yet.
+
+    Example:
+        >>> coded("a < b, see `physadv runs`")
+        Markup('a &lt; b, see <code>physadv runs</code>')
+    """
+    first, *rest = str(escape(visible_text(words))).split("`")
+    pairs = len(rest) // 2
+    parts = [f"<code>{rest[2 * i]}</code>{rest[2 * i + 1]}" for i in range(pairs)]
+    return Markup("".join([first, *parts, *(f"`{odd}" for odd in rest[2 * pairs :])]))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -135,6 +151,7 @@ def _environment() -> Environment:
         "fixed": format_fixed,
         "counted": count_noun,
         "label": field_label,
+        "coded": coded,
     }
     environment.globals |= {
         "span": format_interval,

@@ -17,7 +17,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.files import make_folder
 from physadv.core.rows import Row
-from physadv.core.wording import format_ends, format_percent
+from physadv.core.wording import format_percent
 from physadv.evaluation.masking_checks import masking_findings
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.attack_configs import ObfuscatedConfig
@@ -41,6 +41,7 @@ from physadv.studies.page import (
     Series,
     StudyPage,
     Table,
+    cell_ends,
 )
 from physadv.studies.small_classifiers import load_study_data, subset
 from physadv.studies.study import Part, PartRows, Study, Workspace
@@ -477,7 +478,7 @@ COLUMNS = (
 
 
 def _note(rate: RateInterval) -> str:
-    return format_ends(rate.low, rate.high)
+    return cell_ends(rate.low, rate.high)
 
 
 def _accuracy_matrix(results: Sequence[DefenseResult]) -> Matrix:
@@ -567,7 +568,7 @@ def _gradient_table(results: Sequence[DefenseResult]) -> Table:
             (
                 result.shown,
                 result.kind,
-                cell(result.checks["zero"], ".0%"),
+                format_percent(result.checks["zero"], 0),
                 cell(result.checks["agreement"], ".2f"),
                 cell(result.checks["kept"], ".2f"),
                 cell(result.checks["spread"], ".1f"),

@@ -272,6 +272,20 @@ class Plane:
     equal: bool = True
 
 
+def cell_ends(low: float, high: float) -> str:
+    """Return the ends of an interval of shares for a cell whose value is in percent.
+
+    Args:
+        low: Lower end, in [0, 1].
+        high: Upper end, in [0, 1].
+
+    Example:
+        >>> cell_ends(0.753, 0.9)
+        '[75, 90]'
+    """
+    return f"[{100 * low:.0f}, {100 * high:.0f}]"
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from physadv.core.rows import Row
-from physadv.core.wording import format_ends, format_percent
+from physadv.core.wording import format_percent
 from physadv.studies.config import PhotographedConfig
 from physadv.studies.page import (
     AboutStudy,
@@ -21,6 +21,7 @@ from physadv.studies.page import (
     Series,
     StudyPage,
     Table,
+    cell_ends,
 )
 from physadv.studies.photographed_examples import ATTACKS, photographed_table
 
@@ -127,7 +128,7 @@ def _matrix(lines: Sequence[Line], ways: Sequence[str]) -> Matrix:
         notes.append(
             (
                 "",
-                *(format_ends(r["low"], r["high"]) if r["n"] else "" for r in rates),
+                *(cell_ends(r["low"], r["high"]) if r["n"] else "" for r in rates),
             )
         )
     return Matrix(

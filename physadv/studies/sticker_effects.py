@@ -22,7 +22,7 @@ from physadv.core.image_io import Array, read_image, to_tensor
 from physadv.core.rows import Row
 from physadv.core.sign_artwork import sign_face
 from physadv.core.synthetic_backgrounds import synthetic_background
-from physadv.core.wording import format_ends, format_percent
+from physadv.core.wording import format_percent
 from physadv.eot.presets import eot_preset
 from physadv.eot.ranges import EFFECTS, NEUTRAL, NOTHING, EotRanges
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
@@ -46,6 +46,7 @@ from physadv.studies.page import (
     Series,
     StudyPage,
     Table,
+    cell_ends,
 )
 from physadv.studies.study import Part, PartRows, Study, Workspace
 from physadv.twin.cameras import EFFECTS as CAMERA_EFFECTS
@@ -460,7 +461,7 @@ def _value(rate: RateInterval) -> float | None:
 
 
 def _note(rate: RateInterval) -> str:
-    return format_ends(rate.low, rate.high) if rate.n else ""
+    return cell_ends(rate.low, rate.high) if rate.n else ""
 
 
 def _by_effect(

@@ -19,6 +19,7 @@ from physadv.core.files import remove_file, write_json
 from physadv.core.image_io import Array, save_png, to_tensor
 from physadv.core.rows import Row, append_rows
 from physadv.core.tables import read_table
+from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import FaceFinder
@@ -336,7 +337,8 @@ def _judge(tables: Sequence[Mapping[str, Any]], *, one_person: bool = False) -> 
             if rates["original"]["0.01"].rate >= LOST:
                 beside.append((question, name, rates["cloaked"]["0.01"]))
             elif kind == "cross photo":
-                failed.append(f"{name} {_FAILED.format(rates['original']['0.01'].rate)}")
+                matched = format_percent(rates["original"]["0.01"].rate, 0)
+                failed.append(f"{name} {_FAILED.format(matched)}")
 
     roles = {table["name"]: table["role"] for table in tables}
     titles = {c.name: c.title for c in CHANNELS.values()}
@@ -345,7 +347,7 @@ def _judge(tables: Sequence[Mapping[str, Any]], *, one_person: bool = False) -> 
 
 
 _FAILED = (
-    "could not be trained on cloaked photos: afterwards it matched only {:.0%} of the uncloaked "
+    "could not be trained on cloaked photos: afterwards it matched only {} of the uncloaked "
     "ones, so what it "
     "says about cloaked ones means nothing."
 )
