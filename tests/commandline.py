@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,3 +42,28 @@ def write_colors(
             pixels = source.integers(*values, (side, side, 3), dtype=np.uint8)
             pixels[..., number] += 2 + lead * i
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+class _TakenError(Exception):
+    """Raised where the work of a command would begin."""
+
+
+def assert_taken_whole(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assert that a command line is accepted up to the work itself: its options, its values and the
+    configuration made of them. Files that it names need not be here."""
+    from typer.testing import CliRunner
+
+    from physadv_cli.main import app
+    from physadv_cli.runs import RunOptions
+
+    def stop(self: RunOptions) -> None:
+        raise _TakenError
+
+    monkeypatch.setattr(RunOptions, "begin", stop)
+    words = shlex.split(line, comments=True)[1:]
+    numbers = {"$SLURM_ARRAY_TASK_ID/8": "1/8", "$((JOB_COMPLETION_INDEX + 1))/8": "1/8"}
+    done = CliRunner().invoke(app, [numbers.get(word, word) for word in words])
+    absent = re.search(r"no such (file|folder)|does not exist", str(done.exception))
+    asks = {"--help", "-h", "--version", "--install-completion"} & set(words)
+    taken = isinstance(done.exception, _TakenError) or absent or (asks and done.exit_code == 0)
+    assert taken, f"{line}\n{done.output}{done.exception}"

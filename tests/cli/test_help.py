@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commandline import ROOT, environment, physadv
+from commandline import ROOT, assert_taken_whole, environment, physadv
 from test_configured import COMMANDS
 from typer.testing import CliRunner
 
@@ -52,6 +52,21 @@ def test_examples_of_the_help_can_be_pasted(path: tuple[str, ...]) -> None:
     assert [shlex.split(c.replace("\\\n", "")) for c in commands] == [
         shlex.split(e) for e in examples
     ]
+
+
+EXAMPLES = [
+    pytest.param(example, id=example[:70])
+    for _, command in COMMANDS
+    for example in split_examples(command.help or "")[1]
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_of_the_help_is_taken_whole(
+    example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its options, its values and the configuration made of them are accepted."""
+    assert_taken_whole(example, monkeypatch)
 
 
 def test_commands_are_listed_in_the_order_of_the_journey() -> None:

@@ -269,3 +269,15 @@ def test_json_has_stdout_alone_whatever_a_users_model_prints(tmp_path: Path) -> 
     assert json.loads(done.stdout)["victim"] == "noisy:make"
     for said in ("imported", "loading my model...", "native code", "forward"):
         assert said in done.stderr
+
+
+def test_doctor_names_three_things_to_fix_first() -> None:
+    """What is broken comes first, then what most people miss; never more than three."""
+    absent = [
+        doctor_command.Finding(what, "absent", "none", "Install it")
+        for what in reversed(doctor_command.WORTH)
+    ]
+    broken = doctor_command.Finding("torch", "broken", "no", "pip install torch")
+    named = [finding.what for finding in doctor_command.fix_first([*absent, broken])]
+    assert named == ["torch", *list(doctor_command.WORTH)[:2]]
+    assert doctor_command.fix_first([doctor_command.Finding("torch", "ok", "2")]) == []

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import typer.main
+from commandline import assert_taken_whole
 from forked import Faults, shared_server
 from small_commands import SMALL_COMMANDS
 from test_docs import CASES
-from typer.testing import CliRunner
 
 from physadv_cli.main import app
-from physadv_cli.runs import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,29 +30,13 @@ BLOCKS = [
 START = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
 
 
-class _TakenError(Exception):
-    """Raised where the work of a command would begin."""
-
-
 @pytest.mark.parametrize(("page", "line"), CASES)
 def test_a_command_of_a_page_is_taken_whole(
     page: Path, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Options, values and the configuration made of them are accepted, up to the work itself;
     files of the page's own need not be here."""
-
-    def stop(self: RunOptions) -> None:
-        raise _TakenError
-
-    monkeypatch.setattr(RunOptions, "begin", stop)
-    words = shlex.split(line, comments=True)[1:]
-    numbers = {"$SLURM_ARRAY_TASK_ID/8": "1/8", "$((JOB_COMPLETION_INDEX + 1))/8": "1/8"}
-    done = CliRunner().invoke(app, [numbers.get(word, word) for word in words])
-    absent = re.search(r"no such (file|folder)|does not exist", str(done.exception))
-    asks = {"--help", "-h", "--version", "--install-completion"} & set(words)
-    assert isinstance(done.exception, _TakenError) or absent or (asks and done.exit_code == 0), (
-        f"{page.name}: {line}\n{done.output}{done.exception}"
-    )
+    assert_taken_whole(line, monkeypatch)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

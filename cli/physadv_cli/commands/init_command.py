@@ -36,6 +36,8 @@ def init(
     """Write a TOML file of a command's settings, each with its help and its default.
 
     Example: physadv init evaluate --out evaluate.toml
+
+    Example: physadv init patch transfer
     """
     from physadv.core.errors import OptionError
     from physadv.core.files import write_text

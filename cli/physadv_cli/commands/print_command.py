@@ -36,6 +36,10 @@ def print_sheet(config: PrintConfig, run: RunOptions) -> None:
     soft proof as PNG beside it.
 
     Example: physadv print runs/stop --paper a4 --tile --bleed 2 --test-signs
+
+    Example: physadv print runs/stop --page 300x400mm --bleed 2 --safe 3
+
+    Example: physadv print runs/stop --icc press.icc
     """
     from physadv.core.package_data import bundle_folder
     from physadv.patches.bundle import read_bundle

@@ -27,6 +27,8 @@ def runs(
     """List the runs in a folder, the newest first, each with its result in one line.
 
     Example: physadv runs
+
+    Example: physadv runs /data/experiments --json
     """
     from physadv.core.errors import OptionError
     from physadv.core.wording import count_noun
