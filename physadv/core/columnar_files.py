@@ -20,6 +20,8 @@ _DAMAGED = "no readable Arrow or Parquet file"
 _MOST_PART_BYTES = 4 << 30
 """Most bytes of a row group or record batch, unpacked, of which one is held in memory."""
 _MOST_PARTS = 1_000_000
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""What every writer of an Arrow stream ends it with."""
 
 
 def import_pyarrow(name: str) -> ModuleType:
@@ -50,6 +52,7 @@ class ColumnarFile:
         self._held: tuple[int, str, Any] | None = None
         with foreign_errors(self.name, DataError, _DAMAGED):
             self._open()
+            self.names = [str(n) for n in self.schema.names]  # damaged ones fail here
         self.rows = self._ends[-1] if self._ends else 0
 
     def _open(self) -> None:
@@ -108,7 +111,7 @@ def _arrow_batches(pyarrow: ModuleType, mapped: Any) -> tuple[list[Any], Any]:
     """Record batches of an Arrow file or stream, which stay on disk until they are used."""
     from pyarrow import ipc
 
-    packed = mapped.size()
+    packed, is_stream = mapped.size(), False
     try:
         reader = ipc.open_file(mapped)
         count = reader.num_record_batches
@@ -116,7 +119,7 @@ def _arrow_batches(pyarrow: ModuleType, mapped: Any) -> tuple[list[Any], Any]:
     except pyarrow.ArrowInvalid:
         mapped.seek(0)
         reader = ipc.open_stream(mapped)
-        batches = iter(reader)
+        batches, is_stream = iter(reader), True
     found, total = [], 0
     for batch in batches:
         found.append(batch)
@@ -124,4 +127,19 @@ def _arrow_batches(pyarrow: ModuleType, mapped: Any) -> tuple[list[Any], Any]:
         assert_bytes(total, "Arrow file", most=1 << 44, packed=packed, error=DataError)
         if len(found) > _MOST_PARTS:
             raise DataError("Arrow file", f"over {_MOST_PARTS} record batches", "Write it anew")
+    if is_stream:
+        _assert_ended(mapped)
     return found, reader.schema
+
+
+def _assert_ended(mapped: Any) -> None:
+    """Refuse a stream that was read up to here and has no end mark: what was cut off is missed by
+    nobody else."""
+    end = mapped.tell()
+    mapped.seek(max(0, end - len(_STREAM_END)))
+    if mapped.read(len(_STREAM_END)) != _STREAM_END:
+        raise DataError(
+            "Arrow stream",
+            "ends without its end mark, so that a part may be missing",
+            "Copy it anew",
+        )

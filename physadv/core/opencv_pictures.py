@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import cv2
@@ -15,6 +16,8 @@ from physadv.core.reading import assert_pixels, foreign_errors
 
 _QUICK: frozenset[str | None] = frozenset({"JPEG", "MPO", "WEBP"})
 _DEEP: frozenset[str | None] = frozenset({"PNG", "TIFF"})
+_STILL = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+"""Chunks of a PNG that its pixels are made of."""
 
 
 def decode_bgr(data: bytes, name: str, *, most_pixels: int | None = None) -> npt.NDArray[np.uint8]:
@@ -33,7 +36,7 @@ def decode_bgr(data: bytes, name: str, *, most_pixels: int | None = None) -> npt
         ImageError: The data are no picture, are damaged, or announce too many pixels.
     """
     with open_picture(data, name, most_pixels=most_pixels) as opened:
-        _assert_known(opened, data, name, _QUICK)
+        _assert_known(opened, name, _QUICK)
     pixels = _decoded(data, name, cv2.IMREAD_COLOR)
     if pixels is None:
         raise ImageError(name, "not a readable image", "Replace or remove the file")
@@ -54,24 +57,35 @@ def decode_deep(data: bytes, name: str) -> npt.NDArray[Any] | None:
         ImageError: The data are no picture, or announce too many pixels for 16 bits a channel.
     """
     with open_picture(data, name) as opened:
-        _assert_known(opened, data, name, _DEEP)
+        _assert_known(opened, name, _DEEP)
         assert_pixels(*opened.size, name, packed=len(data), pixel_bytes=8)
+        data = _still_png(data, name) if opened.format == "PNG" else data
     return _decoded(data, name, cv2.IMREAD_UNCHANGED)
 
 
-def _assert_known(
-    opened: Image.Image, data: bytes, name: str, formats: frozenset[str | None]
-) -> None:
-    """Refuse formats that are not needed here, and a PNG whose chunks reach beyond its file:
-    OpenCV takes memory for what a chunk announces."""
+def _assert_known(opened: Image.Image, name: str, formats: frozenset[str | None]) -> None:
+    """Refuse formats that are not needed here."""
     if opened.format not in formats:
         raise ImageError(name, f"{opened.format} is not read here", "Save it as PNG or JPEG")
-    at = 8
-    while opened.format == "PNG" and at + 8 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        if at + 12 + length > len(data):
-            raise ImageError(name, "not a readable image (it is cut off)", "Replace it")
-        at += 12 + length
+
+
+def _still_png(data: bytes, name: str) -> bytes:
+    """Return a PNG with the chunks of its still picture alone, each checked by its sum: OpenCV
+    takes memory for what a chunk announces, and crashes on some animations."""
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(
+            data[end - 4 : end], "big"
+        ):
+            raise ImageError(name, "not a readable image (it is cut off or damaged)", "Replace it")
+        if kind in _STILL:
+            kept.append(data[at:end])
+        at = end
+        if kind == b"IEND":
+            break
+    return b"".join(kept)
 
 
 def _decoded(data: bytes, name: str, flags: int) -> npt.NDArray[Any] | None:

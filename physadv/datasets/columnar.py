@@ -120,7 +120,7 @@ def has_boxes(path: Path) -> bool:
     files = columnar_files(path)
     if not files:
         return False
-    return any(name in ColumnarFile(files[0]).schema.names for name in _OBJECT_NAMES)
+    return any(name in ColumnarFile(files[0]).names for name in _OBJECT_NAMES)
 
 
 @dataclass
@@ -276,7 +276,7 @@ def _find_features(table: Any, depth: int = 0) -> Mapping[str, Any]:
 
 def _image_column(file: ColumnarFile, features: Mapping[str, Any], path: Path) -> str:
     """The column of images: the one of that feature, or of a usual name."""
-    names = file.schema.names
+    names = file.names
     stated = [n for n in names if _is_image(features.get(n))]
     usual = [n for n in _IMAGE_NAMES if n in names]
     for found in (stated, usual):
@@ -295,7 +295,7 @@ def _is_image(feature: Any) -> bool:
 
 def _chosen(table: _Table, usual: Sequence[str], what: str, path: Path) -> str:
     """The column of labels or objects: the one that names classes, or of a usual name."""
-    names = [str(n) for n in table.files[0].schema.names if n != table.image_column]
+    names = [str(n) for n in table.files[0].names if n != table.image_column]
     stated = [n for n in names if table.names_of(n)]
     candidates = [n for n in usual if n in names]
     if len(stated) == 1 and (what == "labels" or stated[0] in usual):

@@ -211,6 +211,28 @@ def test_a_chunk_of_gigabytes_is_not_handed_to_opencv() -> None:
         decode_bgr(data, "a.png")
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_opencv_gets_the_still_picture_of_a_png(depth: int) -> None:
+    """Frames of an animation, whose chunks have crashed OpenCV, and text are left out; a chunk
+    whose sum is wrong is refused."""
+    data = png(20, 20, depth=depth, kind=6, rows=20)
+    whole = decode_deep(data, "a.png")
+    at = data.index(b"IDAT") - 4
+    frames = _chunk(b"acTL", struct.pack(">II", 2, 0)) + _chunk(b"fcTL", bytes(26))
+    frames += _chunk(b"tEXt", b"a\0b")
+    animated = data[:at] + frames + data[at:]
+    animated = animated.replace(b"\0\0\0\0IEND", _chunk(b"fdAT", bytes(40)) + b"\0\0\0\0IEND")
+    assert whole is not None
+    assert np.array_equal(decode_deep(animated, "a.png"), whole)
+    with pytest.raises(ImageError, match="not a readable image"):
+        decode_deep(animated.replace(b"a\0b", b"a\0c"), "a.png")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
 def test_damaged_exif_data_leave_a_picture_as_stored() -> None:
     """An orientation that cannot be read is none; viewers show such a photo too."""
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\xff\xff\xff\xff\0\0\0\0" * 50

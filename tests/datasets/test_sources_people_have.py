@@ -211,6 +211,19 @@ def test_hugging_face_folders(tmp_path: Path, layout: str) -> None:
     assert int(data[0][0][0, 0, 0]) == 40
 
 
+def test_a_stream_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    """Between two record batches, and before its end mark alone: fewer images are not the set."""
+    hugging_face(tmp_path / "set", "saved")
+    file = tmp_path / "set/test/data-00000-of-00001.arrow"
+    whole = file.read_bytes()
+    assert whole.endswith(b"\xff\xff\xff\xff\0\0\0\0")
+    last = whole.rindex(b"\xff\xff\xff\xff", 0, -8)
+    for end in (len(whole) - 8, last):
+        file.write_bytes(whole[:end])
+        with pytest.raises(DataError, match="ends without its end mark"):
+            read_dataset(tmp_path / "set", split="test")
+
+
 def test_hugging_face_boxes(tmp_path: Path) -> None:
     """A column objects of bbox and category, with names in the card's YAML."""
     pyarrow = pytest.importorskip("pyarrow", reason="the extra dev brings pyarrow")

