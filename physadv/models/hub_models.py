@@ -8,7 +8,8 @@ code of a folder runs: weights are tensors, and configurations are JSON.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _IMAGENET = 1000
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of interpolations, as Hugging Face stores them."""
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_COUNTERS = ("num_batches_tracked", "position_ids")
+"""Ends of the names of entries that older files lack, and that no result depends on."""
 _WHOLE_RESIZE = 384
 """Side in px from which ConvNeXT's preprocessing stretches instead of cropping."""
 
@@ -142,6 +145,7 @@ def load_hf(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]
     except (ImportError, RuntimeError) as error:
         raise _missing("transformers", name, error, extra="hf") from error
 
+    _refuse_kernels(f"hf:{name}", config)
     made = " ".join(map(str, _sequence(config.get("architectures"))))
     detects = "ObjectDetection" in made
     if not detects and "ImageClassification" not in made:
@@ -152,9 +156,16 @@ def load_hf(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]
         if detects
         else transformers.AutoModelForImageClassification
     )
-    with foreign_errors(f"hf:{name}", ModelError, "transformers cannot load it"):
-        net = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with foreign_errors(f"hf:{name}", ModelError, "transformers cannot load it"), _offline():
+        settings = transformers.AutoConfig.from_pretrained(str(folder), **local)
+        if getattr(settings, "use_pretrained_backbone", False):
+            settings.use_pretrained_backbone = False  # all weights are in the folder
+        net, loaded = auto.from_pretrained(
+            str(folder), config=settings, output_loading_info=True, **local
+        )
         names = [str(net.config.id2label[i]) for i in range(int(net.config.num_labels))]
+    _refuse_missing(f"hf:{name}", loaded)
     if not isinstance(net, nn.Module):
         raise ModelError(f"hf:{name}", "transformers made no torch module", "Save it from torch")
     shown = folder / "preprocessor_config.json"
@@ -162,6 +173,38 @@ def load_hf(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]
     table = _hf_table(steps, detects=detects)
     licence = {"task": "detect", "score_threshold": 0.5} if detects else {}
     return net.float(), {**table, **licence, **_names_table(names, len(names))}
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the Hub's library from the network: a configuration may name a backbone that lies
+    there."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _refuse_kernels(name: str, config: Any) -> None:
+    """Refuse a configuration that names compiled code on the Hub, at any depth."""
+    values = config.items() if isinstance(config, Mapping) else enumerate(_sequence(config))
+    for key, value in values:
+        if str(key).endswith("_implementation") and "/" in str(value):
+            limit = "it is code on the Hub, and a file names no code"
+            raise ModelError(f"{name}: {key} {str(value)[:80]!r}", limit, f"Remove {key}")
+        _refuse_kernels(name, value)
+
+
+def _refuse_missing(name: str, loaded: Mapping[str, Any]) -> None:
+    """Refuse weights that are not whole: transformers draws those that are missing at random."""
+    missing = sorted(k for k in map(str, loaded["missing_keys"]) if not k.endswith(_COUNTERS))
+    if missing:
+        limit = f"{len(missing)} weights are missing, such as {missing[0]}"
+        raise ModelError(name, limit, "Save the model anew with save_pretrained")
 
 
 def _hf_table(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:

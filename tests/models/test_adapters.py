@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from physadv.core.errors import ModelError
 from physadv.core.types import Detections
 from physadv.defenses.load_model import load_model
 from physadv.models.checks import check_model
-from physadv.models.hub_models import _hf_table
+from physadv.models.hub_models import _hf_table, load_hf
 from physadv.models.load import as_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,6 +220,76 @@ def test_transformers_missing_with_its_folder_here(
     torch.save({"w": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pip install 'physadv\[hf\]'"):
         load_model(f"hf:{tmp_path}")
+
+
+VIT = '{"architectures": ["ViTForImageClassification"], "model_type": "vit"%s}'
+
+
+class FakeTransformers(types.ModuleType):
+    """A library that notes what it is asked, and finds the weights ``missing``."""
+
+    def __init__(self, missing: tuple[str, ...] = ()) -> None:
+        super().__init__("transformers")
+        self.hub = types.ModuleType("huggingface_hub")
+        self.hub.constants = types.SimpleNamespace(HF_HUB_OFFLINE=False)  # type: ignore[attr-defined]
+        self.settings = types.SimpleNamespace(
+            use_pretrained_backbone=True, num_labels=2, id2label={0: "car", 1: "stop"}
+        )
+        self.missing, self.asked = missing, list[dict[str, Any]]()
+        self.AutoConfig = self.AutoModelForImageClassification = self
+
+    def from_pretrained(self, folder: str, **options: Any) -> Any:
+        self.asked.append({**options, "offline": self.hub.constants.HF_HUB_OFFLINE})
+        if "config" not in options:
+            return self.settings
+        net = torch.nn.Linear(2, 2)
+        net.config = self.settings  # type: ignore[assignment]
+        return net, {"missing_keys": set(self.missing)}
+
+
+def hf_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, library: FakeTransformers, more: str = ""
+) -> str:
+    """A folder for the fake library, with ``more`` entries in its configuration."""
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library.hub)
+    (folder / "config.json").write_text(VIT % more)
+    torch.save({"w": torch.zeros(1)}, folder / "pytorch_model.bin")
+    return str(folder)
+
+
+def test_a_folder_of_transformers_asks_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration may name a backbone on the Hub: the library is kept offline meanwhile, and
+    neither code nor weights are taken from elsewhere."""
+    library = FakeTransformers(missing=("bn.num_batches_tracked",))
+    _, table = load_hf(hf_folder(tmp_path, monkeypatch, library), None)
+    assert table["classes"] == ["car", "stop"]
+    assert all(asked["offline"] and asked["local_files_only"] for asked in library.asked)
+    assert not any(asked["trust_remote_code"] for asked in library.asked)
+    assert library.settings.use_pretrained_backbone is False
+    assert library.hub.constants.HF_HUB_OFFLINE is False
+
+
+def test_weights_that_are_not_whole_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would draw those that are missing at random."""
+    library = FakeTransformers(missing=("head.weight", "head.bias"))
+    with pytest.raises(ModelError, match=r"2 weights are missing, such as head\.bias"):
+        load_hf(hf_folder(tmp_path, monkeypatch, library), None)
+
+
+def test_a_configuration_names_no_kernel_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be fetched and run."""
+    library = FakeTransformers()
+    more = ', "text_config": [{"attn_implementation": "someone/kernel"}]'
+    with pytest.raises(ModelError, match="names no code"):
+        load_hf(hf_folder(tmp_path, monkeypatch, library, more), None)
+    assert library.asked == []
 
 
 def test_preprocessing_of_transformers_is_read() -> None:
