@@ -74,8 +74,10 @@ class Preprocessed(nn.Module):
         self.net, self.task, self.outputs, self.classes = net, task, outputs, classes
         self.bgr, self.scale, self.layout = bgr, scale, layout
         self.resizing = resizing
-        self.register_buffer("mean", _channels(mean, 0.0, "mean"), persistent=False)
-        self.register_buffer("std", _channels(std, 1.0, "std"), persistent=False)
+        # A net that lies on a device already gets its images normalized there.
+        home = next((t.device for t in (*net.parameters(), *net.buffers())), None)
+        self.register_buffer("mean", _channels(mean, 0.0, "mean").to(home), persistent=False)
+        self.register_buffer("std", _channels(std, 1.0, "std").to(home), persistent=False)
 
     def forward(self, images: Tensor) -> Prediction:
         """Map ``images`` (b, 3, h, w) in [0, 1] to logits, or to Detections in pixels of
