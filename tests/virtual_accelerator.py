@@ -1,4 +1,4 @@
-"""A device "vacc:0" whose tensors lie in the CPU's memory but refuse to be mixed with those of the CPU,
+"""A device "vacc:0" whose tensors lie in the CPU's memory but refuse to be mixed with the CPU's own,
 as those of a GPU do; run as a program, it takes the core paths of the toolkit through it.
 
 PyTorch lets Python register a backend of one's own. Every mixing is noted as well as raised, since
