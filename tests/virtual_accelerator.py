@@ -1,5 +1,5 @@
-"""A device "vacc:0" whose tensors lie in the CPU's memory but refuse to be mixed with the CPU's own,
-as those of a GPU do; run as a program, it takes the core paths of the toolkit through it.
+"""A device "vacc:0" whose tensors lie in the CPU's memory but refuse to be mixed with its own, as
+those of a GPU do; run as a program, it takes the core paths of the toolkit through it.
 
 PyTorch lets Python register a backend of one's own. Every mixing is noted as well as raised, since
 code that falls back on an error would hide it. Prints a JSON table: by path "" or what went wrong.
