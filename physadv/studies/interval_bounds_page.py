@@ -21,6 +21,7 @@ from physadv.studies.page import (
     Series,
     StudyPage,
     Table,
+    cell_ends,
 )
 from physadv.studies.study import PartRows
 
@@ -241,10 +242,7 @@ def _add_matrix(sections: PageSections, names: Sequence[str], parts: PartRows) -
                 tuple(tuple(rate.rate for rate in row) for row in rates),
                 "training, eps",
                 "bound",
-                notes=tuple(
-                    tuple(f"{100 * rate.low:.0f} to {format_percent(rate.high, 0)}" for rate in row)
-                    for row in rates
-                ),
+                notes=tuple(tuple(cell_ends(rate.low, rate.high) for rate in row) for row in rates),
             ),
             "A network learns to be simple for the bound that it is trained with: that is why a "
             "loose bound can be the better one to train with.",

@@ -41,6 +41,7 @@ from physadv.studies.page import (
     Series,
     StudyPage,
     Table,
+    cell_ends,
 )
 from physadv.studies.small_architectures import (
     SmallResNet,
@@ -480,11 +481,7 @@ def _matrix(
         "made for",
         "given to",
         notes=tuple(
-            tuple(
-                "" if c is None else f"{100 * c.low:.0f} to {format_percent(c.high, 0)}"
-                for c in line
-            )
-            for line in cells
+            tuple("" if c is None else cell_ends(c.low, c.high) for c in line) for line in cells
         ),
     )
 
