@@ -304,6 +304,12 @@ SMALL_COMMANDS = {
         code=_FEW_SCENES,
         finished=("transfer.jsonl", "transfer.md"),
     ),
+    "patch preview": SmallCommand(
+        ("patch", "preview", "sticker", "--frames", "2", "--overwrite"),
+        "out.gif",
+        code=_FEW_SCENES,
+        place=("--video", "OUT"),
+    ),
     "print": SmallCommand(("print", "sticker", "--paper", "a4"), "out.pdf"),
     "calibrate chart": SmallCommand(("calibrate", "chart"), "out.pdf"),
     "calibrate fit": SmallCommand(

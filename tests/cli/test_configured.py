@@ -69,7 +69,7 @@ def test_every_command_has_clean_help(path: tuple[str, ...]) -> None:
 def test_every_activity_takes_a_config_file() -> None:
     """All commands are made of a configuration but those that only inform."""
     informing = {(name,) for name in ("ui", "init", "report", "merge", "runs", "compare", "doctor")}
-    informing |= {("patch", "show"), ("patch", "list")}
+    informing |= {("patch", "show"), ("patch", "list"), ("patch", "preview")}
     informing |= {path for path, _ in COMMANDS if path[0] == "models"} - {("models", "check")}
     made = {path for path, command in COMMANDS if any("--config" in p.opts for p in command.params)}
     assert {path for path, _ in COMMANDS} - made == informing

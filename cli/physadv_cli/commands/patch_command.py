@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from physadv.core import shared_fields as shared
 from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
 from physadv.core.wording import format_percent
 from physadv.patches.config import PatchConfig
@@ -19,6 +20,7 @@ from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
 from physadv_cli.runs import (
     RunOptions,
     begin_report,
+    code_typed,
     console,
     default_folder,
     open_run,
@@ -73,6 +75,7 @@ def register(root: typer.Typer, panel: str) -> None:
     )(from_config(visibility, VisibilityConfig, out=None))
     app.command("list", short_help="List the ready-made bundles.")(list_bundles)
     app.command("show", short_help="Show the card of a bundle.")(show)
+    app.command("preview", short_help="A short film of a bundle at work, as GIF or MP4.")(preview)
     root.add_typer(
         app,
         name="patch",
@@ -473,6 +476,66 @@ def show(
     run = begin_report("patch show", json=json, quiet=quiet, verbose=verbose)
     found = read_bundle(bundle_folder(bundle))
     run.finish({"bundle": found.folder, **asdict(found.card)}, "\n".join(card_lines(found.card)))
+
+
+def preview(
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle folder, or a name in patches/.", metavar="BUNDLE")
+    ],
+    video: Annotated[
+        Path,
+        typer.Option(help="Film to write, .gif or .mp4.", metavar="FILE", rich_help_panel="Output"),
+    ] = Path("preview.gif"),
+    model: Annotated[str | None, options.option_of(shared.ModelOfBundle, "--model")] = None,
+    weights: options.Weights = None,
+    frames: Annotated[int, options.option_of(shared.FrameCount, "--frames")] = 24,
+    seed: Annotated[int, options.option_of(shared.Seed, "--seed")] = 0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Film a bundle in simulation, clean sign and patch side by side, with the model's answers.
+
+    One approach of one camera: a picture to look at, and no measurement. `physadv twin` and `check`
+    measure.
+
+    Example: physadv patch preview stop-sticker-signs-v1 --video sticker.gif
+
+    Example: physadv patch preview my-sticker --video sticker.mp4 --frames 60
+    """
+    from physadv.core.errors import OptionError
+    from physadv.core.package_data import bundle_folder
+    from physadv.patches.bundle import read_bundle
+    from physadv.report.patch_film import assert_film_name, film_patch, write_film
+
+    run = begin_report("patch preview", json=json, quiet=quiet, verbose=verbose)
+    assert_film_name(video)
+    if video.exists() and not overwrite:
+        raise OptionError(
+            f'"{video}" stands there already',
+            "A file is not replaced without being asked",
+            "Name another --video, or add --overwrite",
+        )
+    found = read_bundle(bundle_folder(bundle))
+    with code_typed([model] if model else [], trust=False):
+        film = film_patch(
+            found,
+            model=model,
+            weights=None if weights is None else str(weights),
+            frames=frames,
+            seed=seed,
+            report=lambda note: console.print(note, style="dim"),
+        )
+    write_film(film, video)
+    result = {
+        "simulation": True,
+        "video": str(video),
+        "met": film.met,
+        "judged": film.judged,
+        "frames": len(film.frames),
+    }
+    run.finish(result, f"{film}\n{video}")
 
 
 def visibility(config: VisibilityConfig, run: RunOptions) -> None:
