@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -20,10 +21,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._guarded_model import GuardedModel, Observations
 from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.wording import count_noun
 from physadv.models.outputs import read_logits
 
-Speed = Literal["plain", "fold", "bf16"]
+Speed = Literal["plain", "fold", "bf16", "auto"]
+_VARIANTS: dict[str, tuple[bool, bool]] = {
+    "fold": (False, True),
+    "fold, contiguous": (False, False),
+    "bf16": (True, True),
+    "bf16, contiguous": (True, False),
+}
+"""Copies that "auto" times beside the model itself: bfloat16, and channels last."""
+_ROUNDS, _WORTH = 3, 0.97
+"""Times that each is timed, in turns; share of the model's own time below which a copy is taken."""
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -94,7 +105,8 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
     Args:
         model: Model under attack.
         speed: "plain" for the model itself, "fold" or "bf16" for a copy made by
-            :func:`fuse_model`, or a copy made before.
+            :func:`fuse_model`, "auto" for the fastest of these that agrees, timed on ``probe``, or
+            a copy made before.
         probe: Images (b, c, h, w) on which a copy must agree with the model.
 
     Returns:
@@ -105,12 +117,72 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
     """
     if isinstance(speed, FusedModel):
         return speed
-    if speed not in ("plain", "fold", "bf16"):
-        raise OptionError(f"speed {speed!r}", "plain, fold or bf16", "Choose one of these")
+    if speed not in ("plain", "fold", "bf16", "auto"):
+        raise OptionError(f"speed {speed!r}", "plain, fold, bf16 or auto", "Choose one of these")
+    if speed == "auto":
+        return _fastest(model, probe)
     return model if speed == "plain" else fuse_model(model, probe, bf16=speed == "bf16")
 
 
-def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Classifier:
+def _fastest(model: Classifier, probe: Tensor) -> Classifier:
+    """The model or the copy whose gradient of ``probe`` takes the least time.
+
+    What a guarded model was found to be fastest as is kept with it, and not timed again.
+    """
+    if not len(probe):
+        return model
+    known = model.fastest if isinstance(model, GuardedModel) else None
+    if known is not None:
+        bf16, channels_last = _VARIANTS.get(known, (False, False))
+        if known not in _VARIANTS:
+            return model
+        return fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+
+    candidates: dict[str, Classifier] = {"plain": model}
+    for name, (bf16, channels_last) in _VARIANTS.items():
+        variant = fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+        if isinstance(variant, FusedModel) and variant.bf16 == bf16:
+            candidates[name] = variant
+    # On as many images as memory holds at once.
+    seconds = MemoryLimit().run(
+        len(probe), lambda first, last: _timed(candidates, probe[first:last]) if not first else {}
+    )[0]
+    chosen = min(seconds, key=lambda name: seconds[name])
+    if seconds[chosen] > _WORTH * seconds["plain"]:
+        chosen = "plain"
+    if isinstance(model, GuardedModel):
+        model.fastest = chosen
+    return candidates[chosen]
+
+
+def _timed(candidates: dict[str, Classifier], probe: Tensor) -> dict[str, float]:
+    """Least seconds of a gradient of ``probe`` by each model, in turns, so that what else the
+    machine does meets all alike."""
+    seconds = dict.fromkeys(candidates, float("inf"))
+    synchronize = getattr(getattr(torch, probe.device.type), "synchronize", lambda: None)
+    for _ in range(_ROUNDS if len(candidates) > 1 else 0):
+        for name, model in candidates.items():
+            last = isinstance(model, FusedModel) and model.channels_last
+            format_ = torch.channels_last if last else torch.contiguous_format
+            images = probe.detach().contiguous(memory_format=format_)
+            guards = [c.observations for c in candidates.values() if isinstance(c, FusedModel)]
+            with frozen_eval(model), ExitStack() as quiet:
+                for observations in guards:
+                    quiet.enter_context(observations.paused())
+                synchronize()
+                begun = perf_counter()
+                _response(model, images)
+                synchronize()
+            seconds[name] = min(seconds[name], perf_counter() - begun)
+    for model in candidates.values():
+        if isinstance(model, FusedModel):
+            model.calls = model.exact.calls = 0
+    return seconds
+
+
+def fuse_model(
+    model: Classifier, probe: Tensor, *, bf16: bool = False, channels_last: bool = True
+) -> Classifier:
     """Make a faster copy of a model that computes the same function.
 
     The model itself is returned where it is no module, carries forward hooks (they may be the
@@ -121,6 +193,7 @@ def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Class
         model: Model under attack; not changed.
         probe: Images (b, c, h, w) to compare on, together with one image of noise.
         bf16: Run convolutions and linear layers in bfloat16.
+        channels_last: Lay out weights and images with the channels last.
 
     Returns:
         The copy, or ``model``.
@@ -136,7 +209,7 @@ def fuse_model(model: Classifier, probe: Tensor, *, bf16: bool = False) -> Class
             module = copy.deepcopy(source).eval()
             module.requires_grad_(False)
             folded = fold_batch_norm(module, probe)
-            channels_last = probe.ndim == 4
+            channels_last = channels_last and probe.ndim == 4
             if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             exact = FusedModel(module, channels_last, folded=folded, observations=observations)

@@ -66,6 +66,7 @@ class GuardedModel:
     Attributes:
         source: The model, or its log-probabilities where it returns probabilities.
         classes: Number of the model's classes, 0 until it is opened.
+        fastest: Copy of the model that was found to be the fastest; None until they were timed.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -74,6 +75,7 @@ class GuardedModel:
         self.observations = Observations()
         self.findings: list[Finding] = []
         self.classes = 0
+        self.fastest: str | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (b, classes) of ``images`` (b, ...)."""

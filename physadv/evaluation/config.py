@@ -52,7 +52,12 @@ class SampleConfig(ModelSettings):
     ] = None
     batch_size: shared.BatchSize = 128
     speed: Annotated[
-        str, ConfigField("Arithmetic: plain, fold (same function, faster) or bf16.", "Run")
+        str,
+        ConfigField(
+            "Arithmetic: plain, fold (same function, faster), bf16, or auto (the fastest, timed).",
+            "Run",
+            completions=("plain", "fold", "bf16", "auto"),
+        ),
     ] = "fold"
     seed: shared.Seed = 0
     device: shared.Device = "auto"

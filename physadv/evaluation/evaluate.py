@@ -54,7 +54,7 @@ _FUNCTION_NAMES = {
     "universal_perturbation": "universal",
 }
 """Names of functions in :mod:`physadv.attacks` that have a shorter one on the command line."""
-_SPEEDS: tuple[Speed, ...] = ("plain", "fold", "bf16")
+_SPEEDS: tuple[Speed, ...] = ("plain", "fold", "bf16", "auto")
 
 
 class EvaluationSettings(TypedDict, total=False):
@@ -355,7 +355,8 @@ def prepare_evaluation(
             a TOML file of one, or "in-order"; None matches them by name and refuses others.
         batch_size: images at a time.
         eight_bit: judge images rounded to 8 bit, inside the radius.
-        speed: plain, fold (the same function, faster) or bf16.
+        speed: plain, fold (the same function, faster), bf16, or auto: the fastest of these that
+            agrees, timed on the first batch and recorded.
         weights: a state dict for a named model.
         model_settings: how a model of your own is read, as :func:`physadv.as_model` takes it; for
             a name or a file, not for a module.

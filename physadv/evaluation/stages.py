@@ -148,7 +148,7 @@ def sample_verdicts(
         labels: True classes (b,).
         ball: Threat model.
         plan: Attacks in order, at least one.
-        speed: "plain", "fold", "bf16", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
         seed: Seed of the attacks.
         targets: Target classes (b,); a sample is then broken where its target is predicted.
         index: Numbers (b,) of the samples; 0, 1, ... without it.

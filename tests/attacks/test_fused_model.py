@@ -204,3 +204,51 @@ def test_the_last_quarter_of_the_steps_is_in_full_precision(attack: Any) -> None
     attack(net, x, y, eps=0.001, steps=20, speed=copy, drop_broken=False)
     assert 14 <= rough.calls <= 15
     assert rough.calls + exact.calls in (20, 21)
+
+
+def test_auto_takes_the_fastest_and_never_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of copies that agree the one of least time is taken; the model itself where none is worth
+    it. What was found is kept with the guarded model."""
+    from physadv.attacks import _fused_model
+    from physadv.attacks._guarded_model import guarded
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    net.eval()
+    images = torch.rand(4, 3, 8, 8)
+    timed: list[dict[str, float]] = []
+
+    def timings(chosen: dict[str, float]) -> None:
+        def measured(candidates: dict[str, object], probe: Tensor) -> dict[str, float]:
+            timed.append({name: chosen.get(name, 2.0) for name in candidates})
+            return timed[-1]
+
+        monkeypatch.setattr(_fused_model, "_timed", measured)
+
+    timings({"plain": 1.0, "fold, contiguous": 0.5})
+    guard = guarded(net)
+    copy = _fused_model.gradient_model_for(guard, "auto", images)
+    assert isinstance(copy, _fused_model.FusedModel)
+    assert not copy.channels_last
+    assert not copy.bf16
+    assert guard.fastest == "fold, contiguous"
+    again = _fused_model.gradient_model_for(guard, "auto", images)
+    assert isinstance(again, _fused_model.FusedModel)
+    assert not again.channels_last
+    assert len(timed) == 1
+
+    timings({"plain": 1.0, "fold": 0.99})
+    guard = guarded(net)
+    assert _fused_model.gradient_model_for(guard, "auto", images) is guard
+    assert guard.fastest == "plain"
+    assert _fused_model.gradient_model_for(guard, "auto", images) is guard
+
+
+def test_auto_times_and_attacks() -> None:
+    """Really timed, the attack is judged by the model as at any speed, and copies that were only
+    timed count as unused."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    net.eval()
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = net(images).argmax(1)
+    result = pgd(net, images, labels, eps=0.2, steps=5, speed="auto")
+    assert torch.equal(net(result.images).argmax(1) != labels, result.success)
