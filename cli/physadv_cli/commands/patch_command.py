@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from physadv.core import shared_fields as shared
+from physadv.core.run_folder import locked_file
 from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
 from physadv.core.wording import format_percent
 from physadv.patches.config import PatchConfig
@@ -518,7 +519,8 @@ def preview(
             "Name another --video, or add --overwrite",
         )
     found = read_bundle(bundle_folder(bundle))
-    with code_typed([model] if model else [], trust=False):
+    run.held.enter_context(locked_file(video))
+    with run.held, code_typed([model] if model else [], trust=False):
         film = film_patch(
             found,
             model=model,
@@ -527,7 +529,7 @@ def preview(
             seed=seed,
             report=lambda note: console.print(note, style="dim"),
         )
-    write_film(film, video)
+        write_film(film, video)
     result = {
         "simulation": True,
         "video": str(video),
