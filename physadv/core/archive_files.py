@@ -54,7 +54,7 @@ def zip_files(archive: zipfile.ZipFile) -> tuple[list[str], UnreadFiles]:
     names, unread = [], UnreadFiles()
     for info in archive.infolist():
         mode = info.external_attr >> 16  # as Unix has it; 0 where another system packed the file
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         if not info.filename:
             unread.add("files without a name", "")

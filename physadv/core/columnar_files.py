@@ -6,7 +6,10 @@ used: Arrow trusts offsets that a damaged file may state.
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -20,6 +23,9 @@ _DAMAGED = "no readable Arrow or Parquet file"
 _MOST_PART_BYTES = 4 << 30
 """Most bytes of a row group or record batch, unpacked, of which one is held in memory."""
 _MOST_PARTS = 1_000_000
+_MARK = b"ARROW1"
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+"""Kinds of messages in Arrow's flatbuffers."""
 _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 """What every writer of an Arrow stream ends it with."""
 
@@ -108,28 +114,24 @@ class ColumnarFile:
 
 
 def _arrow_batches(pyarrow: ModuleType, mapped: Any) -> tuple[list[Any], Any]:
-    """Record batches of an Arrow file or stream, which stay on disk until they are used."""
+    """Record batches of an Arrow file or stream, which stay on disk until they are used; those
+    whose buffers are compressed are unpacked here."""
     from pyarrow import ipc
 
-    packed, is_stream = mapped.size(), False
-    try:
-        reader = ipc.open_file(mapped)
-        count = reader.num_record_batches
-        batches = (reader.get_batch(i) for i in range(count))
-    except pyarrow.ArrowInvalid:
-        mapped.seek(0)
-        reader = ipc.open_stream(mapped)
-        batches, is_stream = iter(reader), True
-    found, total = [], 0
-    for batch in batches:
-        found.append(batch)
-        total += batch.nbytes  # more than the file holds where its buffers are compressed
-        assert_bytes(total, "Arrow file", most=1 << 44, packed=packed, error=DataError)
-        if len(found) > _MOST_PARTS:
+    # A file is a stream between a mark and a footer, which may point anywhere.
+    start = len(_MARK) + 2 if mapped.read(len(_MARK)) == _MARK else 0
+    mapped.seek(start)
+    announced = 0
+    for count, message in enumerate(ipc.MessageReader.open_stream(mapped)):
+        announced += unpacked_bytes(message.metadata.to_pybytes(), memoryview(message.body or b""))
+        assert_bytes(announced, "Arrow file", most=1 << 44, packed=mapped.size(), error=DataError)
+        if count >= _MOST_PARTS:
             raise DataError("Arrow file", f"over {_MOST_PARTS} record batches", "Write it anew")
-    if is_stream:
-        _assert_ended(mapped)
-    return found, reader.schema
+    mapped.seek(start)
+    reader = ipc.open_stream(mapped)
+    batches = list(reader)
+    _assert_ended(mapped)
+    return batches, reader.schema
 
 
 def _assert_ended(mapped: Any) -> None:
@@ -143,3 +145,68 @@ def _assert_ended(mapped: Any) -> None:
             "ends without its end mark, so that a part may be missing",
             "Copy it anew",
         )
+
+
+def unpacked_bytes(metadata: bytes, body: memoryview) -> int:
+    """Return the bytes that the buffers of an Arrow message take in memory, as they announce.
+
+    Args:
+        metadata: The message's flatbuffer.
+        body: The message's body, in which a compressed buffer begins with its length unpacked.
+
+    Returns:
+        Number of bytes; 0 for a message without buffers.
+
+    Raises:
+        struct.error: The message is damaged.
+    """
+    message = _FlatTable(metadata, struct.unpack_from("<I", metadata)[0])
+    kind = message.number(1, "<B")
+    if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH):
+        return 0
+    batch = message.table(2)
+    if kind == _DICTIONARY_BATCH and batch is not None:
+        batch = batch.table(1)
+    if batch is None:
+        return 0
+    is_compressed, total = batch.table(3) is not None, 0
+    for offset, length in batch.pairs(2):
+        size = struct.unpack_from("<q", body, offset)[0] if is_compressed and length else -1
+        total += max(0, length if size < 0 else size)
+    return total
+
+
+@dataclass(frozen=True)
+class _FlatTable:
+    """A table at a place of a flatbuffer."""
+
+    data: bytes
+    place: int
+
+    def _field(self, number: int) -> int:
+        """The place of a field; 0 where the table has none."""
+        description = self.place - int(struct.unpack_from("<i", self.data, self.place)[0])
+        size = struct.unpack_from("<H", self.data, description)[0]
+        at = 4 + 2 * number
+        inside = struct.unpack_from("<H", self.data, description + at)[0] if at < size else 0
+        return self.place + inside if inside else 0
+
+    def number(self, field: int, form: str) -> int:
+        """The number in a field; 0 where there is none."""
+        at = self._field(field)
+        return int(struct.unpack_from(form, self.data, at)[0]) if at else 0
+
+    def table(self, field: int) -> _FlatTable | None:
+        """The table in a field."""
+        at = self._field(field)
+        if not at:
+            return None
+        return _FlatTable(self.data, at + int(struct.unpack_from("<I", self.data, at)[0]))
+
+    def pairs(self, field: int) -> Iterator[tuple[int, int]]:
+        """The pairs of numbers in a field's vector."""
+        vector = self.table(field)
+        if vector is not None:
+            count = struct.unpack_from("<I", self.data, vector.place)[0]
+            for i in range(count):
+                yield struct.unpack_from("<qq", self.data, vector.place + 4 + 16 * i)

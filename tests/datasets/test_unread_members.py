@@ -109,6 +109,17 @@ def test_what_a_zip_holds_beside_files_is_named(tmp_path: Path, mode: int, kind:
     assert data.summary.skipped == {f"{kind} (b/1.png)": 1}
 
 
+def test_a_member_of_a_zip_without_a_name_is_counted(tmp_path: Path) -> None:
+    """It has no place that could be named."""
+    members = [(name, FILE_MODE, content) for name, _, content in PAIR]
+    path = zipped(tmp_path / "set.zip", *members, ("x", FILE_MODE, b"?"))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"x")  # the directory's name becomes a part of its extra field
+    data[entry - 18 : entry - 14] = bytes([0, 0, 1, 0])
+    path.write_bytes(data)
+    assert read_dataset(path).summary.skipped == {"files without a name": 1}
+
+
 def test_an_archive_of_nothing_but_links_says_so(tmp_path: Path) -> None:
     """The error names what is in it."""
     links = [(f"a/{i}.png", tarfile.LNKTYPE, b"x") for i in range(5)]
