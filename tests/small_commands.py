@@ -41,7 +41,8 @@ import physadv.models.faces.embedders as embedders
 import physadv.models.faces.face_detection as detection
 from dataclasses import replace
 
-cloak.MODES["low"] = replace(cloak.MODES["low"], steps=6, draws=2, every=3)
+for _mode in ("low", "mid"):
+    cloak.MODES[_mode] = replace(cloak.MODES[_mode], steps=6, draws=2, every=3)
 embedders.load_embedders = lambda *a, **k: [tinyface.tiny_embedder()]
 for module in (task, detection):
     module.default_finders = lambda *a, **k: [tinyface.KnownFinder()]

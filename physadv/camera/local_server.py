@@ -118,8 +118,11 @@ class LocalServer(ThreadingHTTPServer):
 class LocalHandler(BaseHTTPRequestHandler):
     """Handler of requests that name this machine and know the token.
 
-    Subclasses answer in ``get`` and ``post``, which are called for such requests alone.
+    Subclasses answer in ``get`` and ``post``, which are called for such requests alone, and in
+    ``post_body`` where ``most_body`` bytes of a body are taken.
     """
+
+    most_body = 0
 
     server: LocalServer
     server_version, sys_version = "physadv", ""
@@ -148,8 +151,17 @@ class LocalHandler(BaseHTTPRequestHandler):
         path = self._own_path()
         if path is None:
             return
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.answer(413, "text/plain", b"a request has no body here\n")
+        lengths = self.headers.get_all("Content-Length", ["0"])
+        plain = len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdecimal()
+        if not plain or len(lengths[0]) > 12 or "Transfer-Encoding" in self.headers:
+            self.answer(413, "text/plain", b"a request says once how long it is\n")
+        elif int(lengths[0]) > self.most_body:
+            words = "too large" if self.most_body else "a request has no body here"
+            self.answer(413, "text/plain", f"{words}\n".encode())
+        elif int(lengths[0]):
+            body = self.rfile.read_body(int(lengths[0]))  # type: ignore[attr-defined]
+            if len(body) == int(lengths[0]):
+                self.post_body(path, body)
         else:
             self.post(path)
 
@@ -159,6 +171,10 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def post(self, path: str) -> None:
         """Answer a POST request to ``path``."""
+        raise NotImplementedError
+
+    def post_body(self, path: str, body: bytes) -> None:
+        """Answer a POST request to ``path`` with ``body``."""
         raise NotImplementedError
 
     def answer(self, code: int, kind: str, body: bytes) -> None:
@@ -226,6 +242,10 @@ class _Bounded:
         line = self._stream.readline(self._left if size < 0 else min(size, self._left))
         self._left -= len(line)
         return line
+
+    def read_body(self, size: int) -> bytes:
+        """Read the ``size`` bytes behind the head; fewer where the request ends before."""
+        return self._stream.read(size)
 
     def close(self) -> None:
         """Close the stream."""

@@ -23,8 +23,9 @@ from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.reading import format_bytes
 from physadv.models.faces.embedders import FaceEmbedder
-from physadv.models.faces.face_detection import Box, DetectedFace
+from physadv.models.faces.face_detection import TEMPLATES, Box, DetectedFace
 from physadv.privacy.embedding_loss import CloakGoal, CloakMemory, own_embeddings, similarity_margin
+from physadv.privacy.face_change import ChangeLimits, changed_box, gain_limits, rendered_box
 from physadv.privacy.transforms import (
     Kind,
     PhotoView,
@@ -35,7 +36,14 @@ from physadv.privacy.transforms import (
     draw_view,
     transmit_photo,
 )
-from physadv.privacy.visibility import ImageChange, dssim, gaussian_blur, measure_change
+from physadv.privacy.visibility import (
+    ImageChange,
+    dssim,
+    gaussian_blur,
+    measure_change,
+    patch_color_change,
+    seen_color_change,
+)
 
 _OTHERS: tuple[Kind, ...] = ("hard", "any")
 _PROCESS_BYTES, _PHOTO_BYTES, _FACE_BYTES = 500_000_000, 3, 30
@@ -43,6 +51,9 @@ _PROCESS_BYTES, _PHOTO_BYTES, _FACE_BYTES = 500_000_000, 3, 30
 where the photo is copied, twice as many."""
 _MOST_BYTES = 2_000_000_000
 """Most bytes of memory of the process while one photo is cloaked."""
+_EYE_REACH, _RIGID_PX = 0.07, 8.0
+"""Around eyes, within this share of the face's square, edges move together: the shift is blurred by
+this sigma in px of a 112 px face, so that an iris stays round."""
 WORKING_SIDE = 192
 """Faces larger than this are optimized at this size, in px; the change is then enlarged to the
 photo's."""
@@ -56,14 +67,15 @@ class CloakMode:
         name: Name of the mode.
         linf: Largest change of a value in 8-bit steps; a hard limit.
         dssim: Largest structural dissimilarity of the face box, in [0, 0.5]; a hard limit.
+        patches: Largest color difference of patches of skin, CIEDE2000; a hard limit.
+        limits: Limits of the change at each place.
         steps: Largest number of optimization steps.
         draws: Views drawn a step.
-        rate: Step size in 8-bit steps.
-        grain: Blur of the change in px of a 112 px face, so that it looks like light and shade and
+        rate: Step size, as a share of the largest change.
+        grain: Blur of the gain in px of a 112 px face, so that it looks like light and shade and
             not like scratches.
+        flow_grain: Distance of independent shifts in px of a 112 px face.
         momentum: Decay of the first moment.
-        chroma: Weight of the penalty on color.
-        smooth: Weight of the penalty on broad patches.
         patience: Evaluations without an improvement that end the optimization.
         every: Steps between two evaluations of the change.
         ranges: Ranges that the views are drawn from.
@@ -72,13 +84,14 @@ class CloakMode:
     name: str
     linf: int
     dssim: float
+    patches: float = 4.0
+    limits: ChangeLimits = field(default_factory=ChangeLimits)
     steps: int = 40
     draws: int = 3
-    rate: float = 1.0
-    grain: float = 1.0
+    rate: float = 0.25
+    grain: float = 0.8
+    flow_grain: float = 4.0
     momentum: float = 0.9
-    chroma: float = 2.0
-    smooth: float = 0.5
     patience: int = 3
     every: int = 8
     ranges: ViewRanges = field(default_factory=ViewRanges)
@@ -87,9 +100,11 @@ class CloakMode:
 MODES = {
     mode.name: mode
     for mode in (
-        CloakMode("low", linf=12, dssim=0.015),
-        CloakMode("mid", linf=16, dssim=0.025),
-        CloakMode("high", linf=20, dssim=0.04),
+        CloakMode("low", linf=40, dssim=0.02, patches=1.8, limits=ChangeLimits(0.6, 0.8, 6, 1.2)),
+        CloakMode("mid", linf=50, dssim=0.03, patches=2.4, limits=ChangeLimits(0.9, 1.0, 8, 1.6)),
+        CloakMode(
+            "high", linf=60, dssim=0.045, patches=3.2, limits=ChangeLimits(1.2, 1.2, 10, 2.1)
+        ),
     )
 }
 
@@ -245,7 +260,10 @@ def _cloak_into(
     return CloakedFace(
         box=window.box,
         change=replace(
-            measure_change(window.original, search.best), dssim=window.visible(search.best)
+            measure_change(window.original, search.best),
+            dssim=window.visible(search.best),
+            color=seen_color_change(window.original, search.best),
+            patches=patch_color_change(window.seen(window.original), window.seen(search.best)),
         ),
         margins={k: round(v, 4) for k, v in search.best_margins.items()},
         steps=steps,
@@ -305,39 +323,32 @@ class FaceWindow:
             gray=all(bool((row == row[:, :1]).all()) for row in region),
         )
 
-    def add(self, delta: Tensor) -> Tensor:
-        """Return the scene with the change ``delta`` (1, 3, gh, gw) added to its face box."""
+    def scene_with(self, box: Tensor) -> Tensor:
+        """Return the scene with another face ``box`` (1, 3, gh, gw) in its place."""
         x0, y0, x1, y1 = self.inner
-        pads = (x0, self.scene.shape[3] - x1, y0, self.scene.shape[2] - y1)
-        return (self.scene + F.pad(delta * self.mask, pads)).clamp(0, 1)
+        rows = self.scene[..., y0:y1, :]
+        middle = torch.cat([rows[..., :x0], box.clamp(0, 1), rows[..., x1:]], 3)
+        return torch.cat([self.scene[..., :y0, :], middle, self.scene[..., y1:, :]], 2)
 
     def box_of(self, scene: Tensor) -> Tensor:
         """Return the face box (1, 3, gh, gw) of ``scene``."""
         x0, y0, x1, y1 = self.inner
         return scene[..., y0:y1, x0:x1]
 
-    def rendered(self, delta: Tensor, scale: float, linf: int) -> Tensor:
+    def rendered(self, gain: Tensor, flow: Tensor, scale: float, linf: int) -> Tensor:
         """Return the face box at the photo's own size with a change, in whole 8-bit steps.
 
         Args:
-            delta: Change (1, 3, gh, gw) at the working size, in units of [0, 1].
+            gain: Gain (1, 1, gh, gw) at the working size, as a share of the values.
+            flow: Shift (1, 2, gh, gw) in px of the working size.
             scale: Share of the change to apply, in [0, 1].
             linf: Largest change of a value in 8-bit steps.
 
         Returns:
             Face box (3, bh, bw) uint8.
         """
-        size = self.original.shape[-2:]
-        grown = (delta * self.mask * scale).expand(-1, 3, -1, -1)
-        box = torch.empty_like(self.original)
-        # One channel at a time, as a face of a large photo has tens of megapixels.
-        for k in range(3):
-            plane = grown[:, k : k + 1]
-            if tuple(plane.shape[-2:]) != tuple(size):
-                plane = F.interpolate(plane, size, mode="bicubic", align_corners=False)
-            steps = plane[0, 0].mul(255).round_().clamp_(-linf, linf)
-            box[k] = steps.add_(self.original[k]).clamp_(0, 255)
-        return box
+        share = self.mask * scale
+        return rendered_box(self.original, gain * share, flow * share, linf)
 
     def visible(self, box: Tensor) -> float:
         """Return the DSSIM of a rendered face ``box`` (3, bh, bw) uint8, measured at the working
@@ -398,8 +409,9 @@ class CloakSearch:
             rng,
         )
 
-        self.limit = mode.linf / 255
         self.price = 1.0
+        self._eyes = _near_eyes(window)
+        self._gain_limits = gain_limits(window.box_of(window.scene), mode.limits)
         self.best, self.best_loss, self.best_margins = (
             window.original,
             float("inf"),
@@ -416,75 +428,83 @@ class CloakSearch:
         """Optimize until the steps are used up or nothing improves; returns the number of steps
         taken."""
         h, w = self.window.mask.shape[-2:]
-        channels = 1 if self.window.gray else 3
+        # The first gain is coarse, low-amplitude noise: from exactly zero the gradient of a cosine
+        # vanishes.
+        start = self.rng.uniform(-0.25, 0.25, (1, 1, max(2, h // 4), max(2, w // 4)))
+        gain = F.interpolate(torch.from_numpy(start).to(self.window.scene), (h, w), mode="bilinear")
+        cells = max(2, round(112 / self.mode.flow_grain))
+        flow = torch.from_numpy(self.rng.uniform(-0.1, 0.1, (1, 2, cells, cells))).to(gain)
 
-        # The first change is coarse, low-amplitude noise: from exactly zero the gradient of a
-        # cosine vanishes.
-        start = (
-            self.rng.uniform(-0.25, 0.25, (1, channels, max(2, h // 4), max(2, w // 4)))
-            * self.limit
-        )
-        delta = F.interpolate(
-            torch.from_numpy(start).to(self.window.scene), (h, w), mode="bilinear"
-        )
-
-        first = torch.zeros_like(delta)
-        second = torch.zeros_like(delta)
+        now = [gain, flow]
+        first = [torch.zeros_like(each) for each in now]
+        second = [torch.zeros_like(each) for each in now]
         idle = 0
 
         for step in range(1, self.mode.steps + 1):
-            gradient = self._gradient(delta)
-            first = self.mode.momentum * first + (1 - self.mode.momentum) * gradient
-            second = 0.99 * second + 0.01 * gradient**2
-            move = (first / (1 - self.mode.momentum**step)) / (
-                (second / (1 - 0.99**step)).sqrt() + 1e-12
-            )
-            delta = (delta - self.mode.rate / 255 * move).clamp(-self.limit, self.limit)
+            gradients = self._gradient(now)
+            for k, gradient in enumerate(gradients):
+                first[k] = self.mode.momentum * first[k] + (1 - self.mode.momentum) * gradient
+                second[k] = 0.99 * second[k] + 0.01 * gradient**2
+                move = (first[k] / (1 - self.mode.momentum**step)) / (
+                    (second[k] / (1 - 0.99**step)).sqrt() + 1e-12
+                )
+                now[k] = (now[k] - self.mode.rate * move).clamp(-1, 1)
 
             # Only what holds on fixed views and after rounding counts as an improvement.
             if step % self.mode.every == 0 or step == self.mode.steps:
-                idle = 0 if self._keep(self._shaped(delta)) else idle + 1
+                idle = 0 if self._keep(*self._shaped(*now)) else idle + 1
                 if idle >= self.mode.patience:
                     return step
         return self.mode.steps
 
-    def _gradient(self, delta: Tensor) -> Tensor:
-        """Gradient of the loss over fresh views, plus the price of being seen."""
-        delta = delta.detach().requires_grad_()
-        shaped = self._shaped(delta)
-        scene = self.window.add(shaped.expand(-1, 3, -1, -1))
+    def _gradient(self, now: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients of the loss over fresh views, plus the price of being seen."""
+        now = [each.detach().requires_grad_() for each in now]
+        gain, flow = self._shaped(*now)
+        mask = self.window.mask
+        before = self.window.box_of(self.window.scene)
+        box = changed_box(before, gain * mask, flow * mask, self.mode.linf / 255)
 
         views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
-        loss = self._loss(scene, views)
+        loss = self._loss(self.window.scene_with(box), views, dealt=True)
 
         # The price follows the constraint: it rises while the change is too visible and falls while
         # there is room.
-        over = (
-            dssim(self.window.box_of(self.window.scene), self.window.box_of(scene))[0]
-            / self.mode.dssim
-        )
+        over = dssim(before, box)[0] / self.mode.dssim
         self.price = float(
             np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50)
         )
+        return torch.autograd.grad(loss + self.price * over, now)
 
-        total = loss + self.price * over + self._taste(shaped)
-        (gradient,) = torch.autograd.grad(total, delta)
-        return gradient
+    def _shaped(self, gain: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and shift of parameters in [-1, 1]: without their finest detail, within the limits
+        at each place."""
+        height, width = self.window.mask.shape[-2:]
+        side = max(height, width)
+        if self.mode.grain > 0:
+            blurred = gaussian_blur(gain, self.mode.grain * side / 112)
+            gain = (blurred * (1 + self.mode.grain)).clamp(-1, 1)
 
-    def _shaped(self, delta: Tensor) -> Tensor:
-        """A change without its finest detail, as strong as before where it is broad; within the
-        largest change."""
-        if self.mode.grain <= 0:
-            return delta
-        blurred = gaussian_blur(delta, self.mode.grain * delta.shape[-1] / 112)
-        return (blurred * (1 + self.mode.grain)).clamp(-self.limit, self.limit)
+        grown = F.interpolate(flow, (height, width), mode="bicubic", align_corners=False)
+        rigid = gaussian_blur(grown, _RIGID_PX * side / 112)
+        grown = grown + self._eyes * (rigid - grown)
+        length = grown.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        farthest = self.mode.limits.shift * side / 112
+        return gain * self._gain_limits, grown * (length.clamp_max(1) / length) * farthest
 
-    def _loss(self, scene: Tensor, views: Sequence[PhotoView]) -> Tensor:
+    def _loss(self, scene: Tensor, views: Sequence[PhotoView], *, dealt: bool = False) -> Tensor:
+        """Mean loss over embedders and views. ``dealt`` spares each of several embedders one view
+        in turn, which costs a third less and is made up for by the next step."""
         face, losses = self.window.face, []
         arrived = [transmit_photo(scene, face, view) for view in views]
 
-        for embedder in self.embedders:
-            passages = zip(arrived, views, strict=True)
+        spared = int(self.rng.integers(len(views))) if dealt and self._can_deal(views) else None
+        for number, embedder in enumerate(self.embedders):
+            passages = [
+                (photo, view)
+                for k, (photo, view) in enumerate(zip(arrived, views, strict=True))
+                if spared is None or (k + number) % len(views) != spared
+            ]
             crops = torch.cat(
                 [crop_arrival(embedder, photo, face, view) for photo, view in passages]
             )
@@ -495,15 +515,8 @@ class CloakSearch:
             )
         return torch.stack(losses).mean()
 
-    def _taste(self, delta: Tensor) -> Tensor:
-        """Chroma and broad patches cost extra: skin stays skin."""
-        scaled = delta * (255 / 8)
-        weights = torch.tensor([0.299, 0.587, 0.114]).to(delta)[:, None, None]
-        luma = (scaled * weights).sum(1, keepdim=True) if delta.shape[1] == 3 else scaled
-        broad = F.avg_pool2d(scaled, max(2, delta.shape[-1] // 6))
-        return (
-            self.mode.chroma * ((scaled - luma) ** 2).mean() + self.mode.smooth * (broad**2).mean()
-        )
+    def _can_deal(self, views: Sequence[PhotoView]) -> bool:
+        return len(self.embedders) > 1 and len(views) > 2
 
     def _kinds(self) -> list[Kind]:
         """The first view of a step is plain; the others are hard and anything, by chance one or the
@@ -512,13 +525,11 @@ class CloakSearch:
         return ["plain" if k == 0 else _OTHERS[(k + start) % 2] for k in range(self.mode.draws)]
 
     @torch.no_grad()
-    def _keep(self, delta: Tensor) -> bool:
-        """Bring a change inside both limits, judge it over fixed views, keep it if it is the best
-        so far."""
-        box = self._within(delta.expand(-1, 3, -1, -1))
-        scene = self.window.scene.clone()
-        x0, y0, x1, y1 = self.window.inner
-        scene[..., y0:y1, x0:x1] = self.window.seen(box)
+    def _keep(self, gain: Tensor, flow: Tensor) -> bool:
+        """Bring a change inside the limits, judge it over fixed views, keep it if it is the best so
+        far."""
+        box = self._within(gain, flow)
+        scene = self.window.scene_with(self.window.seen(box))
 
         loss = float(self._loss(scene, self._judges))
         if loss >= self.best_loss - 0.005:
@@ -537,22 +548,42 @@ class CloakSearch:
         }
         return True
 
-    def _within(self, delta: Tensor) -> Tensor:
-        """The face box with the largest share of a change that keeps both limits after rounding."""
+    def _within(self, gain: Tensor, flow: Tensor) -> Tensor:
+        """The face box with the largest share of a change that keeps the limits after rounding."""
         low, high = 0.0, 1.0
-        full = self.window.rendered(delta, 1.0, self.mode.linf)
-        if self.window.visible(full) <= self.mode.dssim:
+        full = self.window.rendered(gain, flow, 1.0, self.mode.linf)
+        if self._is_within(full):
             return full
 
         best = self.window.original
         for _ in range(8):
             middle = (low + high) / 2
-            box = self.window.rendered(delta, middle, self.mode.linf)
-            if self.window.visible(box) <= self.mode.dssim:
+            box = self.window.rendered(gain, flow, middle, self.mode.linf)
+            if self._is_within(box):
                 low, best = middle, box
             else:
                 high = middle
         return best
+
+    def _is_within(self, box: Tensor) -> bool:
+        """Whether a rendered face box keeps the limits of what is seen."""
+        if self.window.visible(box) > self.mode.dssim:
+            return False
+        seen = self.window.seen(box)
+        return patch_color_change(self.window.seen(self.window.original), seen) <= self.mode.patches
+
+
+def _near_eyes(window: FaceWindow) -> Tensor:
+    """(1, 1, gh, gw): 1 at the middle of each eye, falling to 0 around it."""
+    height, width = window.mask.shape[-2:]
+    to_scene = window.face.to_photo("arcface", 1)
+    side = float(np.hypot(*to_scene[:, 0]))
+    eyes = TEMPLATES["arcface", "arc5"][:2] @ to_scene[:, :2].T + to_scene[:, 2]
+    rows = torch.arange(height)[:, None] + 0.5 + window.inner[1]
+    columns = torch.arange(width)[None] + 0.5 + window.inner[0]
+    squares = [(rows - y) ** 2 + (columns - x) ** 2 for x, y in eyes.tolist()]
+    near = torch.stack(squares).min(0).values / (_EYE_REACH * side) ** 2
+    return torch.exp(-0.5 * near)[None, None].to(window.mask)
 
 
 def _fade(height: int, width: int) -> Tensor:

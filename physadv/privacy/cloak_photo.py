@@ -57,7 +57,7 @@ class CloakResult:
 def cloak_photo(
     photo: str | Path | npt.NDArray[np.uint8],
     *,
-    mode: str | CloakMode = "low",
+    mode: str | CloakMode = "mid",
     embedders: Sequence[str | FaceEmbedder] | None = None,
     weights: Mapping[str, str | Path] | None = None,
     finders: Sequence[FaceFinder] | None = None,
@@ -109,10 +109,9 @@ def cloak_photo(
     # Faces first: a photo without any needs no embedder.
     detectors = default_finders() if finders is None else finders
     cloaker = PhotoCloaker(detectors, [], limits, seed=seed)
-    faces, small = cloaker.faces(pixels)
-    notes = loaded.notes if loaded is not None else ()
-    if small:
-        notes = (*notes, f"left as they are, too small to be recognized: {len(small)}")
+    found = cloaker.faces(pixels)
+    faces = list(found.cloaked.values())
+    notes = (*(loaded.notes if loaded is not None else ()), *found.notes())
     if not faces:
         return CloakResult(pixels.copy(), (), (*notes, "no face was found"))
 

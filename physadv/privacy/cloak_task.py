@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from physadv.models.faces.embedders import load_surrogates
-from physadv.models.faces.face_detection import default_finders
+from physadv.models.faces.face_detection import SlimFinder, default_finders
 from physadv.privacy.batch import (
     SETTINGS,
     PhotoJob,
@@ -19,6 +19,7 @@ from physadv.privacy.batch import (
 )
 from physadv.privacy.cloak_faces import mode_named
 from physadv.privacy.config import CloakConfig
+from physadv.privacy.face_choice import FaceChoice
 from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings, write_settings
 
 
@@ -54,17 +55,18 @@ class CloakTask:
 
         Raises:
             ImageError: There is no photo.
-            OptionError: ``out`` lies among the originals.
+            OptionError: ``out`` lies among the originals, or the choice of faces names none.
             ModelError: A detector or a recognizer is not at hand.
         """
         jobs, folder = plan_jobs(config.photos, out)
-        finders = default_finders(config.detector_weights)
-        embedders, judge = load_surrogates(
-            config.embedder, config.weights_files, device=config.device
-        )
-        mode = mode_named(config.mode)
-        cloaker = PhotoCloaker(finders, embedders, mode, seed=config.seed, in_place=True)
+        choice = FaceChoice.parse(config.only, config.skip, [job.name for job in jobs])
+        cloaker, judge = photo_cloaker(config, choice)
         return cls(config, jobs, folder, cloaker, judge)
+
+    @property
+    def has_slim_finder(self) -> bool:
+        """Whether the slim network is among the face detectors."""
+        return any(isinstance(finder, SlimFinder) for finder in self.cloaker.finders)
 
     def prepare(self, *, overwrite: bool = False) -> None:
         """Learn the decoys, and check that no other result stands in the folder.
@@ -106,3 +108,26 @@ class CloakTask:
         )
         write_settings(self.folder / SETTINGS, settings)
         yield from outcomes
+
+
+def photo_cloaker(
+    config: CloakConfig, choice: FaceChoice | None = None
+) -> tuple[PhotoCloaker, str | None]:
+    """Load the detectors and recognizers of a configuration.
+
+    Args:
+        config: The configuration.
+        choice: Faces to cloak or to leave bare, by photo.
+
+    Returns:
+        The cloaker, and the name of a recognizer at hand that has no part in it; None where all
+        have.
+
+    Raises:
+        ModelError: A detector or a recognizer is not at hand.
+    """
+    finders = default_finders(config.detector_weights)
+    embedders, judge = load_surrogates(config.embedder, config.weights_files, device=config.device)
+    mode = mode_named(config.mode)
+    cloaker = PhotoCloaker(finders, embedders, mode, seed=config.seed, choice=choice, in_place=True)
+    return cloaker, judge

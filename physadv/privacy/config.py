@@ -50,16 +50,17 @@ class CloakConfig(Config):
     photos: Annotated[
         str,
         ConfigField(
-            "A photo, or a folder with photos (recursive).",
+            "A photo, or a folder with photos (recursive); none with --serve.",
             "Source",
             metavar="PHOTOS",
             argument=True,
             path=True,
+            default="none with --serve",
         ),
-    ]
+    ] = ""
     mode: Annotated[
         str, ConfigField(f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak")
-    ] = "low"
+    ] = "mid"
     decoys: Annotated[
         str | None,
         ConfigField(
@@ -69,6 +70,22 @@ class CloakConfig(Config):
             path=True,
         ),
     ] = None
+    only: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Cloak only these faces of a photo, by their numbers in --preview; may repeat.",
+            "Cloak",
+            metavar="[PHOTO:]NUMBERS",
+        ),
+    ] = ()
+    skip: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Leave these faces of a photo bare, by their numbers in --preview; may repeat.",
+            "Cloak",
+            metavar="[PHOTO:]NUMBERS",
+        ),
+    ] = ()
     keep_metadata: Annotated[
         bool,
         ConfigField("Keep GPS, serial numbers and captions, which are left out else.", "Output"),
@@ -86,6 +103,7 @@ class CloakConfig(Config):
     embedder: EmbedderNames = ()
     embedder_weights: EmbedderWeights = ()
     detector_weights: shared.DetectorWeights = None
+    serve: shared.ServePort = None
     seed: shared.Seed = 0
     device: shared.Device = "auto"
 
@@ -95,6 +113,12 @@ class CloakConfig(Config):
         if self.mode not in MODE_NAMES:
             raise OptionError(
                 f"--mode {self.mode}", f"is none of {', '.join(MODE_NAMES)}", "choose one of them"
+            )
+        if not self.photos and self.serve is None:
+            raise OptionError("No photos", "A photo or a folder is needed", "Name it, or --serve")
+        if self.photos and self.serve is not None:
+            raise OptionError(
+                f"--serve and {self.photos}", "The page takes photos itself", "Name one of them"
             )
         weights_files_of(self.embedder_weights)
 

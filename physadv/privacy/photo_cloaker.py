@@ -17,12 +17,14 @@ from physadv.core.files import write_json
 from physadv.core.image_io import Array
 from physadv.core.random_streams import generator
 from physadv.models.faces.embedders import FaceEmbedder
-from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme, find_faces
+from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme
+from physadv.models.faces.second_look import search_faces
 from physadv.privacy.batch import CloakedPhoto, PixelReader, recorded_embedders
 from physadv.privacy.check.embeddings import aligned_crop, embed_crop
 from physadv.privacy.check.pairs import PortraitPair, find_portraits, match_files
 from physadv.privacy.cloak_faces import CloakedFace, CloakMode, FaceWindow, cloak_faces
 from physadv.privacy.embedding_loss import CloakMemory, decoy_embedding, own_embeddings
+from physadv.privacy.face_choice import FaceChoice, PhotoFaces
 
 FEWEST = 8
 SMALLEST = 24
@@ -42,6 +44,7 @@ class PhotoCloaker:
         seed: Seed of the random streams.
         in_place: Whether faces are changed in the pixels handed in, which saves the memory of a
             copy.
+        choice: Faces to cloak or to leave bare, by photo.
     """
 
     def __init__(
@@ -53,31 +56,43 @@ class PhotoCloaker:
         others: dict[str, Tensor] | None = None,
         seed: int = 0,
         in_place: bool = False,
+        choice: FaceChoice | None = None,
     ) -> None:
+        self.choice = choice or FaceChoice()
         self.finders, self.embedders, self.mode, self.seed = finders, embedders, mode, seed
         self.others, self.in_place = others, in_place
         self.memory = CloakMemory()
 
-    def faces(self, rgb: Array) -> tuple[list[DetectedFace], list[DetectedFace]]:
-        """Return the faces of ``rgb`` (h, w, 3) uint8 large enough to be recognized, and the
-        smaller ones, which stay as they are."""
-        faces = find_faces(rgb, self.finders)
-        boxes = [face.box(*rgb.shape[:2]) for face in faces]
-        large = [min(x1 - x0, y1 - y0) >= SMALLEST for x0, y0, x1, y1 in boxes]
-        return (
-            [face for face, keep in zip(faces, large, strict=True) if keep],
-            [face for face, keep in zip(faces, large, strict=True) if not keep],
+    def faces(self, rgb: Array, name: str = "") -> PhotoFaces:
+        """Find the faces of one photo: those to cloak, and those that stay as they are.
+
+        Args:
+            rgb: Photo (h, w, 3) uint8.
+            name: Name of the photo in the choice.
+
+        Returns:
+            The faces by their number.
+
+        Raises:
+            OptionError: The choice names a face that the photo does not have.
+        """
+        search = search_faces(rgb, self.finders)
+        small = [f for f in search.faces if _is_small(f, rgb)]
+        return self.choice.apply(
+            name,
+            [f for f in search.faces if not _is_small(f, rgb)],
+            [f for f in search.doubtful if not _is_small(f, rgb)],
+            small,
         )
 
     def __call__(self, rgb: Array, name: str) -> CloakedPhoto:
-        """Cloak every face of one photo."""
-        faces, small = self.faces(rgb)
-        work = self.cloak(rgb, name, faces)
-        if not small:
+        """Cloak the faces of one photo that the choice leaves in."""
+        found = self.faces(rgb, name)
+        work = self.cloak(rgb, name, list(found.cloaked.values()))
+        if not found.bare:
             return work
-        note = f"left as they are, under {SMALLEST} px: {len(small)}"
-        bare = tuple(face.box(*rgb.shape[:2]) for face in small)
-        return replace(work, notes=(note,), bare=bare)
+        boxes = tuple(found.boxes(*rgb.shape[:2])[1].values())
+        return replace(work, notes=found.notes(), bare=boxes)
 
     def cloak(self, rgb: Array, name: str, faces: list[DetectedFace]) -> CloakedPhoto:
         """Cloak given faces of one photo.
@@ -190,7 +205,24 @@ def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
         "finders": [type(f).__name__ for f in cloaker.finders],
         "decoys": cloaker.others is not None,
         "seed": cloaker.seed,
+        **_choice_table(cloaker.choice),
     }
+
+
+def _choice_table(choice: FaceChoice) -> dict[str, Any]:
+    """The faces chosen, as the settings keep them; nothing where none were."""
+    table = {
+        option: {name: sorted(numbers) for name, numbers in sorted(chosen.items())}
+        for option, chosen in (("only", choice.only), ("skip", choice.skip))
+        if chosen
+    }
+    return {"choice": table} if table else {}
+
+
+def _is_small(face: DetectedFace, rgb: Array) -> bool:
+    """Whether a face of ``rgb`` is too small to be recognized."""
+    x0, y0, x1, y1 = face.box(*rgb.shape[:2])
+    return min(x1 - x0, y1 - y0) < SMALLEST
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> Path:
@@ -224,6 +256,8 @@ def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
         "linf": note.change.linf,
         "dssim": round(note.change.dssim, 5),
         "psnr": round(note.change.psnr, 2) if np.isfinite(note.change.psnr) else None,
+        "color": None if note.change.color is None else round(note.change.color, 3),
+        "patches": None if note.change.patches is None else round(note.change.patches, 3),
         "margins": note.margins,
         "steps": note.steps,
         "seconds": round(note.seconds, 3),

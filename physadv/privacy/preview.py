@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -15,20 +15,23 @@ CLOAKED, BARE = (0, 158, 115), (213, 94, 0)
 _LONGER_PX = 1600
 
 
-def draw_faces(rgb: Array, cloaked: Sequence[Box], bare: Sequence[Box] = ()) -> Array:
+def draw_faces(
+    rgb: Array, cloaked: Mapping[int, Box], bare: Mapping[int, Box] | None = None
+) -> Array:
     """Draw boxes around faces, on a copy of at most 1600 px.
 
     Args:
         rgb: Photo (h, w, 3) uint8.
-        cloaked: Boxes (x0, y0, x1, y1) in px of faces to cloak; drawn solid, with their numbers.
-        bare: Boxes of faces that are left as they are; drawn in another color, with a cross.
+        cloaked: Boxes (x0, y0, x1, y1) in px of faces to cloak by their number; drawn solid.
+        bare: Boxes of faces that are left as they are, by their number; drawn in another color,
+            with a cross.
 
     Returns:
         The picture (h, w, 3) uint8.
 
     Example:
         >>> import numpy as np
-        >>> picture = draw_faces(np.zeros((40, 60, 3), np.uint8), [(10, 10, 30, 30)])
+        >>> picture = draw_faces(np.zeros((40, 60, 3), np.uint8), {1: (10, 10, 30, 30)})
         >>> picture.shape, picture[20, 10].tolist()
         ((40, 60, 3), [0, 158, 115])
     """
@@ -37,15 +40,14 @@ def draw_faces(rgb: Array, cloaked: Sequence[Box], bare: Sequence[Box] = ()) -> 
     picture = rgb.copy() if scale == 1 else cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     thick = max(1, round(max(size) / 400))
 
-    for number, box in enumerate(cloaked, 1):
-        x0, y0, x1, y1 = (round(v * scale) for v in box)
-        cv2.rectangle(picture, (x0, y0), (x1, y1), CLOAKED, thick)
-        place = (x0 + thick, y1 - 2 * thick)
-        height = max(0.3, (y1 - y0) / 120)
-        cv2.putText(picture, f"{number}", place, cv2.FONT_HERSHEY_SIMPLEX, height, CLOAKED, thick)
-    for box in bare:
-        x0, y0, x1, y1 = (round(v * scale) for v in box)
-        cv2.rectangle(picture, (x0, y0), (x1, y1), BARE, thick)
-        cv2.line(picture, (x0, y0), (x1, y1), BARE, thick)
-        cv2.line(picture, (x0, y1), (x1, y0), BARE, thick)
+    for boxes, color in ((cloaked, CLOAKED), (bare or {}, BARE)):
+        for number, box in boxes.items():
+            x0, y0, x1, y1 = (round(v * scale) for v in box)
+            cv2.rectangle(picture, (x0, y0), (x1, y1), color, thick)
+            if color == BARE:
+                cv2.line(picture, (x0, y0), (x1, y1), color, thick)
+                cv2.line(picture, (x0, y1), (x1, y0), color, thick)
+            place = (x0 + thick, y1 - 2 * thick)
+            height = max(0.3, (y1 - y0) / 120)
+            cv2.putText(picture, f"{number}", place, cv2.FONT_HERSHEY_SIMPLEX, height, color, thick)
     return np.asarray(picture, np.uint8)

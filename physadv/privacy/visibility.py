@@ -1,28 +1,51 @@
-"""Visibility of a change: structural dissimilarity, PSNR, largest change of a value."""
+"""Visibility of a change: structural dissimilarity, color difference, PSNR, largest change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log10
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from kornia.metrics import ssim
 from torch import Tensor
 
+from physadv.core.color import de00_of_srgb
+
 _SIGMA, _RADIUS = 1.5, 5
 _BAND_PIXELS = 250_000
 """Pixels that are compared at once."""
+_LUMINANCE = (0.2126, 0.7152, 0.0722)
+_EYE_PX = 1.0
+"""Sigma in px of the blur of an eye before a screen at 100 %: 60 px a degree of sight, at which
+sensitivity to contrast halves at about ten periods a degree."""
+_PATCH = 1 / 40
+"""Sigma of a patch of skin, as a share of the face box."""
+_FLAT = 0.6
+"""Share of a face box that counts as flat."""
 
 
 @dataclass(frozen=True)
 class ImageChange:
-    """Change of one face box: ``linf`` in 8-bit steps, ``dssim`` in [0, 0.5], ``psnr`` in dB (inf
-    if equal)."""
+    """Change of one face box.
+
+    Attributes:
+        linf: Largest change of a value in 8-bit steps.
+        dssim: Structural dissimilarity in [0, 0.5].
+        psnr: Peak signal to noise ratio in dB; inf if equal.
+        color: Mean CIEDE2000 as an eye before a screen at 100 % sees it; None where not
+            measured.
+        patches: CIEDE2000 that 99 % of patches of flat skin, of a fortieth of the box, stay below:
+            what shows as blotches and other skin; None where not measured.
+    """
 
     linf: int
     dssim: float
     psnr: float
+    color: float | None = None
+    patches: float | None = None
 
 
 def dssim(first: Tensor, second: Tensor) -> Tensor:
@@ -74,6 +97,55 @@ def measure_change(before: Tensor, after: Tensor) -> ImageChange:
 def _unit(x: Tensor) -> Tensor:
     """Pixels in [0, 1], of uint8 or as they are."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def lightness(rgb: Tensor) -> Tensor:
+    """Return CIELAB lightness L* (b, 1, h, w) of sRGB ``rgb`` (b, 3, h, w) in [0, 1];
+    differentiable."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0) + 0.055) / 1.055) ** 2.4)
+    weights = torch.tensor(_LUMINANCE).to(rgb).view(1, 3, 1, 1)
+    y = (linear * weights).sum(1, keepdim=True)
+    root = torch.where(y > 0.008856, y.clamp_min(0.008856) ** (1 / 3), 7.787 * y + 16 / 116)
+    return 116 * root - 16
+
+
+def seen_color_change(before: Tensor, after: Tensor) -> float:
+    """Return the mean CIEDE2000 from ``before`` to ``after``, both (3, h, w) in [0, 1] or uint8.
+
+    Both are blurred first as by an eye before a screen at 100 % (S-CIELAB, Zhang & Wandell, 1997,
+    with one Gaussian).
+    """
+    height, width = before.shape[-2:]
+    reach = max(1, round(3 * _EYE_PX))
+    total, step = 0.0, max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        first, last = max(0, top - reach), min(height, top + step + reach)
+        seen = [gaussian_blur(_unit(x[None, :, first:last]), _EYE_PX)[0] for x in (before, after)]
+        band = slice(top - first, min(height, top + step) - first)
+        total += float(_differences(seen[0][:, band], seen[1][:, band]).sum())
+    return total / (height * width)
+
+
+def patch_color_change(before: Tensor, after: Tensor) -> float:
+    """Return the CIEDE2000 that 99 % of flat patches stay below, from ``before`` to ``after``, both
+    (1, 3, h, w) in [0, 1] at any size.
+
+    A patch has a fortieth of the box as its sigma: small enough for a blotch. It is flat where the
+    lightness around it varies by less than in two fifths of the box.
+    """
+    sigma = max(1.0, max(before.shape[-2:]) * _PATCH)
+    light = lightness(before)
+    mean = gaussian_blur(light, sigma)
+    contrast = (gaussian_blur(light * light, sigma) - mean * mean)[0, 0].cpu().numpy()
+    flat = contrast <= np.quantile(contrast, _FLAT)
+    first, second = (gaussian_blur(x, sigma)[0] for x in (before, after))
+    return float(np.quantile(_differences(first, second)[flat], 0.99))
+
+
+def _differences(first: Tensor, second: Tensor) -> npt.NDArray[np.float64]:
+    """CIEDE2000 (h, w) of two pictures (3, h, w)."""
+    one, other = (x.detach().clamp(0, 1).permute(1, 2, 0).cpu().numpy() for x in (first, second))
+    return de00_of_srgb(one, other)
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def test_boxes_are_drawn_on_a_copy_at_a_size_to_look_at() -> None:
     """Edges of both kinds have their color where the boxes are, also where the photo shrinks; the
     photo itself stays as it was."""
     photo = np.zeros((2000, 3200, 3), np.uint8)
-    picture = draw_faces(photo, [(400, 400, 1200, 1200)], [(2000, 400, 2400, 800)])
+    picture = draw_faces(photo, {1: (400, 400, 1200, 1200)}, {2: (2000, 400, 2400, 800)})
     assert picture.shape == (1000, 1600, 3)
     assert not photo.any()
     assert tuple(picture[400, 200]) == CLOAKED
@@ -35,8 +35,8 @@ def test_faces_too_small_are_listed_where_they_are() -> None:
     large, small = face_at(20, 20, 70), face_at(110, 110, 12)
     photo = drawn_photo(140, 140, large)
     cloaker = PhotoCloaker([lambda rgb: [large, small]], [], MODES["low"])
-    faces, bare = cloaker.faces(photo)
-    assert (len(faces), len(bare)) == (1, 1)
+    faces = cloaker.faces(photo)
+    assert (list(faces.cloaked), faces.reasons) == ([1], {2: "too small"})
     cloaker = PhotoCloaker([lambda rgb: [small]], [tiny_embedder()], MODES["low"])
     work = cloaker(photo, "a.png")
     assert not work.faces

@@ -39,10 +39,13 @@ from physadv.privacy.embedding_loss import (
     own_embeddings,
     similarity_margin,
 )
+from physadv.privacy.face_change import ChangeLimits
 from physadv.privacy.photo_cloaker import PhotoCloaker, face_of
-from physadv.privacy.visibility import dssim
+from physadv.privacy.visibility import dssim, patch_color_change
 
 QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)
+STRONG = replace(MODES["high"], dssim=0.1, patches=20.0, limits=ChangeLimits(9.0, 0.5, 14.0, 2.0))
+"""The tiny embedder sees the light of a face more than its edges."""
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +83,14 @@ def test_limits_hold_and_all_else_is_bit_identical(
     seen = [window.seen(_planes(p[y0:y1, x0:x1])) for p in (photo, done)]
     assert float(dssim(seen[0], seen[1])) <= chosen.dssim + 1e-6
     assert notes[0].change.dssim <= chosen.dssim + 1e-6
+    assert patch_color_change(seen[0], seen[1]) <= chosen.patches + 1e-6
 
 
 def test_face_leaves_its_own_place(embedder: FaceEmbedder) -> None:
     """The margin to the person falls from 1 to under the threshold, and the note says so."""
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)
-    done, notes = cloak_faces(
-        photo, [face], [embedder], replace(MODES["high"], steps=60, dssim=0.1, chroma=0.1)
-    )
+    done, notes = cloak_faces(photo, [face], [embedder], replace(STRONG, steps=60))
     found = margin_now(photo, done, face, embedder)
     assert found < 0
     assert notes[0].margins["tiny"] < 0.3
@@ -101,7 +103,7 @@ def test_equal_noise_does_much_less(embedder: FaceEmbedder) -> None:
 
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)
-    done, notes = cloak_faces(photo, [face], [embedder], replace(MODES["high"], steps=30))
+    done, notes = cloak_faces(photo, [face], [embedder], replace(STRONG, steps=30))
     x0, y0, x1, y1 = notes[0].box
     noisy = photo.copy()
     noisy[y0:y1, x0:x1] = noise_like(photo[y0:y1, x0:x1], done[y0:y1, x0:x1], 0, "n")
@@ -118,17 +120,20 @@ def test_gray_stays_gray(embedder: FaceEmbedder) -> None:
 
 
 def test_change_fades_at_the_border_of_the_box(embedder: FaceEmbedder) -> None:
-    """No seam: along the box's outermost pixels the change is at most a third of the limit."""
+    """No seam: along the box's outermost pixels the change is at most half of the limit, and a
+    tenth on average."""
     face = face_at(20, 20, 90)
     photo = drawn_photo(130, 130, face)
-    done, notes = cloak_faces(photo, [face], [embedder], replace(QUICK, dssim=0.4))
+    mode = replace(QUICK, dssim=0.4, patches=99.0, linf=20)
+    done, notes = cloak_faces(photo, [face], [embedder], mode)
     x0, y0, x1, y1 = notes[0].box
     changed = np.abs(done.astype(int) - photo)[y0:y1, x0:x1]
     edge = np.concatenate(
         [changed[0].ravel(), changed[-1].ravel(), changed[:, 0].ravel(), changed[:, -1].ravel()]
     )
-    assert edge.max() <= QUICK.linf / 3
-    assert changed.max() >= QUICK.linf * 0.8
+    assert edge.max() <= mode.linf / 2
+    assert edge.mean() <= mode.linf / 10
+    assert changed.max() >= mode.linf * 0.8
 
 
 def test_same_seed_same_pixels_and_nothing_of_the_users_moves(embedder: FaceEmbedder) -> None:
@@ -205,7 +210,7 @@ def test_cloaked_siblings_are_pushed_apart(embedder: FaceEmbedder) -> None:
     """With the memory the second cloaked photo matches the first one less than without it."""
     face = face_at(20, 20, 80)
     shots = [drawn_photo(120, 120, face, shot=k) for k in range(2)]
-    mode = replace(MODES["high"], steps=30)
+    mode = replace(STRONG, steps=30)
     found = {}
     for name, memory in (("alone", None), ("remembered", CloakMemory())):
         cloaked = [
@@ -239,7 +244,7 @@ def test_decoy_pulls(embedder: FaceEmbedder) -> None:
     face = face_at(20, 20, 80)
     photo = drawn_photo(120, 120, face)
     target = {"tiny": torch.randn(1, 16, generator=generator(5, "decoy"))}
-    mode = replace(MODES["high"], steps=30)
+    mode = replace(STRONG, steps=30)
     near = []
     for decoys in (None, target):
         done, _ = cloak_faces(photo, [face], [embedder], mode, decoys=decoys)
@@ -294,7 +299,7 @@ def test_tiny_faces_are_skipped_with_a_note(embedder: FaceEmbedder) -> None:
     photo = drawn_photo(60, 60, face_at(25, 25, 12))
     work = PhotoCloaker([KnownFinder(0.2)], [embedder], QUICK)(photo, "a.png")
     assert work.faces == []
-    assert "under 24 px: 1" in work.notes[0]
+    assert "too small to be recognized: 1" in work.notes[0]
     assert np.array_equal(work.rgb, photo)
 
 
@@ -353,6 +358,8 @@ def test_modes_get_stronger() -> None:
     low, mid, high = MODES["low"], MODES["mid"], MODES["high"]
     assert low.linf < mid.linf < high.linf
     assert low.dssim < mid.dssim < high.dssim
+    assert low.patches < mid.patches < high.patches
+    assert low.limits.shift < mid.limits.shift < high.limits.shift
 
 
 @pytest.mark.parametrize("limit", [0.0005, 0.002])
@@ -363,30 +370,29 @@ def test_a_tight_dssim_limit_is_used_up_and_never_passed(
     most of it is used."""
     face = face_at(30, 22, 90)
     photo = drawn_photo(150, 170, face)
-    tight = replace(QUICK, linf=40, dssim=limit, rate=8.0)
+    tight = replace(STRONG, dssim=limit, steps=12, draws=2, every=6)
     done, notes = cloak_faces(photo, [face], [embedder], tight)
     x0, y0, x1, y1 = notes[0].box
     window = FaceWindow.around(photo, face)
     before, after = (window.seen(_planes(p[y0:y1, x0:x1])) for p in (photo, done))
-    assert 0.5 * limit < float(dssim(before, after)) <= limit + 1e-7
+    assert 0.4 * limit < float(dssim(before, after)) <= limit + 1e-7
 
 
 def test_the_modes_keep_the_limits_that_the_page_promises() -> None:
     """docs/cloak.md tells a user how visible each mode may get: a change here is a change there."""
-    limits = {name: (mode.linf, mode.dssim) for name, mode in MODES.items()}
-    assert limits == {"low": (12, 0.015), "mid": (16, 0.025), "high": (20, 0.04)}
+    limits = {name: (mode.linf, mode.dssim, mode.patches) for name, mode in MODES.items()}
+    assert limits == {"low": (40, 0.02, 1.8), "mid": (50, 0.03, 2.4), "high": (60, 0.045, 3.2)}
 
 
 def test_a_change_enlarged_to_the_photo_keeps_the_largest_step(embedder: FaceEmbedder) -> None:
-    """Bicubic enlargement overshoots at edges: the saved pixels stay within the limit all the
-    same."""
+    """Shifted edges jump by more than that: the saved pixels stay within the limit all the same."""
     side = 2 * WORKING_SIDE
     face = face_at(30, 22, side)
     window = FaceWindow.around(drawn_photo(side + 60, side + 80, face), face)
     height, width = window.mask.shape[-2:]
     sign = torch.arange(width) // 6 % 2 * 2.0 - 1
-    delta = (sign * 16 / 255).expand(1, 3, height, width)
-    saved = window.rendered(delta, 1.0, 16)
+    gain, flow = sign.expand(1, 1, height, width), sign.expand(1, 2, height, width)
+    saved = window.rendered(0.2 * gain, 2 * flow, 1.0, 16)
     steps = (saved.int() - window.original.int()).abs()
     assert int(steps.max()) == 16
 

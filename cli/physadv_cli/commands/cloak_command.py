@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -14,7 +14,7 @@ from physadv.core.visible_text import visible_line
 from physadv.core.wording import count_noun
 from physadv.privacy.config import CloakCheckConfig, CloakConfig
 from physadv_cli.configured import from_config
-from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
+from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup, ServeWithoutPort
 from physadv_cli.runs import RunOptions, console, print_unused, record_config
 
 if TYPE_CHECKING:
@@ -24,14 +24,22 @@ if TYPE_CHECKING:
 
 _NAMED = 5
 """Files that a summary names before it breaks off."""
+_OFFER = (
+    "dlib's detector alone misses faces of groups, small and turned ones: `physadv models fetch "
+    "facedet-slim` (1.4 MB, MIT) finds them"
+)
 _CALM_THREADS = 2
 """Small networks are far slower on more threads than there are free cores."""
+
+
+class _Cloak(DefaultCommand, ServeWithoutPort):
+    """The default command, whose ``--serve`` may stand alone."""
 
 
 def register(app: typer.Typer, panel: str) -> None:
     """Attach both commands to ``app`` under one name, listed under ``panel``."""
     group = typer.Typer(cls=DefaultGroup)
-    group.command(DEFAULT, cls=DefaultCommand)(
+    group.command(DEFAULT, cls=_Cloak)(
         from_config(
             cloak,
             CloakConfig,
@@ -58,6 +66,9 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     run resumes and skips what is done. Works offline. Photos that were cloaked with other settings
     are replaced only with --overwrite.
 
+    --serve opens a page on this machine instead: drop photos, choose faces and strength, compare
+    before and after, save a zip.
+
     `physadv cloak check` measures how well it works (see its own --help).
 
     Example: physadv cloak photos/ --mode low
@@ -71,8 +82,13 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     from physadv.privacy.batch import list_unhandled
     from physadv.privacy.cloak_task import CloakTask
 
+    if config.serve is not None:
+        _serve(config, run)
+        return
     with calm_threads(run.threads or 0):
         task = CloakTask.from_config(config, run.out)
+        if not task.has_slim_finder:
+            console.print(_OFFER)
         if run.dry_run or run.preview:
             _look(task, run)
             return
@@ -145,6 +161,27 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     _report_check(folder, result.as_dict(), run, gate)
 
 
+def _serve(config: CloakConfig, run: RunOptions) -> None:
+    """Show the page until its button or Ctrl-C ends it; nothing is left behind."""
+    from contextlib import suppress
+
+    from physadv.core.torch_threads import calm_threads
+    from physadv.privacy.cloak_page import CloakPage
+    from physadv.privacy.cloak_task import photo_cloaker
+
+    names = ("mode", "decoys", "only", "skip", "keep_metadata", "strip_dates", "mark")
+    print_unused(config.unused_options(dict.fromkeys(names, "the page of --serve chooses")))
+    with calm_threads(run.threads or 0):
+        cloaker, judge = photo_cloaker(config)
+        with CloakPage(config.serve or 0, cloaker) as page:
+            console.print(f"drop photos at {page.address} (on this machine only; Ctrl-C ends it)")
+            with suppress(KeyboardInterrupt):
+                while not page.wait(1.0):
+                    pass
+    made = [e.card.name for e in cloaker.embedders]
+    run.finish({"embedders": made, "judge": judge}, "the page has ended; its copies are removed")
+
+
 def _finished_check(
     config: CloakCheckConfig, run: RunOptions
 ) -> tuple[Path, dict[str, Any]] | None:
@@ -208,6 +245,7 @@ def _look(task: CloakTask, run: RunOptions) -> None:
     """Report photo by photo what would be cloaked; draw it where a preview is asked for, and write
     nothing else."""
     from physadv.core.errors import PhysadvError
+    from physadv.privacy.face_choice import Reason
 
     settings = ("mode", "decoys", "keep_metadata", "strip_dates", "seed")
     why = f"{'--dry-run' if run.dry_run else '--preview'} cloaks nothing"
@@ -219,7 +257,8 @@ def _look(task: CloakTask, run: RunOptions) -> None:
         try:
             row = _faces_of(task, job, folder)
             words = count_noun(row["faces"], "face")
-            words += f", {row['too small']} too small, left bare" if row["too small"] else ""
+            bare = [f"{row[reason]} {reason}" for reason in get_args(Reason) if row[reason]]
+            words += f"; left bare: {', '.join(bare)}" if bare else ""
         except PhysadvError as error:
             row, words = {"faces": 0, "failed": str(error)}, f"cannot be done: {error}"
         rows.append({"photo": job.name, **row})
@@ -247,17 +286,20 @@ def _preview_folder(task: CloakTask, run: RunOptions) -> Path:
 def _faces_of(task: CloakTask, job: PhotoJob, folder: Path | None) -> dict[str, Any]:
     """Find the faces of one photo, and draw them into ``folder`` where there is one."""
     from physadv.core.image_io import save_png
+    from physadv.privacy.face_choice import Reason
     from physadv.privacy.photo_io.photo import read_photo
     from physadv.privacy.preview import draw_faces
 
     photo = read_photo(job.source)
-    faces, small = task.cloaker.faces(photo.rgb)
-    boxes, bare = ([f.box(*photo.rgb.shape[:2]) for f in found] for found in (faces, small))
+    faces = task.cloaker.faces(photo.rgb, job.name)
+    boxes, bare = faces.boxes(*photo.rgb.shape[:2])
+    reasons = list(faces.reasons.values())
     row = {
-        "faces": len(faces),
-        "too small": len(small),
-        "boxes": boxes,
-        "bare": bare,
+        "faces": len(boxes),
+        **{reason: reasons.count(reason) for reason in get_args(Reason)},
+        "boxes": list(boxes.values()),
+        "bare": list(bare.values()),
+        "numbers": [*boxes, *bare],
         "notes": list(photo.notes),
     }
     if folder is not None:
@@ -321,8 +363,8 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         more = ", ..." if len(bare) > _NAMED else ""
         number = sum(len(boxes) for boxes in bare.values())
         lines.append(
-            f"{count_noun(number, 'face')} left bare, too small to be recognized ({named}{more}); "
-            "--preview draws them"
+            f"{count_noun(number, 'face')} left bare: too small, doubtful or not chosen "
+            f"({named}{more}); --preview draws them"
         )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")

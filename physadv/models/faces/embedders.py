@@ -31,6 +31,7 @@ from physadv.models.loading import (
     pick_device,
     read_state,
 )
+from physadv.models.onnx_loading import open_onnx
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -77,15 +78,19 @@ class EmbedderCard:
 
 class FaceEmbedder(nn.Module):
     """A frozen network and its card: aligned crops (b, 3, size, size), RGB in [0, 1] ->
-    embeddings (b, dimension)."""
+    embeddings (b, dimension).
+
+    ``no_gradient`` is the reason where it can only be asked; such a recognizer judges a cloak and
+    cannot make one.
+    """
 
     card: EmbedderCard
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, card: EmbedderCard) -> None:
+    def __init__(self, net: nn.Module, card: EmbedderCard, *, no_gradient: str = "") -> None:
         super().__init__()
-        self.net, self.card = net, card
+        self.net, self.card, self.no_gradient = net, card, no_gradient
         self.register_buffer("mean", torch.tensor(card.mean).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(card.std).reshape(-1, 1, 1))
 
@@ -95,14 +100,19 @@ class FaceEmbedder(nn.Module):
         Raises:
             ModelError: The network returns another shape than its card states.
         """
-        out: Tensor = self.net(self.prepared(crops))
+        out: Any = self.net(self.prepared(crops))
+        if not isinstance(out, Tensor):
+            raise ModelError(
+                f"{self.card.name} gave several outputs", "One is needed", "Export the embedding"
+            )
         if out.ndim != 2 or out.shape[1] != self.card.dimension:
             raise ModelError(
                 f"{self.card.name} gave shape {tuple(out.shape)}",
                 f"(b, {self.card.dimension}) is stated",
                 "Correct the descriptor",
             )
-        return out
+        embeddings: Tensor = out
+        return embeddings
 
     def prepared(self, crops: Tensor) -> Tensor:
         """Return ``crops`` as the network receives them: channels in its order, normalized."""
@@ -214,9 +224,10 @@ def load_embedder(
     TOML file of about ten lines.
 
     A descriptor names the fields of :class:`EmbedderCard` (``threshold`` and ``far`` may stand for
-    ``thresholds``), and its net: ``weights`` (TorchScript or torch.export, relative to itself), or
-    a ``factory`` ("package.module:function") with or without weights for it. A net is code, which
-    does not run because a file names it: ``weights`` has to name it as well.
+    ``thresholds``), and its net: ``weights`` (ONNX, TorchScript or torch.export, relative to
+    itself), or a ``factory`` ("package.module:function") with or without weights for it. A net is
+    code, which does not run because a file names it: ``weights`` has to name it as well. ONNX is no
+    code: naming it in the descriptor is enough.
 
     Args:
         name_or_path: Name or descriptor file.
@@ -308,7 +319,7 @@ def load_surrogates(
         none.
 
     Raises:
-        ModelError: A name is unknown, or no embedder is at hand.
+        ModelError: A name is unknown, no embedder is at hand, or one has no gradient.
     """
     at_hand = list(dict.fromkeys([*available_embedders(), *(weights or {})]))
     judge = next((name for name in _JUDGES if name in at_hand and len(at_hand) > 1), None)
@@ -316,11 +327,23 @@ def load_surrogates(
         named = {each if isinstance(each, str) else each.card.name for each in names}
         others = [name for name in at_hand if name not in named]
         judge = next((name for name in (*_JUDGES, *others) if name in others), None)
-        return load_embedders(names, weights, device=device), judge
+        return _with_gradients(load_embedders(names, weights, device=device)), judge
 
     files = {name: file for name, file in (weights or {}).items() if name != judge}
     chosen = [name for name in at_hand if name != judge]
-    return load_embedders(chosen, files, device=device), judge
+    return _with_gradients(load_embedders(chosen, files, device=device)), judge
+
+
+def _with_gradients(embedders: list[FaceEmbedder]) -> list[FaceEmbedder]:
+    """The embedders, each of which has to have a gradient."""
+    for embedder in embedders:
+        if embedder.no_gradient:
+            raise ModelError(
+                f"{embedder.card.name} has no gradient ({embedder.no_gradient})",
+                "A cloak is made with gradients",
+                "Name others with --embedder; `cloak check` can ask this one",
+            )
+    return embedders
 
 
 def available_embedders() -> list[str]:
@@ -397,6 +420,8 @@ def _from_descriptor(path: Path, given: str | Path | None) -> FaceEmbedder:
 
     card = _card_of(table, path, "" if file is None else sha256_of(file) if file.is_file() else "")
 
+    if given is None and file is not None and file.is_file() and kind_of(file) == "onnx":
+        return _from_onnx(file, card)
     if given is None:
         raise _unnamed_net(path, factory if factory is not None else file)
     if is_import_path(str(given)):
@@ -414,9 +439,32 @@ def _from_descriptor(path: Path, given: str | Path | None) -> FaceEmbedder:
         return FaceEmbedder(load_torchscript(file), card)
     if kind == "exported":
         return FaceEmbedder(load_exported(file)[0], card)
+    if kind == "onnx":
+        return _from_onnx(file, card)
     raise ModelError(
-        f"{file}", f"holds {kind} without a net", "Give TorchScript, torch.export or module:factory"
+        f"{file}",
+        f"holds {kind} without a net",
+        "Give ONNX, TorchScript, torch.export or module:factory",
     )
+
+
+def _from_onnx(file: Path, card: EmbedderCard) -> FaceEmbedder:
+    """The embedder of an ONNX file, converted to torch or asked through onnxruntime."""
+    net, facts = open_onnx(file)
+    if facts.get("layout") == "nhwc":
+        net = _ChannelsLast(net)
+    return FaceEmbedder(net, card, no_gradient=str(facts.get("gradient", "")))
+
+
+class _ChannelsLast(nn.Module):
+    """A network for images (b, h, w, 3), given as (b, 3, h, w)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images.permute(0, 2, 3, 1).contiguous())
 
 
 def _unnamed_net(path: Path, named: object) -> ModelError:

@@ -273,17 +273,30 @@ class SlimFinder:
 
     def __call__(self, rgb: Array) -> list[DetectedFace]:
         """Return all faces of ``rgb`` (h, w, 3) uint8, best first."""
-        small, scale = _shrunk(rgb, self._longest)
+        return self.candidates(rgb)
+
+    def candidates(
+        self, rgb: Array, threshold: float | None = None, *, longest: int | None = None
+    ) -> list[DetectedFace]:
+        """Return the faces of a photo, best first, at another threshold or size.
+
+        Args:
+            rgb: Photo (h, w, 3) uint8 RGB.
+            threshold: Lowest score, in [0, 1]; None takes the finder's own.
+            longest: Side in px to which a larger photo is shrunk; None takes the finder's own.
+        """
+        least = self._threshold if threshold is None else threshold
+        small, scale = _shrunk(rgb, self._longest if longest is None else longest)
         bgr = torch.from_numpy(np.ascontiguousarray(small[..., ::-1])).permute(2, 0, 1).float()
         offsets, scores, marks = self._net((bgr - torch.tensor(MEAN_BGR)[:, None, None])[None])
 
         boxes, points = decode_faces(offsets[0], marks[0], anchor_boxes(*small.shape[:2]))
-        confident = (scores[0] >= self._threshold).nonzero()[:, 0]
+        confident = (scores[0] >= least).nonzero()[:, 0]
 
         corners = boxes[confident].numpy()
         rectangles = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
         best = (
-            cv2.dnn.NMSBoxes(rectangles, scores[0, confident].tolist(), self._threshold, 0.4)
+            cv2.dnn.NMSBoxes(rectangles, scores[0, confident].tolist(), least, 0.4)
             if rectangles
             else []
         )
@@ -337,16 +350,29 @@ def find_faces(rgb: Array, finders: Sequence[FaceFinder]) -> list[DetectedFace]:
     Faces found by two detectors are merged and carry both schemes of landmarks. A face that only
     the slim network found gets ``dlib5`` points too where dlib is among the finders.
     """
+    return complete_faces(merge_faces(rgb, finders), rgb, finders)
+
+
+def merge_faces(rgb: Array, finders: Sequence[FaceFinder]) -> list[DetectedFace]:
+    """Detect faces in ``rgb`` (h, w, 3) uint8 with all ``finders``; a face that two of them found
+    carries the landmarks of both."""
     faces: list[DetectedFace] = []
     for finder in finders:
         for new in finder(rgb):
-            twin = next((k for k, old in enumerate(faces) if _same(old, new)), None)
+            twin = next((k for k, old in enumerate(faces) if is_same_face(old, new)), None)
             if twin is None:
                 faces.append(new)
             else:
                 old = faces[twin]
                 faces[twin] = DetectedFace(max(old.score, new.score), {**new.marks, **old.marks})
+    return faces
 
+
+def complete_faces(
+    faces: Sequence[DetectedFace], rgb: Array, finders: Sequence[FaceFinder]
+) -> list[DetectedFace]:
+    """Return ``faces`` of ``rgb`` (h, w, 3) uint8 with the ``dlib5`` points that they lack, where
+    dlib is among ``finders``."""
     dlib = next((f for f in finders if isinstance(f, DlibFinder)), None)
     return [_completed(face, rgb, dlib) for face in faces]
 
@@ -384,9 +410,9 @@ def _completed(face: DetectedFace, rgb: Array, dlib: DlibFinder | None) -> Detec
     )
 
 
-def _same(first: DetectedFace, second: DetectedFace) -> bool:
-    """Two findings are one face where their centers are nearer than a third of the larger square's
-    side."""
+def is_same_face(first: DetectedFace, second: DetectedFace) -> bool:
+    """Return whether ``first`` and ``second`` are one face: their centers are nearer than a third
+    of the larger square's side."""
     a, b = first.quad(), second.quad()
     side = max(float(np.linalg.norm(q[1] - q[0])) for q in (a, b))
     return bool(np.linalg.norm(a.mean(0) - b.mean(0)) < side / 3)

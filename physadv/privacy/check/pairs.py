@@ -11,7 +11,8 @@ import numpy as np
 
 from physadv.core.errors import ImageError, PhysadvError
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, list_images
-from physadv.models.faces.face_detection import DetectedFace, FaceFinder, find_faces
+from physadv.models.faces.face_detection import DetectedFace, FaceFinder
+from physadv.models.faces.second_look import search_faces
 from physadv.privacy.batch import recorded_outputs
 from physadv.privacy.photo_io.photo import read_photo
 
@@ -193,7 +194,8 @@ def _portrait(pair: PhotoPair, finders: Sequence[FaceFinder]) -> PortraitPair:
 def main_face(rgb: Array, finders: Sequence[FaceFinder]) -> DetectedFace | None:
     """Return the largest face in ``rgb`` found by ``finders``, those near the border counting
     less; None without a face."""
-    faces = find_faces(rgb, finders)
+    search = search_faces(rgb, finders)
+    faces = search.faces or search.doubtful
     middle = np.array(rgb.shape[1::-1]) / 2
 
     def weight(face: DetectedFace) -> float:

@@ -1,0 +1,125 @@
+"""What a cloak may change: shifted edges and a gain of light, bounded by what the eye misses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tinyface import drawn_photo, face_at, tiny_embedder
+
+from physadv.core.color import lab
+from physadv.privacy.cloak_faces import MODES, FaceWindow, _near_eyes, cloak_faces
+from physadv.privacy.face_change import (
+    ChangeLimits,
+    changed_box,
+    gain_limits,
+    masking_texture,
+    rendered_box,
+)
+from physadv.privacy.visibility import lightness, patch_color_change, seen_color_change
+
+SKIN = torch.tensor([0.80, 0.60, 0.50])[:, None, None]
+
+
+def flat(side: int = 64) -> torch.Tensor:
+    return SKIN.expand(3, side, side)[None].clone()
+
+
+def test_lightness_is_that_of_cielab() -> None:
+    """Against the double precision of the color module, black and white included."""
+    rgb = np.random.default_rng(0).uniform(0, 1, (5, 7, 3)).astype(np.float32)
+    rgb[0, 0], rgb[0, 1] = 0, 1
+    found = lightness(torch.from_numpy(rgb).permute(2, 0, 1)[None])[0, 0]
+    assert np.allclose(found.numpy(), lab(rgb)[..., 0], atol=0.02)
+
+
+def test_flat_skin_may_change_by_the_flat_limit_alone() -> None:
+    """The gain at the limit changes L* by it, up and down, and a shift changes nothing."""
+    box, limits = flat(), ChangeLimits(flat=0.7, masking=0.3, most=4.0)
+    gain = gain_limits(box, limits)
+    for sign in (-1, 1):
+        change = lightness(box * (1 + sign * gain)) - lightness(box)
+        assert float(change.abs().max()) == pytest.approx(0.7, rel=0.03)
+    moved = changed_box(box, torch.zeros(1, 1, 64, 64), torch.full((1, 2, 64, 64), 1.7), 1.0)
+    assert torch.allclose(moved, box, atol=1e-5)
+
+
+def test_a_gain_keeps_the_color() -> None:
+    """Hue and saturation of eyes, lips and teeth: all channels by one factor."""
+    box = torch.rand(1, 3, 40, 40) * 0.7 + 0.1
+    gain = torch.rand(1, 1, 40, 40) * 0.1
+    changed = changed_box(box, gain, torch.zeros(1, 2, 40, 40), 1.0)
+    ratio = changed / box
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio), atol=1e-4)
+
+
+def test_texture_masks_and_a_lone_edge_does_not() -> None:
+    """Inside a texture the contrast counts; on the flat side of an edge, two sigmas off, it does
+    not."""
+    texture = flat(112)
+    texture[..., ::2] *= 0.7
+    edge = flat(112)
+    edge[..., 56:] *= 0.5
+    assert float(masking_texture(texture)[..., 30:80, 30:80].min()) > 4
+    assert float(masking_texture(edge)[..., 30:80, 60].max()) < 1.5
+
+
+def test_black_and_most_bound_the_gain() -> None:
+    """Black gets no unbounded gain, and no texture more than ``most``."""
+    limits = ChangeLimits(flat=1, masking=9, most=4.0)
+    assert float(gain_limits(torch.zeros(1, 3, 32, 32), limits).max()) <= 1
+    noisy = torch.rand(1, 3, 64, 64)
+    gain = gain_limits(noisy, limits)
+    slope = (lightness((1.02 * noisy).clamp(0, 1)) - lightness(0.98 * noisy)) / 0.04
+    assert float((gain * slope.clamp_min(4)).max()) <= 4 + 1e-4
+
+
+def test_a_shift_takes_the_value_from_where_it_points() -> None:
+    """By whole pixels it is exact, in bands as in one piece; at twice the size it is doubled."""
+    picture = torch.randint(0, 256, (3, 600, 700)).to(torch.uint8)
+    flow = torch.zeros(1, 2, 300, 350)
+    flow[:, 0] = 1
+    done = rendered_box(picture, torch.zeros(1, 1, 300, 350), flow, 255)
+    assert done.dtype == torch.uint8
+    off = (done[..., :-2].int() - picture[..., 2:].int()).abs()
+    assert int(off.max()) <= 2
+
+
+def test_no_bruise_on_flat_skin() -> None:
+    """A face half of which is flat: after the cloak its patches stay under the limit of the mode,
+    and chroma there does not change."""
+    face = face_at(20, 20, 90)
+    photo = drawn_photo(130, 130, face)
+    x0, y0, x1, y1 = face.box(130, 130)
+    photo[y0:y1, x0 : (x0 + x1) // 2 + 12] = (200, 150, 125)
+    done, notes = cloak_faces(photo, [face], [tiny_embedder()], MODES["low"])
+    assert notes[0].change.patches is not None
+    assert notes[0].change.patches <= MODES["low"].patches
+    before, after = (lab(p[y0 + 9 : y1 - 9, x0 + 9 : x0 + 45] / 255.0) for p in (photo, done))
+    assert np.abs(after - before)[..., 0].max() < 1.2
+    assert np.abs(after - before)[..., 1:].max() < 1.0
+
+
+def test_color_measures() -> None:
+    """Equal pictures differ by 0; a patch of one lightness more by about 1; noise that the eye
+    blurs by less than without the blur."""
+    box = flat(80)
+    assert patch_color_change(box, box) == seen_color_change(box[0], box[0]) == 0
+    brighter = box.clone()
+    brighter[..., 20:60, 20:60] *= 1.0 + 2 * float(gain_limits(box, ChangeLimits(1.0)).mean())
+    assert 1 < patch_color_change(box, brighter) < 2.2
+    grain = box + 0.02 * torch.randn(1, 3, 80, 80)
+    assert seen_color_change(box[0], grain[0]) < 0.6 * seen_color_change(
+        torch.nn.functional.interpolate(box, scale_factor=8)[0],
+        torch.nn.functional.interpolate(grain, scale_factor=8)[0],
+    )
+
+
+def test_eyes_move_as_one() -> None:
+    """The rigid places lie on the pupils of the aligned face and nowhere else."""
+    face = face_at(30, 22, 112)
+    window = FaceWindow.around(np.zeros((170, 190, 3), np.uint8), face)
+    near = _near_eyes(window)[0, 0]
+    x, y = (face.marks["arc5"][0] - [window.box[0], window.box[1]]).round().astype(int)
+    assert near[y, x] > 0.9
+    assert near[92, 56] < 0.01
