@@ -373,10 +373,35 @@ def table(chosen: argparse.Namespace) -> None:
         f"| strangers, median | | | {strangers['mobilefacenet']:.2f} | "
         f"{strangers['edgeface-xs']:.2f} | {strangers['dlib']:.2f} |"
     )
+    lines += _JUDGED
     write_text(chosen.out.with_suffix(".md"), "\n".join(lines) + "\n")
     write_text(chosen.out.with_name("cloak_frontier.svg"), frontier(rows))
 
 
+_JUDGED = [
+    "",
+    "## Ten pairs judged by eye",
+    "",
+    "Mode `low` of before and after beside the original at 100 %, the order drawn at random and",
+    "kept in a file until all were judged: which is nearer to the original? The one who judged had",
+    "made the new cloak and could know its kind of change, so this is weak evidence.",
+    "",
+    "| photo | nearer | remark |",
+    "|---|---|---|",
+    "| person-celeste | after | before: patches on cheek and brow |",
+    "| person-lauren | after | before: patches on the cheek |",
+    "| person-linda | after | before: bruises, a second nose |",
+    "| person-tasia | before | after: a ragged brow |",
+    "| cgi-model-20 | after | before: patches about nose and mouth |",
+    "| cgi-model-25 | before | after: brow, nose and mouth askew |",
+    "| Albert_Costa | after | hardly a difference |",
+    "| Ana_Palacio | after | before: light edges at the temples |",
+    "| Arminio_Fraga | after | hardly a difference |",
+    "| Bill_Clinton | after | before: patches at the brow |",
+    "",
+    "Eight of ten. Seen beside the original, `low` still shows brows and eyes that lie a little",
+    "otherwise; skin is clean.",
+]
 FIGURES = ("color", "patches", "dssim", "psnr", "cpu")
 
 

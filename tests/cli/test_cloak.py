@@ -59,8 +59,8 @@ def test_help_shows_both_ways() -> None:
     photos, check = (
         " ".join(invoke(word, "--help").output.split()) for word in ("photos", "check")
     )
-    assert "Example: physadv cloak photos/" in photos
-    assert "Example: physadv cloak check" in check
+    assert "physadv cloak photos/ --mode" in photos
+    assert "physadv cloak check photos-cloaked" in check
 
 
 @pytest.mark.parametrize("installed", [True, False])
