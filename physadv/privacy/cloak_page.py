@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
+from tempfile import TemporaryDirectory
 from threading import Event, RLock, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -94,7 +93,8 @@ class CloakPage:
             raise CaptureError(
                 f"--serve {port}", str(error), "Name another port, or 0 for any free one"
             ) from error
-        self._folder = Path(tempfile.mkdtemp(prefix="physadv-cloak-"))
+        self._copies = TemporaryDirectory(prefix="physadv-cloak-", ignore_cleanup_errors=True)
+        self._folder = Path(self._copies.name)
         self._threads = [
             Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="page"),
             Thread(target=self._run, daemon=True, name="cloak"),
@@ -136,7 +136,7 @@ class CloakPage:
         self._server.server_close()
         self._work.put(None)
         self._threads[1].join()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._copies.cleanup()
 
     def add(self, name: str, data: bytes) -> int:
         """Take a photo and look for its faces.

@@ -58,8 +58,8 @@ class CloakTask:
             OptionError: ``out`` lies among the originals, or the choice of faces names none.
             ModelError: A detector or a recognizer is not at hand.
         """
-        jobs, folder = plan_jobs(config.photos, out)
-        choice = FaceChoice.parse(config.only, config.skip, [job.name for job in jobs])
+        jobs, folder = plan_jobs(config.source, out)
+        choice = FaceChoice.parse(config.only_faces, config.skip_faces, [job.name for job in jobs])
         cloaker, judge = photo_cloaker(config, choice)
         return cls(config, jobs, folder, cloaker, judge)
 

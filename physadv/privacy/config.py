@@ -48,7 +48,7 @@ class CloakConfig(Config):
     command: ClassVar[str] = "cloak"
 
     photos: Annotated[
-        str,
+        str | None,
         ConfigField(
             "A photo, or a folder with photos (recursive); none with --serve.",
             "Source",
@@ -57,7 +57,7 @@ class CloakConfig(Config):
             path=True,
             default="none with --serve",
         ),
-    ] = ""
+    ] = None
     mode: Annotated[
         str, ConfigField(f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak")
     ] = "mid"
@@ -70,20 +70,22 @@ class CloakConfig(Config):
             path=True,
         ),
     ] = None
-    only: Annotated[
+    only_faces: Annotated[
         tuple[str, ...],
         ConfigField(
             "Cloak only these faces of a photo, by their numbers in --preview; may repeat.",
             "Cloak",
             metavar="[PHOTO:]NUMBERS",
+            aliases=("only",),
         ),
     ] = ()
-    skip: Annotated[
+    skip_faces: Annotated[
         tuple[str, ...],
         ConfigField(
             "Leave these faces of a photo bare, by their numbers in --preview; may repeat.",
             "Cloak",
             metavar="[PHOTO:]NUMBERS",
+            aliases=("skip",),
         ),
     ] = ()
     keep_metadata: Annotated[
@@ -114,13 +116,23 @@ class CloakConfig(Config):
             raise OptionError(
                 f"--mode {self.mode}", f"is none of {', '.join(MODE_NAMES)}", "choose one of them"
             )
-        if not self.photos and self.serve is None:
-            raise OptionError("No photos", "A photo or a folder is needed", "Name it, or --serve")
-        if self.photos and self.serve is not None:
+        if self.serve is None:
+            _ = self.source
+        if self.photos is not None and self.serve is not None:
             raise OptionError(
                 f"--serve and {self.photos}", "The page takes photos itself", "Name one of them"
             )
         weights_files_of(self.embedder_weights)
+
+    @property
+    def source(self) -> str:
+        """The photo or the folder.
+
+        Raises OptionError where there is none.
+        """
+        if self.photos is None:
+            raise OptionError("No photos", "A photo or a folder is needed", "Name it, or --serve")
+        return self.photos
 
     @property
     def weights_files(self) -> dict[str, str]:

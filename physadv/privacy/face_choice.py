@@ -43,7 +43,7 @@ class PhotoFaces:
         """Return what the owner should know of the faces left bare, a note a reason."""
         words = {
             "too small": "left as they are, too small to be recognized",
-            "doubtful": "left as they are, probably no faces (--preview shows them, --only cloaks)",
+            "doubtful": "left as they are, probably no faces (--only-faces cloaks them)",
             "not chosen": "left as they are, as chosen",
         }
         reasons = list(self.reasons.values())
@@ -56,7 +56,7 @@ class PhotoFaces:
 
 @dataclass(frozen=True)
 class FaceChoice:
-    """Faces that ``--only`` and ``--skip`` name, by the photo's name.
+    """Faces that ``--only-faces`` and ``--skip-faces`` name, by the photo's name.
 
     Attributes:
         only: Numbers of the faces to cloak, of photos of which not all are.
@@ -71,8 +71,8 @@ class FaceChoice:
         """Read the values of both options.
 
         Args:
-            only: Values of ``--only``.
-            skip: Values of ``--skip``.
+            only: Values of ``--only-faces``.
+            skip: Values of ``--skip-faces``.
             photos: Names of the photos of the run.
 
         Returns:
@@ -85,7 +85,7 @@ class FaceChoice:
             >>> FaceChoice.parse(["a.jpg:1,3"], [], ["a.jpg", "b.jpg"]).only["a.jpg"] == {1, 3}
             True
         """
-        return cls(_parsed("--only", only, photos), _parsed("--skip", skip, photos))
+        return cls(_parsed("--only-faces", only, photos), _parsed("--skip-faces", skip, photos))
 
     def apply(
         self,

@@ -29,6 +29,7 @@ ALLOWED = {
     ("physadv/demo.py", "rmtree"): "removes the check of an earlier run in its own folder",
     ("cli/physadv_cli/runs.py", "fdopen"): "the process's own stdout",
     ("physadv/check/check_patch.py", "TemporaryDirectory"): "a check that keeps nothing",
+    ("physadv/privacy/cloak_page.py", "TemporaryDirectory"): "copies that go with the page",
     ("physadv/report/patch_film.py", "TemporaryDirectory"): "clips of which a film is made",
     ("physadv/models/black_box.py", "TemporaryDirectory"): "pictures for a command to read",
     ("physadv/core/utf8_paths.py", "TemporaryDirectory"): "a link for a library, and no file",

@@ -105,9 +105,9 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
         "mode": config.mode,
         "embedders": [e.card.name for e in task.cloaker.embedders],
         "judge": task.judge,
-        "left_as_they_are": dict(list_unhandled(config.photos)),
+        "left_as_they_are": dict(list_unhandled(config.source)),
     }
-    run.finish(result, _cloak_summary(result, task.folder, config.photos))
+    run.finish(result, _cloak_summary(result, task.folder, config.source))
     if not result["cloaked"] and not result["already done"]:
         raise typer.Exit(1)
 
@@ -169,7 +169,7 @@ def _serve(config: CloakConfig, run: RunOptions) -> None:
     from physadv.privacy.cloak_page import CloakPage
     from physadv.privacy.cloak_task import photo_cloaker
 
-    names = ("mode", "decoys", "only", "skip", "keep_metadata", "strip_dates", "mark")
+    names = ("mode", "decoys", "only_faces", "skip_faces", "keep_metadata", "strip_dates", "mark")
     print_unused(config.unused_options(dict.fromkeys(names, "the page of --serve chooses")))
     with calm_threads(run.threads or 0):
         cloaker, judge = photo_cloaker(config)

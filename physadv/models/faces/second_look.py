@@ -94,17 +94,23 @@ def second_look_score(rgb: Array, face: DetectedFace, slim: SlimFinder) -> float
     x0, y0, x1, y1 = face.box(*rgb.shape[:2], margin=2 * _MARGIN)
     if min(x1 - x0, y1 - y0) < 2:
         return 0.0
-    region = to_tensor(rgb[y0:y1, x0:x1])[None]
-    own = face.moved(1.0, -x0, -y0)
+    quad = face.quad()
+    # Shrunk as bytes first: the surroundings of a large face would take gigabytes as floats.
+    factor = min(1.0, 2 * max(_SIDES) / max(1.0, float(np.linalg.norm(quad[1] - quad[0]))))
+    size = (max(1, round((x1 - x0) * factor)), max(1, round((y1 - y0) * factor)))
+    around = rgb[y0:y1, x0:x1]
+    small = around if factor == 1 else cv2.resize(around, size, interpolation=cv2.INTER_AREA)
+    region = to_tensor(np.asarray(small, np.uint8))[None]
+    own = face.moved(1.0, -x0, -y0).moved(factor, 0, 0)
     width = 1 + 2 * _MARGIN
 
     scores = []
     for side in _SIDES:
-        size = round(width * side)
+        pixels_wide = round(width * side)
         to_photo = own.to_photo("arcface", side)
         shift = to_photo[:, 2] - to_photo[:, :2] @ np.full(2, _MARGIN * side)
         widened = torch.from_numpy(np.concatenate([to_photo[:, :2], shift[:, None]], 1))
-        view = crop_faces(region, widened[None], size)[0]
+        view = crop_faces(region, widened[None], pixels_wide)[0]
         pixels = np.asarray(
             view.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy(), np.uint8
         )
