@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -273,11 +274,12 @@ class CloakPage:
     def _run(self) -> None:
         """Do what was asked for, one after the other, until the page is closed."""
         while (task := self._work.get()) is not None:
-            try:
+            # Whatever a recognizer or a decoder raises is in the photo's note; the next one has its
+            # turn all the same.
+            with suppress(Exception):
                 if not self._ended.is_set():
                     task()
-            finally:
-                self._work.task_done()
+            self._work.task_done()
 
     def _look(self, photo: PagePhoto) -> None:
         with self._at(photo, "looking") as step:

@@ -61,6 +61,26 @@ def state(page: CloakPage) -> dict[str, Any]:
     return table
 
 
+def test_a_photo_that_fails_oddly_stops_no_other(
+    page: CloakPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finder or network may raise anything, such as torch's own lack of memory: the photo says
+    so, and the next one is looked at."""
+    plain = PhotoCloaker.faces
+
+    def failing(self: PhotoCloaker, pixels: Any, name: str) -> Any:
+        if name == "odd.png":
+            raise RuntimeError("out of memory")
+        return plain(self, pixels, name)
+
+    monkeypatch.setattr(PhotoCloaker, "faces", failing)
+    for name in ("odd.png", "good.png"):
+        assert ask(page, "POST", "photo", photo(), X_Name=name)[0] == 200
+    odd, good = state(page)["photos"]
+    assert (odd["status"], odd["note"]) == ("failed", "out of memory")
+    assert good["status"] == "ready"
+
+
 def test_photos_are_cloaked_and_come_back_as_a_zip(page: CloakPage) -> None:
     """Two photos of one name, one of which is no photo: faces are found, the good one is cloaked
     inside its boxes alone, without its place, and the bad one says why."""
