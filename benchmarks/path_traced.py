@@ -298,22 +298,23 @@ def table(rows: Sequence[Row]) -> None:
     """Print success by bundle, model and arm: all frames, then by distance, angle, light, face."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["bundle"], row["model"], row["arm"]), []).append(row)
+        key = (row["bundle"], row["run_id"], row["model"], row["arm"])
+        groups.setdefault(key, []).append(row)
 
-    print("| bundle | model | frames of | bin | clean | blank | patch | patch less blank | poses |")
-    print("|---" * 9 + "|")
-    for (bundle, model, arm), mine in groups.items():
+    print("| bundle | run | model | frames of | bin | clean | blank | patch | over blank | poses |")
+    print("|---" * 10 + "|")
+    for (bundle, run, model, arm), mine in groups.items():
         for name, part in _bins(mine).items():
             cells = [_rate(part, block) for block in BLOCKS]
             gain = _paired(part, part, "blank", "patch")
             cells += [gain, f"{len({row['pose'] for row in part})}"]
-            print("| " + " | ".join([bundle, model, arm, name, *cells]) + " |", flush=True)
+            print("| " + " | ".join([bundle, run, model, arm, name, *cells]) + " |", flush=True)
 
-    for (bundle, model, arm), mine in groups.items():
-        traced = groups.get((bundle, model, "tracer"), [])
+    for (bundle, run, model, arm), mine in groups.items():
+        traced = groups.get((bundle, run, model, "tracer"), [])
         if arm == "tracer" or not traced:
             continue
-        print(f"\n{arm} less tracer, points, {bundle}, {model}\n")
+        print(f"\n{arm} less tracer, points, {bundle} ({run}), {model}\n")
         print("| bin | clean | blank | patch | pairs |\n|---|---|---|---|---|")
         first, second = _partners(traced, mine)
         bins = _bins(second)
