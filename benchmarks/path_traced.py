@@ -342,7 +342,8 @@ def _paired(first: Sequence[Row], second: Sequence[Row], before: str, after: str
         [row[after]["success"] for row in second],
         [row["pose"] for row in first],
     )
-    return f"{100 * change.value:+.0f} [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
+    value, low, high = (round(100 * x) for x in (change.value, change.low, change.high))
+    return f"{value:+} [{low:+}, {high:+}]"
 
 
 def _bins(rows: Sequence[Row]) -> dict[str, list[Row]]:
