@@ -12,7 +12,8 @@ pose by pose. Rows that exist are not measured again: kill it at any moment.
 Of each frame there are three versions ("arms"): `tracer`, as above; `twin camera`, the same traced
 light photographed by the twin's camera of that name; and `twin`, the same face, pose and field of
 view filmed by the twin in its own light. The first two differ by the camera alone, the last two by
-light, wear, placing and background: both show the colors of a screen, printed by no printer.
+light, wear, placing and background: both show the colors of a screen, printed by no printer. Two
+more leave out a part of the twin's scene: `twin, even light` and `twin, no wear`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -45,6 +47,7 @@ from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.printing.layout import smallest_paper
 from physadv.printing.sheet import write_sheet
+from physadv.twin import sign_clips, surface
 from physadv.twin.cameras import KNOWN, develop_frame, exposure_at
 from physadv.twin.linear_light import srgb_to_light
 from physadv.twin.optics import blur_kernel, blur_light
@@ -220,7 +223,42 @@ def in_twin(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     return photograph
 
 
-ARMS = {"tracer": in_traced_light, "twin camera": by_twin_camera, "twin": in_twin}
+def in_even_light(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, the same draws, without ramp, shadow and glare on the sign."""
+    real = sign_clips.random_light
+
+    def even(rng: np.random.Generator, level: F32) -> surface.SignLight:
+        return replace(real(rng, level), ramp=0.0, shadow=0.0, gloss=0.0)
+
+    def photograph(face: str) -> Mapping[str, U8]:
+        with mock.patch.object(sign_clips, "random_light", even):
+            return in_twin(scene, name, signs)(face)
+
+    return photograph
+
+
+def without_wear(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, the same draws, on a face that is neither faded nor dirty."""
+    real = surface._weathered
+
+    def new(layer: F32, rng: np.random.Generator) -> F32:
+        real(layer.copy(), rng)
+        return layer
+
+    def photograph(face: str) -> Mapping[str, U8]:
+        with mock.patch.object(surface, "_weathered", new):
+            return in_twin(scene, name, signs)(face)
+
+    return photograph
+
+
+ARMS = {
+    "tracer": in_traced_light,
+    "twin camera": by_twin_camera,
+    "twin": in_twin,
+    "twin, even light": in_even_light,
+    "twin, no wear": without_wear,
+}
 
 
 def _camera(scene: TracedPose, device: Device, signs: Signs) -> Camera:
@@ -381,7 +419,7 @@ def main() -> None:
     parser.add_argument(
         "--each", type=int, default=2, help="poses of each distance, angle and light"
     )
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="*", default=list(ARMS)[:3], choices=list(ARMS))
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--pictures", type=Path, help="folder that keeps the frames")
     parser.add_argument(
