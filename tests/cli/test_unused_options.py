@@ -21,6 +21,7 @@ from physadv.evaluation.config import WITHOUT_SPEED, AttackConfig
 from physadv.patches.config import PatchConfig
 from physadv.patches.measure_config import VerifyConfig, VisibilityConfig
 from physadv.printing.config import PrintConfig
+from physadv.privacy.config import CloakConfig
 from physadv.studies.attack_studies_config import GradientConfig
 from physadv.studies.config import BookletConfig, MaskingConfig
 from physadv.twin.config import TwinConfig
@@ -123,6 +124,7 @@ def test_every_rule_names_a_field(kind: type[Config]) -> None:
     options, or of those that it hands on."""
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     needed |= {"model", "data"} if kind is CertifyConfig else set()
+    needed |= {"photos"} if kind is CloakConfig else set()
     missing = {name: value for name, value in REQUIRED.items() if name in needed}
     config = kind(**missing)
     assert config.unused_options() == []
@@ -208,7 +210,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             "cloak",
-            ["--dry-run", "--overwrite", "--mode", "mid", "--keep-metadata"],
+            ["--dry-run", "--overwrite", "--mode", "high", "--keep-metadata"],
             ["--keep-metadata", "--mode", "--overwrite"],
         ),
         ("cloak", [], []),

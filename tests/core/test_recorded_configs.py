@@ -50,7 +50,7 @@ def other_value(kind: Any, note: Any) -> Any:
     return tuple(kind(i + 1) for i, kind in enumerate(items))
 
 
-NEEDED = {"certify": {"model": "signs", "data": "gtsrb.zip"}}
+NEEDED = {"certify": {"model": "signs", "data": "gtsrb.zip"}, "cloak": {"photos": "album"}}
 """Values without which a configuration is refused, though its fields have defaults."""
 
 

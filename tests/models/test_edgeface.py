@@ -4,6 +4,8 @@ of a cloak to judge it."""
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +87,11 @@ def test_one_recognizer_stays_out_of_a_cloak(
     """By default the one of research terms, else dlib; those named are used all the same, and only
     then is there none that judges."""
     monkeypatch.setattr(embedders_module, "available_embedders", at_hand.split)
-    monkeypatch.setattr(embedders_module, "load_embedder", lambda name, **options: f"loaded {name}")
-    found = load_surrogates(named.split())
-    assert found == ([f"loaded {name}" for name in used.split()], judge)
+
+    def loaded(name: str, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=f"loaded {name}", no_gradient="")
+
+    monkeypatch.setattr(embedders_module, "load_embedder", loaded)
+    found, left_out = load_surrogates(named.split())
+    assert [vars(each)["name"] for each in found] == [f"loaded {name}" for name in used.split()]
+    assert left_out == judge
