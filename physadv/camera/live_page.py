@@ -6,25 +6,21 @@ token of this run (:mod:`physadv.camera.local_server`).
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from threading import Condition, Thread
-from types import TracebackType
-from typing import Any, Self
+from abc import abstractmethod
+from threading import Condition
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from physadv.camera.local_server import LocalHandler, LocalServer
-from physadv.core.errors import CaptureError, OptionError
+from physadv.camera.local_server import LocalHandler, LocalPage
+from physadv.core.errors import OptionError
 
 Pixels = npt.NDArray[np.uint8]
 _QUALITY, _PATIENCE_S = 80, 2.0
 
 
-class LivePage(ABC):
+class LivePage(LocalPage):
     """Server of the newest picture and a state, from construction to :meth:`close`.
 
     The page embeds ``stream`` (MJPEG) and polls ``state.json``; its buttons send POST requests.
@@ -39,25 +35,7 @@ class LivePage(ABC):
     def __init__(self, port: int) -> None:
         self._news = Condition()
         self._jpeg, self._count, self._open = b"", 0, True
-        try:
-            self._server = LocalServer(port, _handler(self))
-        except (OSError, OverflowError) as error:
-            raise CaptureError(
-                f"--serve {port}", str(error), "Name another port, or 0 for any free one"
-            ) from error
-
-        self._thread = Thread(
-            target=self._server.serve_forever, args=(0.1,), daemon=True, name="page"
-        )
-        self._thread.start()
-
-    @abstractmethod
-    def html(self) -> str:
-        """Return the page, whose requests are relative to its address, which holds the token."""
-
-    @abstractmethod
-    def state(self) -> Mapping[str, Any]:
-        """Return what the page polls, plain values for JSON."""
+        super().__init__(port, _handler(self))
 
     @abstractmethod
     def apply(self, path: str) -> None:
@@ -66,21 +44,6 @@ class LivePage(ABC):
         Raises:
             OptionError: There is no such command.
         """
-
-    @property
-    def port(self) -> int:
-        """Port that the server listens on."""
-        return self._server.port
-
-    @property
-    def address(self) -> str:
-        """Address to open in a browser on this machine; it holds the token."""
-        return self._server.address
-
-    @property
-    def token(self) -> str:
-        """Token of this run, without which no request is answered."""
-        return self._server.token
 
     def show(self, picture: Pixels) -> None:
         """Publish ``picture`` (h, w, 3) uint8 RGB as the newest one."""
@@ -105,33 +68,18 @@ class LivePage(ABC):
         with self._news:
             self._open = False
             self._news.notify_all()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().close()
 
 
 def _handler(page: LivePage) -> type[LocalHandler]:
     class Handler(LocalHandler):
         def get(self, path: str) -> None:
-            if path == "/":
-                script = f'<script nonce="{self.nonce}">'
-                html = page.html().replace("<script>", script)
-                self.answer(200, "text/html; charset=utf-8", html.encode())
-            elif path == "/stream":
+            if path == "/stream":
                 self._stream()
             elif path == "/frame.jpg":
                 self._frame()
-            elif path == "/state.json":
-                self.answer(200, "application/json", json.dumps(page.state()).encode())
             else:
-                self.answer(404, "text/plain", b"not found\n")
+                self.answer_for(page, path)
 
         def post(self, path: str) -> None:
             try:

@@ -7,16 +7,21 @@ read it, and lets nobody in who does not know the token of its address.
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
-from threading import Lock
-from typing import Any
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any, Self
+
+from physadv.core.errors import CaptureError
 
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 24
@@ -115,6 +120,64 @@ class LocalServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class LocalPage(ABC):
+    """Page of a program that runs, from construction to :meth:`close`.
+
+    Args:
+        port: Port on 127.0.0.1; 0 takes any free one.
+        handler: Handler of the requests.
+        option: Option that named the port, for the error.
+
+    Raises:
+        CaptureError: The port cannot be used.
+    """
+
+    def __init__(self, port: int, handler: type[LocalHandler], option: str = "--serve") -> None:
+        try:
+            self._server = LocalServer(port, handler)
+        except (OSError, OverflowError) as error:
+            raise CaptureError(
+                f"{option} {port}", str(error), "Name another port, or 0 for any free one"
+            ) from error
+        Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="page").start()
+
+    @abstractmethod
+    def html(self) -> str:
+        """Return the page, whose requests are relative to its address, which holds the token."""
+
+    @abstractmethod
+    def state(self) -> object:
+        """Return what the page polls, plain values for JSON."""
+
+    @property
+    def port(self) -> int:
+        """Port that the server listens on."""
+        return self._server.port
+
+    @property
+    def address(self) -> str:
+        """Address to open in a browser on this machine; it holds the token."""
+        return self._server.address
+
+    @property
+    def token(self) -> str:
+        """Token of this run, without which no request is answered."""
+        return self._server.token
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class LocalHandler(BaseHTTPRequestHandler):
     """Handler of requests that name this machine and know the token.
 
@@ -176,6 +239,16 @@ class LocalHandler(BaseHTTPRequestHandler):
     def post_body(self, path: str, body: bytes) -> None:
         """Answer a POST request to ``path`` with ``body``."""
         raise NotImplementedError
+
+    def answer_for(self, page: LocalPage, path: str) -> None:
+        """Answer a GET request for ``page`` or its state; any other path is not found."""
+        if path == "/":
+            html = page.html().replace("<script>", f'<script nonce="{self.nonce}">')
+            self.answer(200, "text/html; charset=utf-8", html.encode())
+        elif path == "/state.json":
+            self.answer(200, "application/json", json.dumps(page.state()).encode())
+        else:
+            self.answer(404, "text/plain", b"not found\n")
 
     def answer(self, code: int, kind: str, body: bytes) -> None:
         """Send ``body`` of the content type ``kind``."""

@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 import cv2
 
-from physadv.camera.local_server import LocalHandler, LocalServer
-from physadv.core.errors import CaptureError, OptionError, PhysadvError
+from physadv.camera.local_server import LocalHandler, LocalPage
+from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array
 from physadv.privacy.cloak_faces import MODES, mode_named
@@ -65,7 +65,7 @@ class PagePhoto:
     results: dict[str, Path] = field(default_factory=dict)
 
 
-class CloakPage:
+class CloakPage(LocalPage):
     """Server of the page and the one worker behind it, from construction to :meth:`close`.
 
     Args:
@@ -88,35 +88,11 @@ class CloakPage:
         self._bytes = 0
         self._lock, self._work = RLock(), Queue[Callable[[], None] | None]()
         self._ended = Event()
-        try:
-            self._server = LocalServer(port, _handler(self))
-        except (OSError, OverflowError) as error:
-            raise CaptureError(
-                f"--serve {port}", str(error), "Name another port, or 0 for any free one"
-            ) from error
+        super().__init__(port, _handler(self))
         self._copies = TemporaryDirectory(prefix="physadv-cloak-", ignore_cleanup_errors=True)
         self._folder = Path(self._copies.name)
-        self._threads = [
-            Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="page"),
-            Thread(target=self._run, daemon=True, name="cloak"),
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def port(self) -> int:
-        """Port that the server listens on."""
-        return self._server.port
-
-    @property
-    def address(self) -> str:
-        """Address to open in a browser on this machine; it holds the token."""
-        return self._server.address
-
-    @property
-    def token(self) -> str:
-        """Token of this run, without which no request is answered."""
-        return self._server.token
+        self._worker = Thread(target=self._run, daemon=True, name="cloak")
+        self._worker.start()
 
     def html(self) -> str:
         """Return the page."""
@@ -133,10 +109,9 @@ class CloakPage:
     def close(self) -> None:
         """Stop the server and the worker, and remove the photos' copies."""
         self._ended.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().close()
         self._work.put(None)
-        self._threads[1].join()
+        self._worker.join()
         self._copies.cleanup()
 
     def add(self, name: str, data: bytes) -> int:
@@ -258,14 +233,6 @@ class CloakPage:
         """End the page, as its button asks."""
         self._ended.set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _photo(self, number: int) -> PagePhoto:
         if number not in self._photos:
             raise OptionError(f"photo {number}", "is not on the page", "Drop it")
@@ -376,15 +343,6 @@ def _handler(page: CloakPage) -> type[LocalHandler]:
         most_body = MOST_PHOTO_BYTES
 
         def get(self, path: str) -> None:
-            if path == "/":
-                html = page.html().replace("<script>", f'<script nonce="{self.nonce}">')
-                self.answer(200, "text/html; charset=utf-8", html.encode())
-            elif path == "/state.json":
-                self.answer(200, "application/json", json.dumps(page.state()).encode())
-            else:
-                self._file(path)
-
-        def _file(self, path: str) -> None:
             parts = path.removeprefix("/").split("/")
             try:
                 if len(parts) == 2 and parts[1] == "cloaked-photos.zip":
@@ -393,7 +351,7 @@ def _handler(page: CloakPage) -> type[LocalHandler]:
                     kind = parts[1].removesuffix(".jpg")
                     self.answer(200, "image/jpeg", page.picture(int(parts[0][:9]), kind))
                 else:
-                    self.answer(404, "text/plain", b"not found\n")
+                    self.answer_for(page, path)
             except PhysadvError as error:
                 self.answer(404, "text/plain", f"{error}\n".encode())
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from physadv.camera.local_server import LocalHandler, LocalServer
-from physadv.core.errors import CaptureError, OptionError, PhysadvError
+from physadv.camera.local_server import LocalHandler, LocalPage
+from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.members import member_of
 from physadv.core.run_folder import new_run_folder
 from physadv.core.text import read_file
@@ -23,7 +21,7 @@ from physadv_cli.ui.jobs import Job, Jobs
 _MOST_BYTES = 1 << 28
 
 
-class JourneyPage:
+class JourneyPage(LocalPage):
     """Server of the page, from construction to :meth:`close`.
 
     Args:
@@ -36,18 +34,7 @@ class JourneyPage:
 
     def __init__(self, port: int, root: Any) -> None:
         self.jobs, self._root = Jobs(), root
-        try:
-            self._server = LocalServer(port, _handler(self))
-        except (OSError, OverflowError) as error:
-            remedy = "Name another port, or 0 for any free one"
-            raise CaptureError(f"--port {port}", str(error), remedy) from error
-        self._thread = Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
-        self._thread.start()
-
-    @property
-    def address(self) -> str:
-        """Address to open in a browser on this machine; it holds the token."""
-        return self._server.address
+        super().__init__(port, _handler(self), "--port")
 
     def html(self) -> str:
         """Return the page, whose requests are relative to its address."""
@@ -116,8 +103,7 @@ class JourneyPage:
 
     def close(self) -> None:
         """Stop the server and what runs."""
-        self._server.shutdown()
-        self._server.server_close()
+        super().close()
         self.jobs.close()
 
     @staticmethod
@@ -129,15 +115,10 @@ class JourneyPage:
 def _handler(page: JourneyPage) -> type[LocalHandler]:
     class Handler(LocalHandler):
         def get(self, path: str) -> None:
-            if path == "/":
-                html = page.html().replace("<script>", f'<script nonce="{self.nonce}">')
-                self.answer(200, "text/html; charset=utf-8", html.encode())
-            elif path == "/state.json":
-                self.answer(200, "application/json", json.dumps(page.state()).encode())
-            elif path.startswith("/result/"):
+            if path.startswith("/result/"):
                 self._result(path.removeprefix("/result/"))
             else:
-                self.answer(404, "text/plain", b"not found\n")
+                self.answer_for(page, path)
 
         def post(self, path: str) -> None:
             values = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
