@@ -19,7 +19,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -514,48 +514,30 @@ def open_black_box(
         ModelError: It may not be asked, cannot be reached, or the settings cannot be used.
     """
     if _ADDRESS.match(text):
-        assert_may_run(text, "address")
-        settings = BlackBoxSettings(url=text)
+        table: dict[str, Any] = {"url": text}
     elif text.startswith(COMMAND):
-        assert_may_run(text, "command")
-        settings = BlackBoxSettings(command=text.removeprefix(COMMAND))
+        table = {"command": text.removeprefix(COMMAND)}
     else:
-        settings = _settings_in(Path(text))
-        assert_may_run(text, "address" if settings.url else "command")
+        table = read_table(Path(text), error=ModelError, remedy="Correct the file")
+    settings: BlackBoxSettings = convert_value(
+        {**table, **(stated or {})}, BlackBoxSettings, name=public_address(text), error=ModelError
+    )
+    assert_may_run(text, "address" if settings.url else "command")
 
-    box = BlackBox(text, _with(text, settings, stated or {}))
+    box = BlackBox(text, settings)
     if not box.classes:
         # One question tells how many classes there are: their names are numbers then.
         side = box.input_size or (64, 64)
         box.classes = tuple(map(str, range(box(torch.full((1, 3, *side), 0.5)).shape[1])))
     if not box.outputs:
         box(torch.full((1, 3, *(box.input_size or (64, 64))), 0.5))
-    table = {
+    entries = {
         "classes": box.classes,
         "outputs": "logits" if box.outputs == "logits" else "probabilities",
         "black_box": box.outputs,
         **({"input_size": box.input_size} if box.input_size else {}),
     }
-    return box, table
-
-
-def _with(text: str, settings: BlackBoxSettings, stated: Mapping[str, Any]) -> BlackBoxSettings:
-    """``settings`` with the ``stated`` ones in their place."""
-    whole = {**{f.name: getattr(settings, f.name) for f in fields(settings)}, **stated}
-    name = public_address(text)
-    changed: BlackBoxSettings = convert_value(
-        whole, BlackBoxSettings, name=f"settings of {name}", error=ModelError
-    )
-    return changed
-
-
-def _settings_in(file: Path) -> BlackBoxSettings:
-    """The settings in a TOML file."""
-    table = read_table(file, error=ModelError, remedy="Correct the file")
-    settings: BlackBoxSettings = convert_value(
-        table, BlackBoxSettings, name=str(file), error=ModelError
-    )
-    return settings
+    return box, entries
 
 
 def black_box_within(model: nn.Module) -> AskedModel | None:
