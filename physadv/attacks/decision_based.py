@@ -347,7 +347,11 @@ class BoundaryWalk:
             high = torch.where(adversarial, middle, high)
             low = torch.where(adversarial, low, middle)
 
-        points = self._blend(far, rows, high)
+        self.keep(self._blend(far, rows, high), rows)
+
+    def keep(self, points: Tensor, rows: Tensor) -> None:
+        """Keep adversarial ``points``, one for each sample of ``rows``, where they are nearer than
+        the nearest so far."""
         length = lp_distance(points, self.images[rows], self.norm)
         nearer = length < self.distance[rows]
         self.points[rows[nearer]], self.distance[rows[nearer]] = points[nearer], length[nearer]

@@ -18,7 +18,7 @@ from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.decision_based import BoundaryWalk, walked
 from physadv.attacks.score_based import Scores
-from physadv.threat.norms import Norm, lp_distance, step_toward
+from physadv.threat.norms import Norm, step_toward
 
 _LOW, _LEAST = 0.5, 16
 """Share of the frequencies along each axis that noise is drawn from, the lowest ones; and how many
@@ -206,14 +206,8 @@ class _Circles(_LowFrequencies):
             best[part[found]], fails[part[~found]] = middle[part[found]], middle[part[~found]]
 
         part = turned.nonzero()[:, 0]
-        points = at(best, part)
-        self._keep(points, rows[part])
+        self.keep(at(best, part), rows[part])
         return turned
-
-    def _keep(self, points: Tensor, rows: Tensor) -> None:
-        length = lp_distance(points, self.images[rows], self.norm)
-        nearer = length < self.distance[rows]
-        self.points[rows[nearer]], self.distance[rows[nearer]] = points[nearer], length[nearer]
 
 
 class _Normals(_LowFrequencies):

@@ -338,24 +338,25 @@ def parse_createml(text: str, where: str) -> BoxListing:
     remedy = "CreateML lists images with annotations, each with a label and coordinates"
     kind = list[_CreateMLImage]
     images = parse_json_as(text, kind, where, what="CreateML file", remedy=remedy)
-    boxes = []
+    boxes, names = [], []
     for image in images:
-        name = image.image.replace("\\", "/")
+        names.append(image.image.replace("\\", "/"))
         for number, each in enumerate(image.annotations):
-            place, at = f"{where}: {name}, annotation {number}", each.coordinates
+            place, at = f"{where}: {names[-1]}, annotation {number}", each.coordinates
             x, y, width, height = (
                 parse_number(str(value), "coordinates", place)
                 for value in (at.x, at.y, at.width, at.height)
             )
-            if width <= 0 or height <= 0:
-                raise DataError(
-                    f"'{place}': {width:g}x{height:g} px", "A box has an area", "Correct it"
-                )
+            _assert_area(width, height, place)
             corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-            boxes.append(LabeledBox(name, corners, place, each.label))
+            boxes.append(LabeledBox(names[-1], corners, place, each.label))
     classes = dict.fromkeys(box.class_name for box in boxes)
-    names = tuple(image.image.replace("\\", "/") for image in images)
-    return BoxListing(tuple(boxes), names, tuple(classes))
+    return BoxListing(tuple(boxes), tuple(names), tuple(classes))
+
+
+def _assert_area(width: float, height: float, place: str) -> None:
+    if width <= 0 or height <= 0:
+        raise DataError(f"'{place}': {width:g}x{height:g} px", "A box has an area", "Correct it")
 
 
 def parse_coco(text: str, where: str) -> BoxListing:
@@ -392,11 +393,9 @@ def _coco_boxes(
         if each.image_id not in images:
             raise DataError(f"'{place}': image {each.image_id} is not listed", remedy)
         x, y, width, height = (parse_number(str(value), "bbox", place) for value in each.bbox)
-        if width <= 0 or height <= 0:
-            if each.iscrowd:
-                continue
-            limit = "A box has an area"
-            raise DataError(f"'{place}': {width:g}x{height:g} px", limit, "Correct it")
+        if each.iscrowd and (width <= 0 or height <= 0):
+            continue
+        _assert_area(width, height, place)
         image = images[each.image_id]
         size = (image.width or 0.0, image.height or 0.0)
         category = "" if each.category_id is None else each.category_id

@@ -133,7 +133,7 @@ def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
         AttackStage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
     ]
     if norm != "l1":
-        plan.append(AttackStage("square", "black", lambda case: _square(case, 1000)))
+        plan.append(AttackStage("square", "black", _asked(square_attack, queries=1000)))
     return plan
 
 
@@ -146,7 +146,7 @@ def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks in ``norm`` on a model without gradients, by its scores and its labels."""
     if norm == "l1":
         return decision_stages(norm)
-    plan = [AttackStage("square", "black", lambda case: _square(case, 5000))]
+    plan = [AttackStage("square", "black", _asked(square_attack, queries=5000))]
     if norm == "linf":
         plan.append(AttackStage("rays", "black", _rays))
     return plan
@@ -155,9 +155,9 @@ def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
 def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks in ``norm`` on a model that answers with classes alone."""
     if norm == "l1":
-        return [AttackStage("geoda", "black", _geoda)]
+        return [AttackStage("geoda", "black", _asked(geoda, queries=5000))]
     rays_first = [AttackStage("rays", "black", _rays)] if norm == "linf" else []
-    return [*rays_first, AttackStage("hopskipjump", "black", _hopskipjump)]
+    return [*rays_first, AttackStage("hopskipjump", "black", _asked(hopskipjump))]
 
 
 AUTOATTACK_NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -188,7 +188,7 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
     if name == "square":
         if norm == "l1":
             raise OptionError("square in l1", "it supports linf and l2", "Leave it out")
-        return AttackStage(name, "black", lambda case: _square(case, 5000))
+        return AttackStage(name, "black", _asked(square_attack, queries=5000))
 
     near = 5 if norm == "l1" else 9
     runs: dict[str, Callable[[StageInput], AttackResult]] = {
@@ -201,27 +201,23 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
     return AttackStage(name, "white", runs[name])
 
 
-def _hopskipjump(case: StageInput) -> AttackResult:
-    return hopskipjump(
-        case.gradient_model,
-        case.images,
-        case.labels,
-        eps=case.ball.eps,
-        norm=case.ball.norm,
-        seed=case.seed,
-    )
+def _asked(
+    attack: Callable[..., AttackResult], **budget: int
+) -> Callable[[StageInput], AttackResult]:
+    """Return the run of a black-box attack within the threat of its case."""
 
+    def run(case: StageInput) -> AttackResult:
+        return attack(
+            case.gradient_model,
+            case.images,
+            case.labels,
+            eps=case.ball.eps,
+            norm=case.ball.norm,
+            seed=case.seed,
+            **budget,
+        )
 
-def _geoda(case: StageInput) -> AttackResult:
-    return geoda(
-        case.gradient_model,
-        case.images,
-        case.labels,
-        eps=case.ball.eps,
-        norm=case.ball.norm,
-        queries=5000,
-        seed=case.seed,
-    )
+    return run
 
 
 def _apgd(
@@ -252,18 +248,6 @@ def _long(case: StageInput) -> AttackResult:
     if len(rows):
         kept.update(rows, apgd_targeted(case.pick(rows), count=9, steps=100, candidates=MANY))
     return kept.result()
-
-
-def _square(case: StageInput, queries: int) -> AttackResult:
-    return square_attack(
-        case.gradient_model,
-        case.images,
-        case.labels,
-        eps=case.ball.eps,
-        norm=case.ball.norm,
-        queries=queries,
-        seed=case.seed,
-    )
 
 
 def _rays(case: StageInput) -> AttackResult:
