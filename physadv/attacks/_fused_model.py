@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +117,7 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
     """
     if isinstance(speed, FusedModel):
         return speed
-    if speed not in ("plain", "fold", "bf16", "auto"):
+    if speed not in get_args(Speed):
         raise OptionError(f"speed {speed!r}", "plain, fold, bf16 or auto", "Choose one of these")
     if speed == "auto":
         return _fastest(model, probe)

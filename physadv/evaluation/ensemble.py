@@ -86,7 +86,7 @@ def attack_ensemble(
         norm: "linf", "l2" or "l1".
         plan: Attacks in order; None for :func:`standard_stages`.
         levels: Round the images to k / levels (255 for 8 bits), still within ``eps``.
-        speed: "plain", "fold" or "bf16".
+        speed: "plain", "fold", "bf16" or "auto".
         seed: Seed of the attacks.
 
     Returns:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ _FUNCTION_NAMES = {
     "universal_perturbation": "universal",
 }
 """Names of functions in :mod:`physadv.attacks` that have a shorter one on the command line."""
-_SPEEDS: tuple[Speed, ...] = ("plain", "fold", "bf16", "auto")
+_SPEEDS: tuple[Speed, ...] = get_args(Speed)
 
 
 class EvaluationSettings(TypedDict, total=False):
