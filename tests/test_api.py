@@ -7,8 +7,10 @@ import inspect
 import os
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from types import ModuleType
 from typing import Any
 
@@ -138,6 +140,30 @@ def test_every_example_runs(
         torch.manual_seed(0)  # an example's draws must not depend on the tests before it
         runner.run(case, out=shown.append)
     assert runner.failures == 0, "".join(shown)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_other_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples of what is no export, too: a reader copies them all the same."""
+    monkeypatch.chdir(tmp_path)
+    exported = {
+        f"{value.__module__}.{value.__qualname__}"
+        for _, value in NAMED
+        if not isinstance(value, ModuleType)
+    }
+    finder, shown = doctest.DocTestFinder(), list[str]()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    for module in walk_packages(physadv.__path__, "physadv."):
+        if module.name.endswith("__main__"):
+            continue
+        for case in finder.find(import_module(module.name)):
+            if case.examples and case.name not in exported:
+                with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    torch.manual_seed(0)
+                    runner.run(case, out=shown.append)
+    assert runner.failures == 0, "".join(shown)
+    assert runner.tries > 800
     assert list(tmp_path.iterdir()) == []
 
 

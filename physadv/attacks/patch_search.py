@@ -80,8 +80,8 @@ def search_patch(
         ...     views=[View(lambda patch, step: (patch, None), [bright])],
         ...     regularizer=lambda patch: 0 * patch.sum(),
         ...     project=lambda patch: patch.clamp(0, 1),
-        ...     update=CosineAdam(lr=0.1, steps=60),
-        ...     steps=60,
+        ...     update=CosineAdam(lr=0.1, steps=100),
+        ...     steps=100,
         ... )
         >>> float(last.patch.mean()) < 0.3
         True

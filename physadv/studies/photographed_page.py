@@ -51,12 +51,11 @@ def photographed_page(config: PhotographedConfig, rows: Sequence[Row]) -> StudyP
         rows: Its rows, at least those of one picture.
 
     Example:
-        >>> row = {"way": "phone", "attack": "fast", "eps": 8, "clean_photo": True, "fooled": True}
-        >>> page = photographed_page(
-        ...     PhotographedConfig(pictures="photos/"), [row | {"photo_fooled": False}]
-        ... )
-        >>> page.answer[-24:]
-        'the phone 1 of 1 (fast).'
+        >>> row = {"way": "phone", "eps": 8, "clean_photo": True, "fooled": True}
+        >>> rows = [row | {"attack": attack, "photo_fooled": False} for attack in ATTACKS]
+        >>> page = photographed_page(PhotographedConfig(pictures="photos/"), rows)
+        >>> page.answer[-22:]
+        '1 of 1 (least-likely).'
     """
     lines = photographed_table(rows)
     ways = list(dict.fromkeys(str(line["way"]) for line in lines))

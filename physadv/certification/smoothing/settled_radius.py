@@ -72,7 +72,7 @@ def settled_bound(
         >>> from physadv.certification.smoothing.settled_radius import settled_bound
         >>> found = settled_bound(lambda first, count: count * 9 // 10, lambda p: p - 0.5)
         >>> found.samples < 20_000, round(found.p_low, 2)
-        (True, 0.89)
+        (True, 0.88)
     """
     check_sample_counts(1, n, alpha)
     if not 0 <= decline < 1:
