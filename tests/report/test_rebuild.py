@@ -42,12 +42,14 @@ def test_the_page_of_a_run_is_made_again(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_runs_without_a_page_get_one(name: str, tmp_path: Path) -> None:
-    """It says what came out, shows a table, and names no path of the machine."""
+    """It says what came out, shows a table, names no path of the machine, and is not green: none
+    of these runs tells that something is safe."""
     out = run(tmp_path, name)
     done = shared_server().run(tmp_path, "report", "out", "--tables", "csv,latex,markdown")
     assert done.code == 0, done.stderr
     text = (out / "report.html").read_text(encoding="utf-8")
     assert 'class="big"' in text
+    assert re.search(r'class="verdict (plain|doubt)"', text)
     assert "<td" in text
     assert str(tmp_path) not in text
     assert {file.suffix for file in (out / "tables").iterdir()} == {".csv", ".tex", ".md"}

@@ -382,5 +382,6 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         )
     else:
         lines.append(f"made with {made}; {result['judge']} had no part in it and can judge it")
-    lines.append(f"How well it worked: physadv cloak check {folder} --originals {photos}")
+    if result["cloaked"] or result["already done"]:
+        lines.append(f"How well it worked: physadv cloak check {folder} --originals {photos}")
     return "\n".join(lines)
