@@ -173,9 +173,12 @@ def _instances(folder: Path, data: bytes) -> object:
     mutations.mutate_text,
 )
 def _black_box_settings(folder: Path, data: bytes) -> object:
-    from physadv.models.black_box import BlackBox, _settings_in
+    from physadv.core.errors import ModelError
+    from physadv.core.tables import convert_value, read_table
+    from physadv.models.black_box import BlackBox, BlackBoxSettings
 
-    settings = _settings_in(written(folder, "box.toml", data))
+    table = read_table(written(folder, "box.toml", data), error=ModelError, remedy="Correct it")
+    settings = convert_value(table, BlackBoxSettings, name="box.toml", error=ModelError)
     return None if settings.url else BlackBox("box", settings)
 
 
