@@ -14,8 +14,8 @@ from physadv.report.figure_files import (
     figure_markup,
     first_frame,
     is_animated,
-    rasterize_figure,
 )
+from physadv.report.figure_pdf import figure_drawing
 from physadv.report.formulas import formula_svg
 from physadv.report.plots import standalone_svg
 from physadv.report.study_report import StudyChapter
@@ -154,8 +154,8 @@ def _block(block: Block, pictures: RunPictures, styles: Mapping[str, Any]) -> li
     drawing = figure_markup(block, pictures)
     if drawing is None:
         return []
-    png = rasterize_figure(standalone_svg(drawing))
-    return [KeepTogether([_image(png, _FIGURE_WIDTH), caption])]
+    figure = figure_drawing(standalone_svg(drawing), _FIGURE_WIDTH, _TALLEST)
+    return [KeepTogether([figure, caption])]
 
 
 def _image(png: bytes, width: float) -> Any:
@@ -172,12 +172,9 @@ def _image(png: bytes, width: float) -> Any:
 
 def _formula(formula: Formula) -> Any:
     """The formula in its own size, narrower where it would be wider than the text."""
-    from reportlab.lib.utils import ImageReader
-
-    png = rasterize_figure(formula_svg(formula, 18))
-    across, _ = ImageReader(io.BytesIO(png)).getSize()
-    svg_width = float(formula_svg(formula, 18).split('width="', 1)[1].split('"', 1)[0])
-    return _image(png, min(svg_width * _FORMULA_SCALE, _WIDTH, float(across)))
+    svg = formula_svg(formula, 18)
+    own_width = float(svg.split('width="', 1)[1].split('"', 1)[0])
+    return figure_drawing(svg, min(own_width * _FORMULA_SCALE, _WIDTH))
 
 
 def _comparisons(rows: Sequence[Comparison], styles: Mapping[str, Any]) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from physadv.core.errors import OptionError
 from physadv.core.files import make_folder, write_bytes, write_text
 from physadv.report.figure_files import rasterize_figure
+from physadv.report.figure_pdf import figure_pdf
 from physadv.report.plots import standalone_svg
 
 FIGURE_FORMS = ("svg", "pdf", "png")
@@ -62,7 +63,7 @@ def export_figures(page: str, folder: Path, forms: Iterable[str]) -> list[Path]:
     Args:
         page: HTML of a report that this program made.
         folder: Folder to write into.
-        forms: Of svg, pdf and png. A PDF holds the chart as a picture of 300 dpi, 12 cm wide.
+        forms: Of svg, pdf and png. A PDF holds the chart as lines and text, 12 cm wide.
 
     Returns:
         The files.
@@ -71,10 +72,16 @@ def export_figures(page: str, folder: Path, forms: Iterable[str]) -> list[Path]:
     for name, drawing in _charts(page):
         svg = standalone_svg(Markup(drawing))
         for form in forms:
-            content = svg.encode() if form == "svg" else rasterize_figure(svg)
-            file = make_folder(folder) / f"{name}.{form}"
-            written.append(write_bytes(file, _as_pdf(content) if form == "pdf" else content))
+            content = _FIGURE_WRITERS[form](svg)
+            written.append(write_bytes(make_folder(folder) / f"{name}.{form}", content))
     return written
+
+
+_FIGURE_WRITERS: dict[str, Callable[[str], bytes]] = {
+    "svg": str.encode,
+    "pdf": lambda svg: figure_pdf(svg, _PDF_WIDTH_PT),
+    "png": rasterize_figure,
+}
 
 
 def export_tables(page: str, folder: Path, forms: Iterable[str]) -> list[Path]:
@@ -194,18 +201,3 @@ def _as_latex(rows: Sequence[Sequence[str]]) -> str:
 
 
 _TABLE_WRITERS = {"csv": _as_csv, "latex": _as_latex, "markdown": _as_markdown}
-
-
-def _as_pdf(png: bytes) -> bytes:
-    """A page of the size of the picture ``png``."""
-    from reportlab.lib.utils import ImageReader
-    from reportlab.pdfgen.canvas import Canvas
-
-    picture = ImageReader(io.BytesIO(png))
-    width, height = picture.getSize()
-    size = (_PDF_WIDTH_PT, _PDF_WIDTH_PT * height / width)
-    stream = io.BytesIO()
-    canvas = Canvas(stream, pagesize=size, invariant=1)
-    canvas.drawImage(picture, 0, 0, *size)
-    canvas.save()
-    return stream.getvalue()

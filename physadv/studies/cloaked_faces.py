@@ -503,9 +503,11 @@ def _budget_table(people: Sequence[Sequence[Row]], names: Sequence[str]) -> Tabl
     lines = []
     for budget in _budgets_in(people):
         sizes = [
-            r["dssim"] for own in people for r in own
+            r["dssim"]
+            for own in people
+            for r in own
             if r["kind"] == "change" and r["budget"] == budget
-        ]  # fmt: skip
+        ]
         rates = [str(match_rate(people, name, "cloaked", budget)) for name in names]
         lines.append((f"{budget}/255", f"{sum(sizes) / len(sizes):.4f}", *rates))
     return Table(

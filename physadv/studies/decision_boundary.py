@@ -71,10 +71,12 @@ PAPERS = (
         "arXiv:1706.06083",
     ),
     Paper(
-        "Cohen et al.", 2019, "Certified adversarial robustness via randomized smoothing",
+        "Cohen et al.",
+        2019,
+        "Certified adversarial robustness via randomized smoothing",
         "arXiv:1902.02918",
     ),
-)  # fmt: skip
+)
 BOX = 0.07
 """Half the side of the boxes in two dimensions."""
 POINTS = 14
@@ -515,9 +517,13 @@ def _toy_shapes(rows: Sequence[Row]) -> tuple[Shape, ...]:
 
 
 def _image_plane(
-    config: BoundaryConfig, row: Row, name: str, caption: str, file: str,
+    config: BoundaryConfig,
+    row: Row,
+    name: str,
+    caption: str,
+    file: str,
     regions: tuple[tuple[str, str], ...],
-) -> Plane:  # fmt: skip
+) -> Plane:
     reach = 3 * config.eps
     ball = tuple((float(a), float(b)) for a, b in row["ball"])
     return Plane(
@@ -680,12 +686,17 @@ TERMS = (
     ("decision boundary", "Where the class that the network sees changes."),
     ("l_inf ball, box", "All images whose pixels differ from the image's by no more than eps."),
     ("PGD", "Projected gradient descent: many small steps up the loss, kept within the box."),
-    ("adversarial training", "Training on the worst points that PGD finds, in place of the "
-     "images themselves."),
-    ("smoothed network", "The class that wins the vote when the network sees the image many times "
-     "under random noise."),
+    (
+        "adversarial training",
+        "Training on the worst points that PGD finds, in place of the images themselves.",
+    ),
+    (
+        "smoothed network",
+        "The class that wins the vote when the network sees the image many times "
+        "under random noise.",
+    ),
     ("CROWN", "A calculation of bounds that hold for a whole box: a proof, not a search."),
-)  # fmt: skip
+)
 
 STUDY = Study(
     name="boundary",

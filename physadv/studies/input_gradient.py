@@ -750,16 +750,25 @@ def _limits(config: GradientConfig) -> tuple[str, ...]:
 
 TERMS = (
     ("gradient", "The direction in which a number grows fastest, and how fast, for small steps."),
-    ("loss", "A number that is large where the network is wrong: minus the logarithm of the "
-     "probability that it gives to the true class."),
-    ("RMS change, distortion", "Square root of the mean squared change of all pixels: 0.05 is a "
-     "twentieth of the way from black to white, on average."),
+    (
+        "loss",
+        "A number that is large where the network is wrong: minus the logarithm of the "
+        "probability that it gives to the true class.",
+    ),
+    (
+        "RMS change, distortion",
+        "Square root of the mean squared change of all pixels: 0.05 is a "
+        "twentieth of the way from black to white, on average.",
+    ),
     ("FGSM", "Fast gradient (sign) method: a single step along the gradient."),
-    ("PGD", "Projected gradient descent: many small steps along the gradient, each followed by a "
-     "return into the allowed distance."),
+    (
+        "PGD",
+        "Projected gradient descent: many small steps along the gradient, each followed by a "
+        "return into the allowed distance.",
+    ),
     ("L-BFGS", "A method of minimization that estimates curvature from the last few gradients."),
     ("untargeted, targeted", "Towards any wrong class; towards a chosen wrong class."),
-)  # fmt: skip
+)
 
 STUDY = Study(
     name="gradient",

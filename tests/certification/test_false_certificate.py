@@ -64,9 +64,17 @@ def test_no_certified_image_is_broken_by_evaluate(noise: Path) -> None:
     assert len(broken) >= 8
 
     done = physadv(
-        noise, "certify", *common, "--method", "crown", "--threat", "linf:0.01",
-        "--out", "proof", "--json",
-    )  # fmt: skip
+        noise,
+        "certify",
+        *common,
+        "--method",
+        "crown",
+        "--threat",
+        "linf:0.01",
+        "--out",
+        "proof",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     proven = {
         r["image"]

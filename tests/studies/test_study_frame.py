@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from html import unescape
 from math import inf
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -355,6 +356,9 @@ def test_a_booklet_holds_every_chapter_as_page_and_pdf(tmp_path: Path) -> None:
     drawn = pdfium_text(document)
     for words in ("Coins", "Kerrich", "50.7 %", "dice (needs --mnist)", "One coin."):
         assert words in drawn
+    labels = re.findall(r"<text[^>]*>([^<]+)</text>", html)
+    assert labels
+    assert not [label for label in labels if unescape(label) not in drawn]  # lines, not pixels
 
 
 def pdfium_text(document: Path) -> str:

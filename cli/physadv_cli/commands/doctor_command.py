@@ -37,6 +37,7 @@ ESSENTIAL = {
     "uharfbuzz": "uharfbuzz",
     "python-bidi": "bidi",
     "resvg-py": "resvg_py",
+    "svglib": "svglib.svglib",
     "jinja2": "jinja2",
     "jaxtyping": "jaxtyping",
     "tomli-w": "tomli_w",
