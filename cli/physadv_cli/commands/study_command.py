@@ -20,6 +20,7 @@ from physadv_cli.runs import RunOptions, console, print_data
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
+    from physadv.report.study_report import StudyChapter
     from physadv.studies.study import Study
 
 
@@ -97,42 +98,62 @@ def run_one_study(entry: StudyEntry, config: StudyConfig, run: RunOptions) -> No
 def all_studies(config: BookletConfig, run: RunOptions) -> None:
     """Run all studies whose data are given, and bind their pages into a booklet.
 
-    Each study has a folder of its own in --out, as if it had run alone. Ctrl-C keeps what is done;
+    Each study has a folder of its own in --out, as if it had run alone. One whose data or model
+    cannot be used is left out with the reason, unless --study names it. Ctrl-C keeps what is done;
     the same command with the same --out resumes.
 
     Example: physadv study all --mnist-data mnist/ --cifar10-data cifar10.zip
     --gtsrb-data gtsrb.zip --out runs/all
     """
+    from physadv.core.errors import DataError, ModelError
     from physadv.report.booklet import write_booklet
-    from physadv.report.study_report import study_chapter, study_summary, write_study_report
+    from physadv.report.study_report import study_summary
 
     plan = plan_booklet(config)
-    for name, reason in plan.left_out.items():
+    left_out = dict(plan.left_out)
+    for name, reason in left_out.items():
         console.print(f"left out: {name}, which {reason}")
     folder = run.open_folder(config)
     chapters = []
     for entry, own in plan.chosen:
-        study = entry.load()
-        if not _watch_study(study, own, folder / entry.name):
-            run.finish(
-                {"complete": False, "out": str(folder)},
-                "stopped; the same command with the same --out resumes",
-            )
-            raise SystemExit(130)
-        chapters.append(study_chapter(study, own, folder / entry.name))
-        write_study_report(chapters[-1])
-        console.print(f"{entry.name}: {chapters[-1].page.answer}")
+        try:
+            chapters.append(_chapter_of(entry, own, folder, run))
+        except (DataError, ModelError) as error:
+            if entry.name in config.study or (not chapters and entry is plan.chosen[-1][0]):
+                raise
+            left_out[entry.name] = str(error)
+            console.print(f"left out: {entry.name}. {error}")
+        else:
+            console.print(f"{entry.name}: {chapters[-1].page.answer}")
 
-    page, document = write_booklet(chapters, plan.left_out, folder)
+    page, document = write_booklet(chapters, left_out, folder)
     result = {
         "studies": [study_summary(chapter) for chapter in chapters],
-        "left_out": plan.left_out,
+        "left_out": left_out,
         "complete": True,
         "booklet": str(page),
         "pdf": str(document),
         "out": str(folder),
     }
     run.finish(result, f"booklet {page}\nand {document}")
+
+
+def _chapter_of(
+    entry: StudyEntry, config: StudyConfig, folder: Path, run: RunOptions
+) -> StudyChapter:
+    """Run a study in its folder within ``folder``, or go on with it."""
+    from physadv.report.study_report import study_chapter, write_study_report
+
+    study = entry.load()
+    if not _watch_study(study, config, folder / entry.name):
+        run.finish(
+            {"complete": False, "out": str(folder)},
+            "stopped; the same command with the same --out resumes",
+        )
+        raise SystemExit(130)
+    chapter = study_chapter(study, config, folder / entry.name)
+    write_study_report(chapter)
+    return chapter
 
 
 def _watch_study(study: Study[Any], config: StudyConfig, folder: Path) -> bool:
