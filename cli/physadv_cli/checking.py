@@ -12,6 +12,7 @@ from physadv_cli.runs import RunOptions
 
 if TYPE_CHECKING:
     from physadv.evaluation.metrics.requirements import RequirementOutcome
+    from physadv.report.check_report import CheckReport
 
 
 def twin_summary(folder: str | None, bundle: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -37,17 +38,17 @@ def check_gate(run: RunOptions) -> Gate:
     return Gate.of(run, ("success", "recognized", "precision"))
 
 
-def report_run(folder: Path, run: RunOptions, *, queries: int | None = None) -> None:
-    """Write the report of the check in ``folder``, print its result, and end by what is required.
+def report_run(
+    folder: Path, run: RunOptions, report: CheckReport, *, queries: int | None = None
+) -> None:
+    """Print the result of the check in ``folder``, and end by what is required.
 
     Args:
         folder: the run's folder.
         run: how to print.
+        report: report of the check, as it was written.
         queries: images that were sent to a model that only answers; None for other models.
     """
-    from physadv.report.check_report import write_check_report
-
-    report = write_check_report(folder)
     outcomes = _judge(folder, run, report.summary)
     left_out = {"patch_by_distance_and_yaw", "settings"}
     summary = {key: value for key, value in report.summary.items() if key not in left_out}

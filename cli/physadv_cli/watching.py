@@ -4,9 +4,10 @@ page."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from physadv.core.wording import count_noun
 from physadv_cli.runs import console
@@ -14,21 +15,27 @@ from physadv_cli.runs import console
 if TYPE_CHECKING:
     from physadv.camera.frames import CameraFrame
     from physadv.camera.lens import LensFor
-    from physadv.camera.localization.boxes import Pixels
+    from physadv.camera.live_page import LivePage
     from physadv.camera.localization.location import SignLocation
     from physadv.camera.localization.with_pose import WidthOf
+    from physadv.check.guidance import FilmingAdvice
+    from physadv.check.live.overlay import LiveState
     from physadv.check.live.remote_control import RemoteControl
     from physadv.check.run_check import BlockSource, CheckProgress
     from physadv.check.view_coverage import ViewPlan
 
 PICTURES_A_SECOND = 12
+MOST_REPORT = 1 << 28
+"""Most bytes of a report that a page goes on to."""
+_FLICKER_S = 1.0
+"""Time for which a sign that is not found leaves the instruction as it is."""
 
 
 class LiveDisplay(Protocol):
-    """A window or a page that shows the live picture."""
+    """A window or a page that shows a running check."""
 
-    def show(self, picture: Pixels) -> None:
-        """Show ``picture``, the newest one."""
+    def show_state(self, state: LiveState) -> None:
+        """Show ``state``, the newest one."""
 
     def close(self) -> None:
         """Close the window or stop serving the page."""
@@ -46,7 +53,7 @@ def open_displays(
         serve: port of a page on this machine; 0 for any free one, None for no page.
 
     Returns:
-        The displays, none where nothing is asked for.
+        The displays, none where nothing is asked for; a page shows what ends the check, too.
     """
     displays: list[LiveDisplay] = []
     if window:
@@ -58,13 +65,38 @@ def open_displays(
 
         page = CheckPage(serve, remote)
         console.print(
-            f"the live picture is at {page.address} (on this machine only, until the check ends)"
+            f"the live page is at {page.address} (on this machine only, until the check ends)"
         )
         displays.append(page)
 
     for display in displays:
         stack.callback(display.close)
+    if serve is not None:
+        stack.push(_farewell(page))  # called before the page is closed
     return displays
+
+
+def _farewell(page: LivePage) -> Callable[..., None]:
+    """Return what shows on ``page`` how a check ended that has no report."""
+
+    def tell_end(
+        kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        page.finish(str(error) if isinstance(error, Exception) else "The check was ended.")
+
+    return tell_end
+
+
+def show_report(displays: Sequence[LiveDisplay], html: Path) -> None:
+    """Let the pages among ``displays`` go on to the report, the file ``html``."""
+    from physadv.camera.live_page import LivePage
+    from physadv.core.text import read_file
+
+    pages = [display for display in displays if isinstance(display, LivePage)]
+    if pages:
+        report = read_file(html, most_bytes=MOST_REPORT)
+        for page in pages:
+            page.finish(f"The report is {html}", report)
 
 
 class CheckWatch:
@@ -77,6 +109,7 @@ class CheckWatch:
         lens: the camera's lens for pictures of a size.
         width_mm: the sign's width at a location.
         aim: width of the interval at which a block is complete.
+        claim: goal and classes, as in check.json.
     """
 
     def __init__(
@@ -88,6 +121,7 @@ class CheckWatch:
         lens: LensFor,
         width_mm: WidthOf,
         aim: float,
+        claim: Mapping[str, Any],
     ) -> None:
         from physadv.camera.frames import BLOCKS
         from physadv.check.guidance import FilmingGuide
@@ -100,6 +134,9 @@ class CheckWatch:
         )
         self.remote, self.displays, self._lens, self._width_mm = remote, displays, lens, width_mm
         self._drawn_at, self._prompted, self._told = 0.0, "", ""
+        self.folder, self._claim = Path(), {**claim, "status": "complete"}
+        self._advice: FilmingAdvice | None = None
+        self._found_s = 0.0
 
     def follow(self, steps: Iterable[CheckProgress]) -> None:
         """Display the progress of ``steps`` until the check ends; Ctrl-C ends it."""
@@ -139,17 +176,39 @@ class CheckWatch:
         """Draw the live picture, at most ``PICTURES_A_SECOND`` times a second."""
         if not self.displays or time.monotonic() - self._drawn_at < 1 / PICTURES_A_SECOND:
             return
-        from physadv.check.live.overlay import OverlayState, draw_overlay
+        from physadv.check.live.overlay import LiveState
 
         self._drawn_at = time.monotonic()
         if self.guide.plan is None:
             self.guide.plan = self._plan(step.place, step)
-        advice = self.guide.advise(step.rows, step.place, step.block)
-        picture = draw_overlay(
-            OverlayState(step, advice, self.guide.plan, self.remote.note, self.simulation)
+        advice = self._steady_advice(step)
+        state = LiveState(
+            step,
+            advice,
+            self.guide.plan,
+            self.remote.note,
+            self.simulation,
+            self._verdict(advice),
+            str(self.folder),
         )
         for display in self.displays:
-            display.show(picture)
+            display.show_state(state)
+
+    def _steady_advice(self, step: CheckProgress) -> FilmingAdvice:
+        """Advice that a frame without a sign does not change at once."""
+        if step.place is not None:
+            self._found_s = self._drawn_at
+        elif self._advice is not None and self._drawn_at - self._found_s < _FLICKER_S:
+            return self._advice
+        self._advice = self.guide.advise(step.rows, step.place, step.block)
+        return self._advice
+
+    def _verdict(self, advice: FilmingAdvice) -> str:
+        """The conclusion that the report would draw now."""
+        from physadv.check.rates import draw_conclusion
+
+        table = {block: state.rates for block, state in advice.stopping_states.items()}
+        return draw_conclusion(table, self._claim).headline
 
     def _plan(self, location: SignLocation | None, step: CheckProgress) -> ViewPlan | None:
         """Bins by lens and sign, once both are known."""

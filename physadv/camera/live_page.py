@@ -6,8 +6,11 @@ token of this run (:mod:`physadv.camera.local_server`).
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
-from threading import Condition
+from collections.abc import Mapping
+from threading import Condition, Event, Lock
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,12 +21,15 @@ from physadv.core.errors import OptionError
 
 Pixels = npt.NDArray[np.uint8]
 _QUALITY, _PATIENCE_S = 80, 2.0
+_FAREWELL_S, _WATCHED_S = 8.0, 3.0
+"""Longest wait until a browser that watches has the result; and how recently one that watches has
+asked for the state."""
 
 
 class LivePage(LocalPage):
     """Server of the newest picture and a state, from construction to :meth:`close`.
 
-    The page embeds ``stream`` (MJPEG) and polls ``state.json``; its buttons send POST requests.
+    The page embeds ``stream`` (MJPEG) and listens to ``events``; its buttons send POST requests.
 
     Args:
         port: Port on 127.0.0.1; 0 takes any free one.
@@ -35,7 +41,13 @@ class LivePage(LocalPage):
     def __init__(self, port: int) -> None:
         self._news = Condition()
         self._jpeg, self._count, self._open = b"", 0, True
+        self._end_lock, self._told = Lock(), Event()
+        self._done, self._report, self._asked_s = "", b"", -_WATCHED_S
         super().__init__(port, _handler(self))
+
+    @abstractmethod
+    def panels(self) -> Mapping[str, Any]:
+        """Return what the page shows beside the picture, plain values for JSON."""
 
     @abstractmethod
     def apply(self, path: str) -> None:
@@ -44,6 +56,42 @@ class LivePage(LocalPage):
         Raises:
             OptionError: There is no such command.
         """
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the panels and, once the run has ended, its result."""
+        panels = self.panels()
+        with self._end_lock:
+            self._asked_s = time.monotonic()
+            return {**panels, "done": self._done, "report": bool(self._report)}
+
+    def finish(self, result: str, report: bytes = b"") -> None:
+        """Show the end, and wait until a browser that watches has read it.
+
+        Args:
+            result: Result in words, in place of instructions.
+            report: Page to go on to; empty where there is none.
+        """
+        with self._end_lock:
+            if self._done:
+                return
+            self._done, self._report = result, report
+            is_watched = time.monotonic() - self._asked_s < _WATCHED_S
+        if is_watched:
+            self._told.wait(_FAREWELL_S)
+
+    def sent(self, state: object) -> None:
+        """Note whether ``state`` was the last thing to tell."""
+        if isinstance(state, dict) and state["done"] and not state["report"]:
+            self._told.set()
+
+    def report(self) -> bytes:
+        """Return the report's page; empty where there is none."""
+        with self._end_lock:
+            return self._report
+
+    def told(self) -> None:
+        """Note that a browser has the report."""
+        self._told.set()
 
     def show(self, picture: Pixels) -> None:
         """Publish ``picture`` (h, w, 3) uint8 RGB as the newest one."""
@@ -78,6 +126,10 @@ def _handler(page: LivePage) -> type[LocalHandler]:
                 self._stream()
             elif path == "/frame.jpg":
                 self._frame()
+            elif path == "/report" and page.report():
+                html = page.report().replace(b"<script>", f'<script nonce="{self.nonce}">'.encode())
+                self.answer(200, "text/html; charset=utf-8", html)
+                page.told()
             else:
                 self.answer_for(page, path)
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,8 @@ REQUEST_S, ANSWER_S = 5.0, 10.0
 leave."""
 MOST_BYTES = 16 << 10
 """Most bytes of a request's head."""
+EVENT_S, BEAT_S = 0.2, 3.0
+"""Seconds between two looks for a new state, and between two signs of life where there is none."""
 _POLICY = (
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -133,6 +135,7 @@ class LocalPage(ABC):
     """
 
     def __init__(self, port: int, handler: type[LocalHandler], option: str = "--serve") -> None:
+        self._closed = Event()
         try:
             self._server = LocalServer(port, handler)
         except (OSError, OverflowError) as error:
@@ -147,7 +150,14 @@ class LocalPage(ABC):
 
     @abstractmethod
     def state(self) -> object:
-        """Return what the page polls, plain values for JSON."""
+        """Return what the page shows, plain values for JSON."""
+
+    def sent(self, state: object) -> None:  # noqa: B027 - most pages do not mind
+        """Note that a page was sent ``state`` whole."""
+
+    def wait_closed(self, seconds: float) -> bool:
+        """Wait until the server stops, ``seconds`` at most; return whether it has."""
+        return self._closed.wait(seconds)
 
     @property
     def port(self) -> int:
@@ -166,6 +176,7 @@ class LocalPage(ABC):
 
     def close(self) -> None:
         """Stop the server."""
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -241,14 +252,42 @@ class LocalHandler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def answer_for(self, page: LocalPage, path: str) -> None:
-        """Answer a GET request for ``page`` or its state; any other path is not found."""
+        """Answer a GET request for ``page``, its state or the events of its state; any other path
+        is not found."""
         if path == "/":
             html = page.html().replace("<script>", f'<script nonce="{self.nonce}">')
             self.answer(200, "text/html; charset=utf-8", html.encode())
         elif path == "/state.json":
-            self.answer(200, "application/json", json.dumps(page.state()).encode())
+            state = page.state()
+            self.answer(200, "application/json", json.dumps(state).encode())
+            page.sent(state)
+        elif path == "/events":
+            self._events(page)
         else:
             self.answer(404, "text/plain", b"not found\n")
+
+    def _events(self, page: LocalPage) -> None:
+        """Send the state of ``page`` whenever it is another one, until the server stops or the
+        browser goes away (server-sent events)."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+
+        self.wfile.write(b"retry: 1000\n\n")
+        last, beat_s = "", time.monotonic()
+        while True:
+            state = page.state()
+            words = json.dumps(state)  # one line: control characters are escaped
+            if words != last:
+                self.wfile.write(f"data: {words}\n\n".encode())
+                page.sent(state)
+                last, beat_s = words, time.monotonic()
+            elif time.monotonic() - beat_s > BEAT_S:
+                self.wfile.write(b": still here\n\n")
+                beat_s = time.monotonic()
+            if page.wait_closed(EVENT_S):
+                return
 
     def answer(self, code: int, kind: str, body: bytes) -> None:
         """Send ``body`` of the content type ``kind``."""

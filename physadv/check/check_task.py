@@ -16,7 +16,7 @@ from physadv.camera.localization.reference_images import reference_images, shows
 from physadv.camera.localization.with_pose import WidthOf, with_pose
 from physadv.camera.open_source import BLOCKS, FrameSource, open_frame_source
 from physadv.check.config import CheckConfig
-from physadv.check.frame_verdict import ANYWHERE, THRESHOLD
+from physadv.check.frame_verdict import ANYWHERE, THRESHOLD, verdict_rule
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.locators import locator_for, select_box
 from physadv.check.run_check import BlockSource, CheckProgress, run_check
@@ -180,6 +180,18 @@ class CheckTask:
     def facts(self) -> dict[str, Any]:
         """Bundle and origin of distances, for check.json."""
         return {**self.goal.as_record(), "geometry": _geometry(self.config)}
+
+    @property
+    def claim(self) -> dict[str, str | None]:
+        """Goal and classes by name, as in check.json.
+
+        Raises OptionError and ModelError where they do not fit the model.
+        """
+        goal = self.goal
+        rule = verdict_rule(
+            self.model.card, goal=goal.goal, true_class=goal.true_class, target_class=goal.target
+        )
+        return rule.claim(str(goal.true_class))
 
     def unused_options(self, sources: Sequence[BlockSource]) -> list[str]:
         """Return one text for each option that changes nothing with this model, this goal and

@@ -67,6 +67,15 @@ class VerdictRule:
         """Return the name of class ``index``, or "nothing" for None."""
         return NOTHING if index is None else self.card.class_name(index)
 
+    def claim(self, carrier: str) -> dict[str, str | None]:
+        """Return the goal and its classes by name, for check.json; ``carrier`` is what carries the
+        patch, where there is no true class."""
+        return {
+            "goal": self.goal,
+            "true_class": carrier if self.true_class is None else self.name(self.true_class),
+            "target_class": None if self.target_class is None else self.name(self.target_class),
+        }
+
     @property
     def needs_place(self) -> bool:
         """Whether a detector's answer means nothing unless it is known where the object is: any

@@ -30,6 +30,8 @@ class FilmingAdvice:
     Attributes:
         block: Block in view; None where no sign is.
         prompt: Page to hold up, and how much is missing.
+        call: The one thing to do now, in a few words.
+        is_good: Whether that is to go on as now.
         move: Distance and angle to move to; empty without a plan.
         next: Bin of the plan to fill next.
         cells: Frames of the block by bin.
@@ -39,6 +41,8 @@ class FilmingAdvice:
 
     block: str | None
     prompt: str
+    call: str = ""
+    is_good: bool = False
     move: str = ""
     next: Cell | None = None
     cells: Counter[Cell] = field(default_factory=Counter)
@@ -93,13 +97,18 @@ class FilmingGuide:
         waiting = tuple(b for b in self.blocks if b not in states or not states[b].done)
         prompt = _prompt(block, waiting, states)
         if self.plan is None or block is None:
-            return FilmingAdvice(block, prompt, stopping_states=states, waiting=waiting)
+            call, is_good = _call(block, waiting, states, location, [])
+            return FilmingAdvice(
+                block, prompt, call, is_good, stopping_states=states, waiting=waiting
+            )
 
         cells = count_views(rows.get(block, ()), self.plan)
         target = _thinnest(self.plan, cells, location) if block in waiting else None
-        return FilmingAdvice(
-            block, prompt, _move(self.plan, target, location), target, cells, states, waiting
+        call, is_good = _call(
+            block, waiting, states, location, _directions(self.plan, target, location)
         )
+        move = _move(self.plan, target, location)
+        return FilmingAdvice(block, prompt, call, is_good, move, target, cells, states, waiting)
 
 
 def _prompt(block: str | None, waiting: Sequence[str], states: Mapping[str, StoppingState]) -> str:
@@ -109,6 +118,49 @@ def _prompt(block: str | None, waiting: Sequence[str], states: Mapping[str, Stop
         return f"Keep {PAGES[block]} in view: {_missing(block, states)}"
     done = f"{block} is measured. " if block is not None else ""
     return f"{done}Hold up {PAGES[waiting[0]]}: {_missing(waiting[0], states)}"
+
+
+def _call(
+    block: str | None,
+    waiting: Sequence[str],
+    states: Mapping[str, StoppingState],
+    location: SignLocation | None,
+    directions: Sequence[str],
+) -> tuple[str, bool]:
+    """Return the one thing to do now, and whether it is to go on as now."""
+    if not waiting:
+        return "Done", True
+    if location is None:
+        return f"Hold up {PAGES[waiting[0]]}", False
+    if location.refused is not None:
+        return "Closer", False  # a page is refused for being too small
+    if block is None:
+        return "Say which sign is in view", False
+    if block not in waiting:
+        return f"Hold up {PAGES[waiting[0]]}", False
+    if directions:
+        return directions[0], False
+
+    clips = states[block].clips_missing if block in states else None
+    missing = "" if clips is None else f": {clips} more {'clip' if clips == 1 else 'clips'}"
+    return f"Hold still{missing}", True
+
+
+def _directions(plan: ViewPlan, target: Cell | None, location: SignLocation | None) -> list[str]:
+    """Return the moves to the middle of ``target`` in a word or two each, distance first."""
+    if target is None or location is None:
+        return []
+    if location.distance_m is None or location.yaw_deg is None:
+        return []
+    distance, yaw = plan.middle(target)
+    by_m, by_deg = distance - location.distance_m, yaw - location.yaw_deg
+    here = plan.cell(location.distance_m, location.yaw_deg)
+    moves = []
+    if (here is None or here[0] != target[0]) and abs(by_m) >= _NEAR_M:
+        moves.append("Farther back" if by_m > 0 else "Closer")
+    if (here is None or here[1] != target[1]) and abs(by_deg) >= _NEAR_DEG:
+        moves.append("Turn right" if by_deg > 0 else "Turn left")
+    return moves
 
 
 def _missing(block: str, states: Mapping[str, StoppingState]) -> str:

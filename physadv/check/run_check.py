@@ -241,15 +241,13 @@ def _settings(
     about: Mapping[str, Any] | None,
     carrier: str,
 ) -> dict[str, Any]:
-    card, true, target = rule.card, rule.true_class, rule.target_class
+    card = rule.card
     detects = card.task == "detect"
     return {
         "started": _now(),
         "status": "running",
         "victim": {"name": card.name, "task": card.task, "sha256": card.sha256},
-        "goal": rule.goal,
-        "true_class": carrier if true is None else rule.name(true),
-        "target_class": None if target is None else rule.name(target),
+        **rule.claim(carrier),
         "threshold": rule.threshold if detects else None,
         "iou": rule.iou if detects else None,
         "margin": None if detects else margin,

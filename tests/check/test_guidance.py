@@ -19,7 +19,7 @@ from physadv.camera.localization.location import SignLocation
 from physadv.check.guidance import FilmingGuide
 from physadv.check.live.check_page import CheckPage
 from physadv.check.live.desktop_window import DesktopWindow, apply_key, why_no_window
-from physadv.check.live.overlay import PANEL, OverlayState, draw_overlay
+from physadv.check.live.overlay import PANEL, LiveState, draw_overlay
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.rates import BlockRates, block_rates
 from physadv.check.session import CheckProgress
@@ -168,14 +168,14 @@ def test_too_small_says_come_closer() -> None:
     assert said == "Come closer: markers of 14 px, 20 are needed"
 
 
-def look(**more: Any) -> OverlayState:
+def look(**more: Any) -> LiveState:
     image = np.full((720, 1280, 3), 90, np.uint8)
     newest = row(3, True, distance_m=0.5, yaw_deg=0.0)
     rows = {"patch": clips(12, 9)}
     frame = CameraFrame(image, 1.0, "live-003", None, 3)
     step = CheckProgress(120, 4, None, newest, {}, {}, rows, frame, at(0.5, 0.0), "patch")
     advice = FilmingGuide(width=0.1, plan=PLAN).advise(rows, at(0.5, 0.0), "patch")
-    return OverlayState(step, advice, PLAN, **more)
+    return LiveState(step, advice, PLAN, **more)
 
 
 def test_overlay_shows_frame_and_panel() -> None:
@@ -194,7 +194,7 @@ def test_overlay_without_a_sign() -> None:
     for size in ((720, 1280), (1280, 720), (48, 64)):
         frame = CameraFrame(np.zeros((*size, 3), np.uint8), 0.0, "a", None, 0)
         step = CheckProgress(0, 1, None, None, {}, {}, {}, frame, None, None)
-        picture = draw_overlay(OverlayState(step, FilmingGuide(width=0.1).advise({}, None, None)))
+        picture = draw_overlay(LiveState(step, FilmingGuide(width=0.1).advise({}, None, None)))
         assert picture.shape[0] >= 560
         assert picture.shape[1] > PANEL
 

@@ -48,6 +48,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     from physadv.check.stopping_rule import WIDTH
     from physadv.core.run_folder import refuse_other_run
     from physadv.models.black_box import black_box_within
+    from physadv.report.check_report import write_check_report
 
     checking.check_gate(run)  # a requirement that cannot be read is refused at once
     if run.out is not None and run.out.is_dir():
@@ -56,7 +57,8 @@ def check(config: CheckConfig, run: RunOptions) -> None:
         if is_finished(run.out):
             refuse_other_run(run.out, recorded_config(config))
             console.print("this check is finished; its result again (--overwrite measures anew)")
-            checking.report_run(run.take_folder(run.out), run)
+            finished = run.take_folder(run.out)
+            checking.report_run(finished, run, write_check_report(finished))
             return
         assert_fresh(run.out)
     task = CheckTask.from_config(config)
@@ -74,8 +76,9 @@ def check(config: CheckConfig, run: RunOptions) -> None:
             lens=task.lens,
             width_mm=task.width_mm,
             aim=config.width or WIDTH,
+            claim=task.claim,
         )
-        folder = run.open_folder(task.recorded, assert_fresh, compares_settings=True)
+        watch.folder = folder = run.open_folder(task.recorded, assert_fresh, compares_settings=True)
         if watch.live:
             console.print(
                 f"rows go to {folder}; a run that is cut off resumes with the same command and "
@@ -84,5 +87,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
         steps = task.run(sources, folder, facts=twin, remote=remote, on_message=watch.tell)
         with closing(steps):
             watch.follow(steps)
+        report = write_check_report(folder)
+        watching.show_report(displays, report.html)
     box = black_box_within(task.model)
-    checking.report_run(folder, run, queries=None if box is None else box.sent)
+    checking.report_run(folder, run, report, queries=None if box is None else box.sent)

@@ -51,6 +51,7 @@ def report(
 
     Example: physadv report runs/signs --figures svg,png --tables csv,latex
     """
+    from physadv.report.check_report import write_check_report
     from physadv.report.page_export import FIGURE_FORMS, TABLE_FORMS, parse_forms
     from physadv.report.rebuild import command_of, rebuild_report
 
@@ -61,7 +62,9 @@ def report(
         if folder.is_dir():
             run.take_folder(folder)
         if command_of(folder) == "check" and not (drawn or listed or open_page):
-            report_run(folder, run)  # tells the result of the check as well
+            report_run(
+                folder, run, write_check_report(folder)
+            )  # tells the result of the check as well
             return
         page = rebuild_report(folder)
         files = _export(page, drawn, listed)

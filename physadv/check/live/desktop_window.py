@@ -7,7 +7,7 @@ import sys
 
 import cv2
 
-from physadv.camera.localization.boxes import Pixels
+from physadv.check.live.overlay import LiveState, draw_overlay
 from physadv.check.live.remote_control import RemoteControl
 from physadv.core.errors import CaptureError
 
@@ -54,9 +54,9 @@ class DesktopWindow:
         self.remote = remote
         cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_KEEPRATIO)
 
-    def show(self, picture: Pixels) -> None:
-        """Draw ``picture`` (h, w, 3) uint8 RGB and apply a key that was pressed."""
-        cv2.imshow(TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    def show_state(self, state: LiveState) -> None:
+        """Draw ``state`` and apply a key that was pressed."""
+        cv2.imshow(TITLE, cv2.cvtColor(draw_overlay(state), cv2.COLOR_RGB2BGR))
         apply_key(self.remote, cv2.waitKey(1) & 0xFF)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from physadv.check.session import CheckProgress
 from physadv.check.stopping_rule import StoppingState
 from physadv.check.view_coverage import ViewPlan
 from physadv.core.page_colors import color_values
+from physadv.core.rows import Row
 from physadv.core.wording import count_noun, format_percent
 
 WIDE, HIGH, PANEL = 800, 600, 380
@@ -35,8 +36,8 @@ COLORS = {block: _rgb(block) for block in BLOCKS}
 
 
 @dataclass(frozen=True)
-class OverlayState:
-    """Content of the live picture.
+class LiveState:
+    """Content of the live picture and page.
 
     Attributes:
         step: Progress of the check, with the newest frame.
@@ -44,6 +45,8 @@ class OverlayState:
         plan: Views to film, where distances are known.
         note: Line of warning, such as a lost camera.
         simulation: Whether the frames are simulated.
+        verdict: Conclusion so far, in a sentence.
+        folder: Folder of the run, in words.
     """
 
     step: CheckProgress
@@ -51,12 +54,14 @@ class OverlayState:
     plan: ViewPlan | None = None
     note: str = ""
     simulation: bool = False
+    verdict: str = ""
+    folder: str = ""
 
 
-def draw_overlay(state: OverlayState) -> Pixels:
+def draw_overlay(state: LiveState) -> Pixels:
     """Draw ``state``: at most 800 x 600 px of the frame, and a panel of 380 px; returns (h, w, 3)
     uint8."""
-    view = _view(state)
+    view = draw_view(state)
     height = max(view.shape[0], 560)
 
     sheet = Image.new("RGB", (view.shape[1] + PANEL, height), PAPER)
@@ -66,7 +71,9 @@ def draw_overlay(state: OverlayState) -> Pixels:
     return np.asarray(sheet, dtype=np.uint8)
 
 
-def _view(state: OverlayState) -> Pixels:
+def draw_view(state: LiveState, *, move: bool = True) -> Pixels:
+    """Draw the frame of ``state`` with the sign's outline and verdict, at most 800 x 600 px, and
+    the next ``move`` at its foot where wanted; returns (h, w, 3) uint8."""
     frame, location = state.step.frame, state.step.place
     if frame is None:
         return np.full((HIGH, WIDE, 3), 40, np.uint8)
@@ -85,10 +92,12 @@ def _view(state: OverlayState) -> Pixels:
         pen.line([*points, points[0]], fill=color, width=3)
 
     _banner(pen, state, corners, scale, size)
+    if move and state.advice.move:
+        _label(pen, state.advice.move, (12, size[1] - 38), 20, size)
     return np.asarray(picture, dtype=np.uint8)
 
 
-def _outline(state: OverlayState) -> tuple[int, int, int]:
+def _outline(state: LiveState) -> tuple[int, int, int]:
     place, row = state.step.place, state.step.row
     if place is None or place.refused is not None or row is None:
         return FOUND
@@ -96,9 +105,9 @@ def _outline(state: OverlayState) -> tuple[int, int, int]:
 
 
 def _banner(
-    pen: Any, state: OverlayState, corners: Corners | None, scale: float, size: tuple[int, int]
+    pen: Any, state: LiveState, corners: Corners | None, scale: float, size: tuple[int, int]
 ) -> None:
-    """Draw the verdict over the sign and the next move at the picture's foot."""
+    """Draw the verdict over the sign."""
     row, location = state.step.row, state.step.place
     if (
         corners is not None
@@ -106,14 +115,9 @@ def _banner(
         and location is not None
         and location.refused is None
     ):
-        verdict_text = (
-            f"{row['verdict']} {format_percent(row['confidence'], 0)}"
-            if row["confidence"]
-            else str(row["verdict"])
-        )
         _label(
             pen,
-            verdict_text,
+            verdict_in_words(row),
             (float(corners[:, 0].min()) * scale, float(corners[:, 1].min()) * scale - 30),
             20,
             size,
@@ -121,8 +125,16 @@ def _banner(
     elif location is None:
         _label(pen, "no sign found", (12, 12), 20, size)
 
-    if state.advice.move:
-        _label(pen, state.advice.move, (12, size[1] - 38), 20, size)
+
+def verdict_in_words(row: Row) -> str:
+    """Return the model's verdict on a frame, from its ``row``, with its score.
+
+    Example:
+        >>> verdict_in_words({"verdict": "stop", "confidence": 0.93})
+        'stop, 93 %'
+    """
+    score = f", {format_percent(row['confidence'], 0)}" if row["confidence"] else ""
+    return f"{row['verdict']}{score}"
 
 
 def _label(
@@ -160,7 +172,7 @@ class _Pen:
             self.y += points + gap
 
 
-def _panel(pen: _Pen, state: OverlayState) -> None:
+def _panel(pen: _Pen, state: LiveState) -> None:
     if state.simulation:
         pen.words("simulation", 13, COLORS["patch"])
     pen.words(state.advice.prompt, 18)
