@@ -14,6 +14,7 @@ from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
 from physadv.evaluation.adversarial_examples import strongest_example
 from physadv.patches.bundle import CARD
+from physadv.report.booklet import write_booklet
 from physadv.report.certify_report import write_certify_report
 from physadv.report.check_report import write_check_report
 from physadv.report.cloak_report import write_cloak_report
@@ -25,10 +26,10 @@ from physadv.report.patch_report import write_patch_report
 from physadv.report.run_report import OTHER_RUNS, write_run_report
 from physadv.report.study_report import StudyChapter, study_chapter, write_study_report
 from physadv.report.verification_report import write_verification_report
-from physadv.studies.config import PhotographedConfig
+from physadv.studies.config import BookletConfig, PhotographedConfig
 from physadv.studies.gradient_masking.study import masking_table, study_result
 from physadv.studies.photographed_page import ABOUT, photographed_page
-from physadv.studies.registry import ENTRIES
+from physadv.studies.registry import ENTRIES, plan_booklet
 
 
 def rebuild_report(folder: str | Path) -> Path:
@@ -104,6 +105,17 @@ def _study(root: Path) -> Path:
     return write_study_report(study_chapter(entry.load(), config, root))
 
 
+def _booklet(root: Path) -> Path:
+    left_out = read_result(root)["result"]["left_out"]
+    plan = plan_booklet(BookletConfig.from_toml(member_of(root, CONFIG)))
+    chapters = [
+        study_chapter(entry.load(), config, root / entry.name)
+        for entry, config in plan.chosen
+        if entry.name not in left_out
+    ]
+    return write_booklet(chapters, left_out, root)[0]
+
+
 def _masked(root: Path) -> Path:
     complete = study_result(root)
     rows = [r for r in read_rows(member_of(root, "rows.jsonl")) if r["defence"] in complete]
@@ -124,6 +136,7 @@ _WRITERS: dict[str, Callable[[Path], Path]] = {
     "certify": _certification,
     "check": _check,
     "cloak-check": _cloak_check,
+    "study-all": _booklet,
     "study-masked": _masked,
     "study-photographed": _photographed,
     **dict.fromkeys(OTHER_RUNS, write_run_report),

@@ -44,6 +44,11 @@ def test_a_study_without_its_model_is_left_out(
     assert "models fetch fastestdet" in result["left_out"]["patches"]
     assert "models fetch fastestdet" in (tmp_path / "all" / "booklet.html").read_text("utf-8")
 
+    (tmp_path / "all" / "booklet.html").unlink()
+    assert CliRunner().invoke(app, ["report", str(tmp_path / "all")]).exit_code == 0
+    assert "models fetch fastestdet" in (tmp_path / "all" / "booklet.html").read_text("utf-8")
+    assert CliRunner().invoke(app, ["report", str(tmp_path / "all" / "samples")]).exit_code == 0
+
     named = CliRunner().invoke(app, [*words, str(tmp_path / "named"), "--study", "patches"])
     assert named.exit_code == 1
     assert isinstance(named.exception, ModelError) or "models fetch fastestdet" in named.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
     """
     from physadv.core.errors import DataError, ModelError
     from physadv.report.booklet import write_booklet
+    from physadv.report.kept_results import keep_result
     from physadv.report.study_report import study_summary
 
     plan = plan_booklet(config)
@@ -127,6 +129,7 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
             console.print(f"{entry.name}: {chapters[-1].page.answer}")
 
     page, document = write_booklet(chapters, left_out, folder)
+    keep_result(folder, "booklet", {"left_out": left_out})
     result = {
         "studies": [study_summary(chapter) for chapter in chapters],
         "left_out": left_out,
@@ -143,8 +146,11 @@ def _chapter_of(
 ) -> StudyChapter:
     """Run a study in its folder within ``folder``, or go on with it."""
     from physadv.report.study_report import study_chapter, write_study_report
+    from physadv.studies.study import claim_study
 
     study = entry.load()
+    own = replace(run, command=f"study-{entry.name}", out=folder / entry.name)
+    own.open_folder(config, lambda folder: claim_study(study, config, folder))
     if not _watch_study(study, config, folder / entry.name):
         run.finish(
             {"complete": False, "out": str(folder)},
