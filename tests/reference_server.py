@@ -24,7 +24,8 @@ class ReferenceBox:
     """What the server does.
 
     Args:
-        model: Images (b, 3, h, w) to scores (b, classes).
+        model: Images (b, 3, h, w) to scores (b, classes), or to a list with the boxes, scores and
+            labels of each image.
         about: What a GET states; None to refuse it.
         labels: Whether labels are answered in place of scores.
         failures: Statuses that the next requests are answered with.
@@ -34,7 +35,7 @@ class ReferenceBox:
         answer: Answer in place of the model's.
     """
 
-    model: Callable[[Tensor], Tensor]
+    model: Callable[[Tensor], Any]
     about: dict[str, Any] | None = None
     labels: bool = False
     failures: list[int] = field(default_factory=list)
@@ -56,6 +57,8 @@ class ReferenceBox:
             return self.answer
         batch = torch.stack([torch.tensor(a).permute(2, 0, 1) / 255 for a in arrays])
         scores = self.model(batch)
+        if isinstance(scores, list):
+            return json.dumps({"detections": scores}).encode()
         if self.labels:
             return json.dumps({"labels": scores.argmax(1).tolist()}).encode()
         return json.dumps({"scores": scores.tolist()}).encode()
@@ -113,6 +116,32 @@ for name in sys.argv[1:] or [sys.stdin.buffer]:
 print(json.dumps({"scores": rows}))
 """
 """A program that classifies by mean color, for ``command:``."""
+KEPT_RUNNING = """\
+import json, sys
+import numpy as np
+from PIL import Image
+open("starts", "a").write("x")
+for line in sys.stdin:
+    red, green, _ = np.asarray(Image.open(line.strip()).convert("RGB")).mean((0, 1)) / 255
+    print(json.dumps([float(red) / 2, float(green) / 2, 0.1]), flush=True)
+"""
+"""The same as a program that is started once."""
+
+
+def red_boxes(images: Tensor) -> list[dict[str, Any]]:
+    """What a detector of red things answers: the box around all that is red, a stop sign."""
+    found = []
+    for image in images:
+        redness = image[0] - image[1:].mean(0)
+        rows, columns = (redness > 0.2).nonzero(as_tuple=True)
+        if len(rows) < 16:
+            found.append({"boxes": [], "scores": [], "labels": []})
+            continue
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        inside = redness[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        score = float((4 * inside.mean() - 0.4).sigmoid())
+        found.append({"boxes": [list(map(int, box))], "scores": [score], "labels": ["stop sign"]})
+    return found
 
 
 def python_words() -> str:

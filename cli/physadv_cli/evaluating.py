@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from physadv.core.wording import format_percent
 from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
-from physadv_cli.runs import RunOptions, print_asked, print_data, print_findings
+from physadv_cli.runs import (
+    RunOptions,
+    print_asked,
+    print_data,
+    print_findings,
+    queries_sent,
+    query_lines,
+)
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
@@ -78,7 +85,7 @@ def _finish(
         **task.facts,
         "data_summary": data.as_dict(),
         "out": str(folder),
-        **_queries(task),
+        **queries_sent(task.model),
     }
     if is_share:
         result |= {"shard": str(part.shard), "done": len(evaluation.ledger.rows)}
@@ -91,14 +98,6 @@ def _finish(
     print_findings(result["doubts"])
     run.finish(result, part.words(result) if is_share else _summary(result, stopped=stopped))
     return outcomes
-
-
-def _queries(task: EvaluationTask) -> dict[str, int]:
-    """Images that this process sent to a black box; nothing for other models."""
-    from physadv.models.black_box import black_box_within
-
-    box = black_box_within(task.model)
-    return {} if box is None else {"queries": box.sent, "query_budget": box.budget}
 
 
 def _load(config: SampleConfig) -> LoadedModel:
@@ -187,7 +186,5 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
     if result["memory"]:
         lines += [result["memory"]]
-    if "queries" in result:
-        most = result["query_budget"]
-        lines += [f"{result['queries']} queries sent" + (f", {most} allowed" if most else "")]
+    lines += query_lines(result)
     return "\n".join([*lines, f"rows and report in {result['out']}"])

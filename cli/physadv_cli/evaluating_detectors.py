@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from physadv_cli.runs import RunOptions, print_asked, print_data, print_findings
+from physadv_cli.runs import (
+    RunOptions,
+    print_asked,
+    print_data,
+    print_findings,
+    queries_sent,
+    query_lines,
+)
 
 if TYPE_CHECKING:
     from physadv.evaluation.config import SampleConfig
@@ -69,6 +76,7 @@ def run_detector_evaluation(
     result = {
         **evaluation.result(),
         **task.facts,
+        **queries_sent(model),
         "data_summary": data.as_dict(),
         "out": str(folder),
     }
@@ -118,4 +126,5 @@ def _summary(result: dict[str, Any], evaluation: DetectorEvaluation, *, stopped:
             lines += [f"{'':<10} goal met {figures.success}"]
             lines += [f"{'':<10} false boxes an image {figures.extra}"]
     lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
+    lines += query_lines(result)
     return "\n".join([*lines, f"rows and report in {result['out']}"])

@@ -257,9 +257,26 @@ def print_asked(model: LoadedModel) -> None:
         return
     reason = str(model.card.extra.get("gradient", "")).removeprefix("none: ")
     limit = f"budget {box.budget:,} images" if box.budget else "no budget"
-    answers = "classes" if box.outputs == "labels" else "scores"
+    answers = {"labels": "classes", "boxes": "boxes"}.get(box.outputs, "scores")
     words = f"gives {answers}, no gradient{f' ({reason})' if reason else ''}; {limit}"
     _print_under("model", [visible_line(words)])
+
+
+def queries_sent(model: LoadedModel) -> dict[str, int]:
+    """Return the images that this process sent to a black box and its budget; nothing for other
+    models."""
+    from physadv.models.black_box import black_box_within
+
+    box = black_box_within(model)
+    return {} if box is None else {"queries": box.sent, "query_budget": box.budget}
+
+
+def query_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return the line on queries of a result that has some; nothing for others."""
+    if "queries" not in result:
+        return []
+    most = result["query_budget"]
+    return [f"{result['queries']} queries sent" + (f", {most} allowed" if most else "")]
 
 
 def _print_under(head: str, lines: Iterable[str]) -> None:

@@ -54,6 +54,7 @@ from physadv.evaluation.metrics.intervals import (
 )
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.subject import ball_of, load_subject, reading_facts
+from physadv.models.black_box import black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.models.detectors import DetectedBoxes, PredictSettings
 from physadv.models.preserved_state import preserved_state
@@ -317,6 +318,10 @@ class DetectorEvaluation:
                     "red",
                 )
             )
+        if black_box_within(self.model) is not None:
+            words = "the output carries no gradient to the image"
+            remedy = "The model is only asked: the figures hold for black-box attacks alone"
+            findings.append(Finding("no-gradient", words, remedy))
         findings += self._gradient_findings(rows)
         return findings + _findings_of_attacks(rows)
 
@@ -506,7 +511,8 @@ def prepare_detector_evaluation(
         data: A path, a DetectionDataset, or a sequence of (image, boxes and labels).
         threat: Norm and radius, such as ``"linf:4/255"``.
         goals: Any of "hide", "fabricate" and "mislabel".
-        attack: Name of an attack, several of them, or None for apgd, then square.
+        attack: Name of an attack, several of them, or None for apgd, then square; a model that only
+            answers is attacked by square alone.
         steps: Steps of the attack; None keeps its own.
         restarts: Random restarts of the attack.
         loss: Loss of the attack, or None for its own.
@@ -532,11 +538,11 @@ def prepare_detector_evaluation(
     if not chosen or len(chosen) < len(goals):
         raise OptionError(f"goals {', '.join(goals)}", f"Any of {', '.join(GOALS)}", "Choose some")
     loaded = load_subject(model, "detect", weights, device, model_settings or {})
-    names = ENSEMBLE if attack in (None, "", "ensemble") else attack
-    names = (names,) if isinstance(names, str) else tuple(names or ())
+    names = _attack_names(attack, loaded)
     settings = AttackSettings(steps, restarts, loss)
+    chosen_by_user = len(names) == 1 and (attack not in _STANDARD or steps is not None)
     attacks = {
-        name: attack_function(name, ball, settings if len(names) == 1 else _QUICK[name], seed)
+        name: attack_function(name, ball, settings if chosen_by_user else _QUICK[name], seed)
         for name in names
     }
 
@@ -574,6 +580,16 @@ def prepare_detector_evaluation(
     return DetectorTask(loaded, samples, ball, attacks, chosen, seed, facts)
 
 
+def _attack_names(attack: str | Sequence[str] | None, model: LoadedModel) -> tuple[str, ...]:
+    """Names of the attacks that are meant; those without gradients alone for a model that only
+    answers."""
+    if attack in _STANDARD:
+        return ENSEMBLE if black_box_within(model) is None else ENSEMBLE[1:]
+    return (attack,) if isinstance(attack, str) else tuple(attack or ())
+
+
+_STANDARD = (None, "", "ensemble")
+"""What stands for the standard attacks."""
 _QUICK = {
     "apgd": AttackSettings(steps=30),
     "square": AttackSettings(steps=200),

@@ -1,105 +1,52 @@
 """Models that only answer: behind an HTTP address, or behind a command.
 
-A black box gets images as PNG (8 bits a channel) and answers with scores or labels; it has no
-gradient. Requests are batched, repeated where the line fails, and counted against a budget.
-``docs/black_box.md`` documents what is sent and what is expected.
+A black box gets images as PNG (8 bits a channel) and answers with scores, labels or boxes; it has
+no gradient. Requests are batched, repeated where the connection fails, and counted against a
+budget. ``docs/black_box.md`` documents what is sent and what is expected.
 """
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
-import os
 import re
-import shlex
-import socket
-import subprocess
-import tempfile
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from physadv.core.addresses import public_address
 from physadv.core.errors import ModelError
-from physadv.core.files import write_bytes
 from physadv.core.image_io import png_bytes, to_uint8
-from physadv.core.parsing import parse_json
 from physadv.core.tables import convert_value, read_table
 from physadv.core.trust import assert_may_run
+from physadv.core.types import Detections
+from physadv.models.black_box_answers import AnsweredBoxes, BoxAnswer
+from physadv.models.black_box_connections import (
+    BoxConnection,
+    RequestError,
+    open_connection,
+)
+from physadv.models.black_box_settings import BlackBoxSettings, check_settings
+
+__all__ = [
+    "AskedModel",
+    "BlackBox",
+    "BlackBoxSettings",
+    "black_box_within",
+    "names_a_black_box",
+    "open_black_box",
+]
 
 COMMAND = "command:"
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-_MOST_ANSWER = 1 << 24
 _LONGEST_WAIT = 60.0
 _MOST_CLASSES = 100_000
 _OF_ONE_VALUE = {"probability": "probabilities", "logit": "logits"}
 """What a box of one value returns, once it is written as two scores."""
-Outputs = Literal["probabilities", "logits", "labels"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlackBoxSettings:
-    """How a black box is asked.
-
-    Args:
-        url: Address that takes the images; empty for a command.
-        command: Command line with ``{image}`` for one PNG file or ``{images}`` for several; with
-            neither, the PNG is written to its standard input. It is run without a shell.
-        classes: Names of the classes in the order of the scores; empty where the box states them,
-            or where they are numbers.
-        input_size: Height and width in px that images are brought to before they are sent; empty
-            for their own size.
-        outputs: "probabilities", "logits" or "labels"; "probability" or "logit" for one value, that
-            of the second of two classes; empty for what the box states, else probabilities.
-        batch: Images in one request.
-        timeout_s: Seconds that a request may take.
-        retries: How often a request is repeated where the line fails or the box is busy.
-        per_second: Largest number of requests a second; 0 for no limit.
-        budget: Largest number of images that are sent; 0 for no limit.
-        token_env: Environment variable whose value is sent as a bearer token; empty for none.
-    """
-
-    url: str = ""
-    command: str = ""
-    classes: tuple[str, ...] = ()
-    input_size: tuple[int, ...] = ()
-    outputs: Literal["probabilities", "logits", "labels", "probability", "logit", ""] = ""
-    batch: int = 32
-    timeout_s: float = 30.0
-    retries: int = 3
-    per_second: float = 0.0
-    budget: int = 0
-    token_env: str = ""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Answer of a box: exactly one of the two, and what it said of its classes."""
-
-    scores: list[list[float]] | None = None
-    labels: list[str | int] | None = None
-    classes: list[str] | None = None
-    outputs: str | None = None
-
-
-class _Line(ABC):
-    """Way to a box."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return what the box states about itself; empty where it states nothing."""
-
-    @abstractmethod
-    def ask(self, pngs: Sequence[bytes]) -> _Answer:
-        """Return the answer to some images."""
+_PROBE_SIDE = {"classify": 64, "detect": 320}
+"""Side in px of the gray picture that a box of unknown classes is asked about."""
 
 
 class AskedModel(nn.Module):
@@ -108,7 +55,8 @@ class AskedModel(nn.Module):
     Args:
         name: Name in errors and on the card.
         budget: Largest number of images that it is asked about; 0 for no limit.
-        outputs: What it returns: "probabilities", "logits" or "labels"; empty where not known.
+        outputs: What it returns: "probabilities", "logits", "labels" or "boxes"; empty where not
+            known.
 
     Attributes:
         sent: Images that it was asked about.
@@ -143,20 +91,26 @@ class BlackBox(AskedModel):
             budget=settings.budget,
             outputs=_OF_ONE_VALUE.get(settings.outputs, settings.outputs),
         )
-        _check_settings(name, settings)
+        check_settings(name, settings)
         self.settings = settings
-        self.line: _Line = _HttpLine(settings) if settings.url else _CommandLine(settings, name)
+        self.connection: BoxConnection = open_connection(settings, name)
         self._next_request = 0.0
-        stated = self.line.describe()
+        stated = self.connection.describe()
+        self.task = settings.task or str(stated.get("task") or "")
         self.classes = settings.classes or tuple(map(str, stated.get("classes") or ()))
         self.outputs = self.outputs or str(stated.get("outputs") or "")
+        self.outputs = "boxes" if self.task == "detect" else self.outputs
         self.input_size = settings.input_size or tuple(stated.get("input_size") or ())
+        self.score_threshold = settings.score_threshold or float(
+            stated.get("score_threshold") or 0.25
+        )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | Detections:
         """Ask for images (b, c, h, w) in [0, 1], rounded to 8 bits.
 
         Returns:
-            Scores (b, classes); for labels, 1 for the class answered and 0 for all others.
+            Scores (b, classes), for labels 1 for the class answered and 0 for all others; or a
+            detector's boxes, each with the score of its one class.
 
         Raises:
             ModelError: The budget is spent, the box cannot be reached, or its answer is not as
@@ -164,14 +118,31 @@ class BlackBox(AskedModel):
         """
         pngs = [png_bytes(to_uint8(image.detach().cpu())) for image in images]
         batch = self.settings.batch
-        rows = [
-            row
-            for start in range(0, len(pngs), batch)
-            for row in self._scores(pngs[start : start + batch])
-        ]
+        starts = range(0, len(pngs), batch)
+        answers = [self._answer(pngs[start : start + batch]) for start in starts]
+        if self.task == "detect":
+            return self._detections(answers, images.device)
+        rows = [row for each in answers for row in each.scores or []]
         return torch.tensor(rows, dtype=torch.float32, device=images.device)
 
-    def _scores(self, pngs: Sequence[bytes]) -> list[list[float]]:
+    def learn(self) -> None:
+        """Ask about one gray picture where the box has not said what it is: its task, the number of
+        its classes and what its scores are.
+
+        Raises:
+            ModelError: It answers otherwise than documented, or is a detector without class names.
+        """
+        if self.classes and self.outputs:
+            return
+        side = _PROBE_SIDE.get(self.task, 64)
+        found = self(torch.full((1, 3, *(self.input_size or (side, side))), 0.5))
+        if self.task != "detect":
+            self.classes = self.classes or tuple(map(str, range(found.shape[1])))
+        elif not self.classes:
+            raise self._nameless("boxes")
+
+    def _answer(self, pngs: Sequence[bytes]) -> BoxAnswer:
+        """The answer to some images, with scores in place of labels, checked and counted."""
         if self.budget and self.sent + len(pngs) > self.budget:
             raise ModelError(
                 f"{public_address(self.name)}: {self.sent} images were sent",
@@ -182,19 +153,43 @@ class BlackBox(AskedModel):
         self.sent += len(pngs)
         if answer.classes and not self.classes:
             self.classes = tuple(answer.classes)
+        self._check_task(answer)
+        if answer.detections is not None:
+            if len(answer.detections) != len(pngs):
+                raise self._wrong(f"{len(answer.detections)} detections for {len(pngs)} images")
+            return answer
         if not self.outputs:
             self.outputs = answer.outputs or ("labels" if answer.labels else "probabilities")
         if answer.labels is not None:
-            return self._one_hot(answer.labels, len(pngs))
-        return self._checked(answer.scores or [], len(pngs))
+            return BoxAnswer(scores=self._one_hot(answer.labels, len(pngs)))
+        return BoxAnswer(scores=self._checked(answer.scores or [], len(pngs)))
 
-    def _repeated(self, pngs: Sequence[bytes]) -> _Answer:
-        """The answer, asked again where the line failed."""
+    def _check_task(self, answer: BoxAnswer) -> None:
+        """Learn the task from the first answer. Raises ModelError where another is stated."""
+        task = "classify" if answer.detections is None else "detect"
+        self.task = self.task or task
+        if self.task != task:
+            kinds = {"classify": "scores or labels", "detect": "detections"}
+            raise ModelError(
+                f"{public_address(self.name)} answered with {kinds[task]}",
+                f"Its task is {self.task}: {kinds[self.task]} are needed",
+                "Correct its task, or its answer",
+            )
+        if task == "detect" and self.settings.outputs:
+            raise ModelError(
+                f"{public_address(self.name)} answers with boxes",
+                f"outputs {self.settings.outputs!r} are those of a classifier",
+                "Leave them out",
+            )
+        self.outputs = "boxes" if task == "detect" else self.outputs
+
+    def _repeated(self, pngs: Sequence[bytes]) -> BoxAnswer:
+        """The answer, asked again where the connection failed."""
         for attempt in range(self.settings.retries + 1):
             self._wait_turn()
             try:
-                return self.line.ask(pngs)
-            except _LineError as failure:
+                return self.connection.ask(pngs)
+            except RequestError as failure:
                 if attempt == self.settings.retries:
                     raise ModelError(
                         f"{public_address(self.name)}",
@@ -217,19 +212,25 @@ class BlackBox(AskedModel):
         if len(labels) != count:
             raise self._wrong(f"{len(labels)} labels for {count} images")
         if not self.classes:
-            raise ModelError(
-                f"{public_address(self.name)} answers with labels",
-                "Its classes must be known",
-                "Give classes = [...] in a file, and name that file as the model",
-            )
-        plain = {name: i for i, name in enumerate(self.classes)}
-        rows = []
-        for label in labels:
-            index = plain.get(str(label), label if isinstance(label, int) else -1)
-            if not 0 <= index < len(self.classes):
-                raise self._wrong(f"the label {str(label)[:80]!r}, which is none of its classes")
-            rows.append([float(i == index) for i in range(len(self.classes))])
-        return rows
+            raise self._nameless("labels")
+        indices = [self._index(label) for label in labels]
+        return [[float(i == index) for i in range(len(self.classes))] for index in indices]
+
+    def _index(self, label: str | int) -> int:
+        """Number of a class that was answered by name or number."""
+        if str(label) in self.classes:
+            return self.classes.index(str(label))
+        index = label if isinstance(label, int) else -1
+        if not 0 <= index < len(self.classes):
+            raise self._wrong(f"the label {str(label)[:80]!r}, which is none of its classes")
+        return index
+
+    def _nameless(self, kind: str) -> ModelError:
+        return ModelError(
+            f"{public_address(self.name)} answers with {kind}",
+            "Its classes must be known",
+            "Give --classes, or classes = [...] in a file, and name that file as the model",
+        )
 
     def _checked(self, scores: Sequence[Sequence[float]], count: int) -> list[list[float]]:
         if len(scores) != count:
@@ -257,234 +258,45 @@ class BlackBox(AskedModel):
             raise self._wrong(f"{len(row)} scores an image, where one is stated")
         return [1 - row[0] if self.outputs == "probabilities" else 0.0, row[0]]
 
+    def _detections(self, answers: Sequence[BoxAnswer], device: torch.device) -> Detections:
+        """Boxes of all images; those with fewer are padded with boxes of score 0."""
+        found = [each for answer in answers for each in answer.detections or []]
+        if not self.classes:
+            raise self._nameless("boxes")
+        most = max(1, *(len(each.scores) for each in found))
+        boxes = torch.zeros(len(found), most, 4)
+        scores = torch.zeros(len(found), most, len(self.classes))
+        for number, each in enumerate(found):
+            self._check_boxes(each)
+            for i, (box, score, label) in enumerate(
+                zip(each.boxes, each.scores, each.labels, strict=True)
+            ):
+                boxes[number, i] = torch.tensor(box)
+                scores[number, i, self._index(label)] = score
+        return Detections(boxes.to(device), scores.to(device))
+
+    def _check_boxes(self, found: AnsweredBoxes) -> None:
+        """Raise ModelError for lists of several lengths, and what are no corners in px."""
+        counts = {len(found.boxes), len(found.scores), len(found.labels)}
+        if len(counts) > 1:
+            raise self._wrong("lists of several lengths for one image")
+        if any(not 0 <= score <= 1 for score in found.scores):
+            raise self._wrong("scores of boxes outside of [0, 1]")
+        turned = any(box[0] > box[2] or box[1] > box[3] for box in found.boxes)
+        shares = bool(found.boxes) and all(value <= 1 for box in found.boxes for value in box)
+        if turned or shares:
+            raise ModelError(
+                f"{public_address(self.name)} answered the box {list(found.boxes[0])}",
+                "Boxes are corners x0, y0, x1, y1 in px of the image sent",
+                "See docs/black_box.md",
+            )
+
     def _wrong(self, said: str) -> ModelError:
         return ModelError(
             f"{public_address(self.name)} answered {said}",
-            "A row of scores or one label an image is needed",
+            "A row of scores, one label or one list of boxes an image is needed",
             "See docs/black_box.md",
         )
-
-
-@dataclass
-class _LineError(Exception):
-    """A request failed in a way that may pass."""
-
-    reason: str
-    wait_s: float | None = None
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-@dataclass
-class _HttpLine(_Line):
-    """A box behind an HTTP address, on one connection that is kept open."""
-
-    settings: BlackBoxSettings
-    connection: http.client.HTTPConnection | None = field(default=None, repr=False)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the JSON of a GET; empty where the address takes no GET."""
-        try:
-            status, body, _ = self._request("GET", None)
-        except _LineError as failure:
-            raise ModelError(
-                public_address(self.settings.url),
-                f"It cannot be reached ({failure})",
-                "Check the address, and that the server runs",
-            ) from failure
-        if status != 200:
-            return {}
-        table = parse_json(_text(body), public_address(self.settings.url), error=ModelError)
-        if not isinstance(table, dict):
-            return {}
-        stated = {k: table[k] for k in ("classes", "outputs", "input_size") if k in table}
-        convert_value(stated, _Stated, name=public_address(self.settings.url), error=ModelError)
-        return stated
-
-    def ask(self, pngs: Sequence[bytes]) -> _Answer:
-        """POST the images as JSON and read the JSON of the answer."""
-        images = [base64.b64encode(png).decode() for png in pngs]
-        status, body, wait = self._request("POST", json.dumps({"images": images}).encode())
-        if status in (408, 425, 429) or status >= 500:
-            raise _LineError(f"HTTP {status}", wait)
-        if status != 200:
-            raise ModelError(
-                public_address(self.settings.url),
-                f"It answered with HTTP {status}",
-                "Check the address, and that it takes what docs/black_box.md describes",
-            )
-        return _read_answer(body, public_address(self.settings.url))
-
-    def _request(self, method: str, body: bytes | None) -> tuple[int, bytes, float | None]:
-        """Status, body and Retry-After of a request; the connection is opened where needed."""
-        address = urlsplit(self.settings.url)
-        path = (address.path or "/") + (f"?{address.query}" if address.query else "")
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.settings.token_env:
-            headers["Authorization"] = f"Bearer {os.environ.get(self.settings.token_env, '')}"
-        try:
-            if self.connection is None:
-                kind = http.client.HTTPSConnection if address.scheme.lower() == "https" else None
-                opener = kind or http.client.HTTPConnection
-                self.connection = opener(
-                    address.hostname or "", address.port, timeout=self.settings.timeout_s
-                )
-            self.connection.request(method, path, body, headers)
-            reply = self.connection.getresponse()
-            content = reply.read(_MOST_ANSWER + 1)
-            if len(content) > _MOST_ANSWER:
-                raise ModelError(
-                    public_address(self.settings.url),
-                    f"Its answer is longer than {_MOST_ANSWER} bytes",
-                    "Check the address",
-                )
-            wait = reply.headers.get("Retry-After", "")
-            if reply.will_close:
-                self._close()
-            seconds = float(wait) if re.fullmatch(r"\d{1,6}(\.\d{1,3})?", wait) else None
-            return reply.status, content, seconds
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._close()
-            raise _LineError(_in_words(error)) from error
-
-    def _close(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
-        self.connection = None
-
-
-@dataclass(frozen=True)
-class _Stated:
-    """What a box may state about itself."""
-
-    classes: tuple[str, ...] = ()
-    outputs: Literal["probabilities", "logits", "labels"] = "probabilities"
-    input_size: tuple[
-        Annotated[int, "px"],
-        ...,
-    ] = ()
-
-
-@dataclass
-class _CommandLine(_Line):
-    """A box behind a command that runs once a request."""
-
-    settings: BlackBoxSettings
-    name: str
-
-    def describe(self) -> dict[str, Any]:
-        """Return nothing: a command says what it is when it answers."""
-        return {}
-
-    def ask(self, pngs: Sequence[bytes]) -> _Answer:
-        """Run the command on the images: all at once with ``{images}``, else one by one."""
-        words = shlex.split(self.settings.command)
-        with tempfile.TemporaryDirectory(prefix="physadv-") as folder:
-            files = [
-                str(write_bytes(Path(folder) / f"{i:06d}.png", png)) for i, png in enumerate(pngs)
-            ]
-            if any("{images}" in word for word in words):
-                spread = [f for w in words for f in (files if w == "{images}" else [w])]
-                return self._run(spread, b"", len(pngs))
-            answers = [
-                self._run([w.replace("{image}", file) for w in words], png, 1)
-                if any("{image}" in w for w in words)
-                else self._run(words, png, 1)
-                for file, png in zip(files, pngs, strict=True)
-            ]
-        if all(a.scores is not None for a in answers):
-            scores = [row for a in answers for row in a.scores or []]
-            return _Answer(scores=scores, classes=answers[0].classes, outputs=answers[0].outputs)
-        labels = [label for a in answers for label in a.labels or []]
-        return _Answer(labels=labels, classes=answers[0].classes)
-
-    def _run(self, words: Sequence[str], stdin: bytes, count: int) -> _Answer:
-        try:
-            done = subprocess.run(
-                words,
-                input=stdin,
-                capture_output=True,
-                timeout=self.settings.timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise _LineError(f"no answer in {self.settings.timeout_s:g} s") from error
-        except OSError as error:
-            raise ModelError(
-                f"{self.name}", f"It cannot be run ({_in_words(error)})", "Check the command"
-            ) from error
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise ModelError(
-                f"{self.name}",
-                f"It ended with status {done.returncode} ({(said or ['no message'])[0][:160]})",
-                "Run it on one PNG by hand",
-            )
-        if len(done.stdout) > _MOST_ANSWER:
-            raise ModelError(f"{self.name}", "Its answer is too long", "Print the scores alone")
-        text = done.stdout.decode("utf-8", "replace").strip()
-        if text[:1] not in ("{", "["):
-            return _Answer(labels=[*text.splitlines()[-count:]])
-        return _read_answer(text.encode(), self.name)
-
-
-def _read_answer(body: bytes, name: str) -> _Answer:
-    """The answer in JSON: {"scores": rows} or {"labels": list}, or rows or one row alone."""
-    value = parse_json(_text(body), name, error=ModelError)
-    if isinstance(value, list):
-        value = {"scores": value}
-    value = value if isinstance(value, dict) else {}
-    if "label" in value and "labels" not in value:
-        value = {**value, "labels": [value["label"]]}
-    known = {k: value[k] for k in ("scores", "labels", "classes", "outputs") if k in value}
-    scores = known.get("scores")
-    if isinstance(scores, list) and scores and not isinstance(scores[0], list):
-        known["scores"] = [scores]
-    answer: _Answer = convert_value(known, _Answer, name=name, error=ModelError)
-    if (answer.scores is None) == (answer.labels is None):
-        raise ModelError(
-            f"{name} answered with {', '.join(sorted(map(str, value))[:5]) or 'nothing'}",
-            'One of "scores" and "labels" is needed',
-            "See docs/black_box.md",
-        )
-    return answer
-
-
-def _text(body: bytes) -> str:
-    """An answer as text; what is no UTF-8 is no JSON either, and refused there."""
-    return body.decode("utf-8", "replace")
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, TimeoutError | socket.timeout):
-        return "no answer in time"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-def _check_settings(name: str, settings: BlackBoxSettings) -> None:
-    """Raise ModelError for settings that cannot be used."""
-    if bool(settings.url) == bool(settings.command):
-        raise ModelError(f"{name}", "Either url or command is needed", "Give one of them")
-    if settings.command:
-        try:
-            words = shlex.split(settings.command)
-        except ValueError as error:
-            raise ModelError(
-                f"{name}", f"Its quotes do not match ({error})", "Correct it"
-            ) from error
-        if not words:
-            raise ModelError(f"{name}", "The command is empty", "Give a command")
-    elif not urlsplit(settings.url).hostname:
-        raise ModelError(public_address(name), "The address names no host", "Correct it")
-    limits = {"batch": 1, "timeout_s": 0.001, "retries": 0, "per_second": 0, "budget": 0}
-    for key, least in limits.items():
-        if not getattr(settings, key) >= least:
-            raise ModelError(f"{name}: {key}", f"At least {least:g} is needed", "Correct it")
-    if len(settings.input_size) not in (0, 2) or any(
-        not 1 <= v <= 8192 for v in settings.input_size
-    ):
-        raise ModelError(f"{name}: input_size", "Height and width in px are needed", "Correct it")
 
 
 def names_a_black_box(text: str) -> bool:
@@ -525,19 +337,19 @@ def open_black_box(
     assert_may_run(text, "address" if settings.url else "command")
 
     box = BlackBox(text, settings)
-    if not box.classes:
-        # One question tells how many classes there are: their names are numbers then.
-        side = box.input_size or (64, 64)
-        box.classes = tuple(map(str, range(box(torch.full((1, 3, *side), 0.5)).shape[1])))
-    if not box.outputs:
-        box(torch.full((1, 3, *(box.input_size or (64, 64))), 0.5))
-    entries = {
+    box.learn()
+    entries: dict[str, Any] = {
         "classes": box.classes,
-        "outputs": "logits" if box.outputs == "logits" else "probabilities",
         "black_box": box.outputs,
+        "gradient": "none: it only answers",
         **({"input_size": box.input_size} if box.input_size else {}),
     }
-    return box, entries
+    if box.task != "detect":
+        outputs = "logits" if box.outputs == "logits" else "probabilities"
+        return box, {**entries, "outputs": outputs}
+    # Boxes come after the box's own suppression: none of them is dropped here.
+    after = {"score_threshold": box.score_threshold, "nms_iou": 1.0, "max_boxes": 1000}
+    return box, {**entries, "task": "detect", **after}
 
 
 def black_box_within(model: nn.Module) -> AskedModel | None:

@@ -47,7 +47,8 @@ class PredictSettings:
 
     Attributes:
         score_threshold: Score in (0, 1) from which a box counts.
-        nms_iou: Overlap in (0, 1] over which the lesser of two boxes of a class is dropped.
+        nms_iou: Overlap in (0, 1] over which the lesser of two boxes of a class is dropped; 1 drops
+            none.
         multi_label: Whether a candidate counts for each class that reaches the threshold.
         max_boxes: Largest number of boxes an image.
 
@@ -85,9 +86,10 @@ class PredictSettings:
     def in_words(self) -> str:
         """Return the settings in words, for cards and reports."""
         classes = "every class" if self.multi_label else "best class"
+        suppression = "no NMS" if self.nms_iou == 1 else f"NMS at IoU {self.nms_iou:g}"
         return (
-            f"score from {self.score_threshold:g}, NMS at IoU {self.nms_iou:g}, {classes} of each "
-            f"candidate, at most {self.max_boxes} boxes"
+            f"score from {self.score_threshold:g}, {suppression}, {classes} of each candidate, at "
+            f"most {self.max_boxes} boxes"
         )
 
     def boxes_of(self, detections: Detections, floor: float | None = None) -> list[DetectedBoxes]:

@@ -28,6 +28,11 @@ _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _COUNTERS = ("num_batches_tracked", "position_ids")
 """Ends of the names of entries that older files lack, and that no result depends on."""
+_BY_SHORT_EDGE = (
+    *("Bit", "CLIP", "ChineseCLIP", "ConvNext", "Levit", "MobileNet", "MobileViT"),
+    *("PoolFormer", "TextNet"),
+)
+"""Kinds of image processors for which one number is the length of the short side."""
 _WHOLE_RESIZE = 384
 """Side in px from which ConvNeXT's preprocessing stretches instead of cropping."""
 
@@ -91,9 +96,14 @@ def _timm_table(shown: Mapping[str, Any]) -> dict[str, Any]:
         "interpolation": _interpolation(str(shown["interpolation"])),
         "preprocessing": "timm's configuration",
     }
+    before = int(max(height, width) / float(shown["crop_pct"]))
+    if shown.get("crop_mode") == "border":
+        bars = [round(255 * float(mean)) for mean in shown["mean"]]
+        return {**table, "resize": "letterbox", "pad_color": bars}
     if shown.get("crop_mode") == "squash":
-        return {**table, "resize": "stretch"}
-    return {**table, "short_side": int(max(height, width) / float(shown["crop_pct"]))}
+        cut = {"short_side": before} if before > height == width else {}
+        return {**table, "resize": "stretch", **cut}
+    return {**table, "short_side": before}
 
 
 def _cached_timm(timm: Any, architecture: str) -> Path:
@@ -211,7 +221,9 @@ def _hf_table(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
     """Entries for the card of a preprocessor_config.json."""
     source = "preprocessor_config.json" if steps else "none: no preprocessor_config.json"
     table: dict[str, Any] = {"preprocessing": source}
-    if steps.get("do_normalize", bool(steps)) and steps.get("image_mean"):
+    kind = _kind_of(steps)
+    normalizes = not kind.startswith("MobileViT")
+    if normalizes and steps.get("do_normalize", bool(steps)) and steps.get("image_mean"):
         std = _sequence(steps.get("image_std"))
         if steps.get("include_top"):  # EfficientNet's divides twice
             std = [float(s) ** 2 for s in std]
@@ -219,6 +231,8 @@ def _hf_table(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
     factor = float(steps.get("rescale_factor", 1 / 255)) if steps.get("do_rescale", True) else 1.0
     if steps and abs(factor * 255 - 1) > 1e-6:
         table["scale"] = factor * 255
+    if steps.get("do_flip_channel_order"):
+        table["bgr"] = True
     if steps.get("rescale_offset"):
         table["mean"] = [float(m) + 1 for m in table.get("mean", [0.0])]
     return {**table, **_hf_size(steps, detects=detects)}
@@ -226,20 +240,47 @@ def _hf_table(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
 
 def _hf_size(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
     """Input size and the way to it; nothing where images keep their own, as DETR's do."""
-    size, crop = _sides(steps.get("size")), _sides(steps.get("crop_size"))
-    short = _mapping(steps.get("size")).get("shortest_edge")
-    table: dict[str, Any] = {"interpolation": _RESAMPLE.get(steps.get("resample", 2), "bilinear")}
     if not steps.get("do_resize", bool(steps)):
         return {}
+    table: dict[str, Any] = {"interpolation": _RESAMPLE.get(steps.get("resample", 2), "bilinear")}
+    kind = _kind_of(steps)
+    size, crop = _sides(steps.get("size")), _sides(steps.get("crop_size"))
+    short = _short_edge(steps, kind)
     if steps.get("do_center_crop") and crop is not None:
-        side = short or (size and max(size)) or max(crop)
-        return {**table, "input_size": crop, "short_side": max(int(side), *crop)}
+        if kind.startswith("Perceiver") and size is not None:  # crops first, by the same share
+            return {**table, "input_size": size, "short_side": max(*crop, *size)}
+        if short is None and size is not None:
+            stretched = {"resize": "stretch", "short_side": max(*size, *crop)}
+            return {**table, "input_size": crop, **stretched}
+        return {**table, "input_size": crop, "short_side": max(short or 0, *crop)}
     if isinstance(short, int) and not detects:
         if "crop_pct" in steps and short < _WHOLE_RESIZE:
             longer = int(short / float(steps["crop_pct"] or 224 / 256))
             return {**table, "input_size": (short, short), "short_side": longer}
         return {**table, "input_size": (short, short), "resize": "stretch"}
     return {**table, "input_size": size, "resize": "stretch"} if size is not None else {}
+
+
+def _kind_of(steps: Mapping[str, Any]) -> str:
+    """Name of the class that made a preprocessor_config.json."""
+    return str(steps.get("image_processor_type") or steps.get("feature_extractor_type") or "")
+
+
+def _short_edge(steps: Mapping[str, Any], kind: str) -> int | None:
+    """Length in px that the short side is brought to; None where both sides are stated.
+
+    One number is the short side for some kinds of processors, and both sides for the others."""
+    size = steps.get("size")
+    short = _mapping(size).get("shortest_edge")
+    if isinstance(size, int) and (kind.startswith(_BY_SHORT_EDGE) or "crop_pct" in steps):
+        short = size
+    if not isinstance(short, int):
+        return None
+    if kind.startswith("Levit"):
+        return int(256 / 224 * short)
+    if kind.startswith("PoolFormer"):
+        return int(short / float(steps.get("crop_pct") or 1))
+    return short
 
 
 def _sides(value: Any) -> tuple[int, int] | None:

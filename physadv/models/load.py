@@ -54,7 +54,7 @@ from physadv.models.loading import (
     sidecar,
 )
 from physadv.models.onnx_loading import open_onnx
-from physadv.models.resizing import Fit, Interpolation
+from physadv.models.resizing import Fit, Interpolation, PadColor
 from physadv.models.zoo import KNOWN
 
 __all__ = [
@@ -126,8 +126,8 @@ def load_undefended_model(
 
     ``weights`` are read as a state dict into a named model or into what ``module:factory`` makes.
     A model file may have a sidecar ``<file>.toml`` with classes, mean, std, input_size, task,
-    outputs, bgr, scale, layout, score_threshold, and resize, short_side, interpolation and
-    antialias as :func:`as_model` takes them.
+    outputs, channels, bgr, scale, layout, resize, short_side, interpolation, antialias, pad_color,
+    score_threshold, nms_iou, multi_label and max_boxes as :func:`as_model` takes them.
     ``settings`` are the same keys, and overrule the sidecar.
     Raises ModelError for a name that is unknown, a file that is absent, damaged or a
     pickle of more than weights, and weights that do not fit.
@@ -226,7 +226,11 @@ def as_model(
     short_side: int | None = None,
     interpolation: Interpolation = "bilinear",
     antialias: bool = True,
+    pad_color: PadColor | None = None,
     score_threshold: float | None = None,
+    nms_iou: float | None = None,
+    multi_label: bool | None = None,
+    max_boxes: int | None = None,
     bgr: bool = False,
     scale: float | None = None,
     layout: Layout = "nchw",
@@ -253,10 +257,16 @@ def as_model(
         resize: "crop" of the center, "letterbox", "letterbox-corner" with the image in the upper
             left, or "stretch"; None for a crop before classifiers and a letterbox before detectors.
         short_side: Length in px of an image's short side before a crop to a square; None for
-            256/224 of the input's side.
-        interpolation: "bilinear", "bicubic" or "nearest".
+            256/224 of the input's side. With "stretch", both sides before a crop; None for none.
+        interpolation: "bilinear", "bicubic", "nearest" or "area".
         antialias: Whether images are smoothed where they shrink.
+        pad_color: Color of a letterbox's bars, one number or three from 0 to 255; None for 114.
         score_threshold: Score in (0, 1) from which a detector's box counts; None for 0.25.
+        nms_iou: Overlap in (0, 1] over which the lesser of two boxes of a class is dropped; 1 drops
+            none, None stands for 0.45.
+        multi_label: Whether a candidate counts for each class that reaches the threshold; None for
+            its best class alone.
+        max_boxes: Largest number of boxes an image; None for 300.
         bgr: Whether the module takes blue, green, red.
         scale: Factor on images in [0, 1] before mean and std, such as 255; None for 1.
         layout: "nchw", or "nhwc" for a module that takes channels last.
@@ -288,7 +298,11 @@ def as_model(
         "short_side": short_side,
         "interpolation": None if interpolation == "bilinear" else interpolation,
         "antialias": None if antialias is True else antialias,
+        "pad_color": pad_color,
         "score_threshold": score_threshold,
+        "nms_iou": nms_iou,
+        "multi_label": multi_label,
+        "max_boxes": max_boxes,
         "bgr": bgr or None,
         "scale": scale,
         "layout": None if layout == "nchw" else layout,
@@ -368,7 +382,9 @@ def _load_black_box(text: str, weights: Path | None, settings: dict[str, Any]) -
     }
     _refuse_settings(of_numbers, name, "It is sent pictures, which it prepares itself")
     of_box: dict[str, Any] = {
-        k: settings[k] for k in ("classes", "outputs", "input_size") if k in settings
+        k: settings[k]
+        for k in ("task", "classes", "outputs", "input_size", "score_threshold")
+        if k in settings
     }
     if isinstance(of_box.get("input_size"), int):
         of_box["input_size"] = (of_box["input_size"],) * 2

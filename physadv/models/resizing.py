@@ -38,7 +38,7 @@ class InputResizing:
             the whole image with gray on both sides, "letterbox-corner" only below and on the right;
             "stretch" does not keep the aspect.
         short_side: Length in px of the short side before a crop to a square; None for 256/224 of
-            the input's sides.
+            the input's sides. With "stretch", both sides before a crop; None for no crop.
         interpolation: "bilinear", "bicubic", "nearest" or "area" (the mean of the pixels covered).
         antialias: Whether images are smoothed where they shrink.
         pad_color: Color of a letterbox's bars, one number or three from 0 to 255; 114 is YOLO's.
@@ -152,9 +152,13 @@ class InputResizing:
             how += f", bars of {self.pad_color}"
         if self.fit == "stretch":
             aspects = {(height * self.size[1], width * self.size[0]) for height, width in sizes}
-            if aspects and all(height == width for height, width in aspects):
-                return f"resized to {size}{how}"
-            return f"stretched to {size}, as the model declares{how}"
+            keeps_aspect = bool(aspects) and all(height == width for height, width in aspects)
+            way = "resized to" if keeps_aspect else "stretched to"
+            how = how if keeps_aspect else f", as the model declares{how}"
+            if self.short_side is None:
+                return f"{way} {size}{how}"
+            side = self.short_side
+            return f"{way} {side}x{side} px, center crop of {size}{how}"
         if self.fit == "letterbox":
             return f"resized and padded to {size}{how}"
         if self.fit == "letterbox-corner":
@@ -176,7 +180,8 @@ class InputResizing:
         (top, left), negative where it is cropped."""
         rows, columns = self.size
         if self.fit == "stretch":
-            return self.size, (0, 0)
+            inner = self.uncropped_size
+            return inner, (-round((inner[0] - rows) / 2), -round((inner[1] - columns) / 2))
 
         if self.fit.startswith("letterbox"):
             scale = self._factor(height, width)

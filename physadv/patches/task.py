@@ -35,6 +35,9 @@ from physadv.patches.sign_sources import load_sign_sources, sticker_placement
 from physadv.threat.patch_goals import PatchGoal
 from physadv.threat.printability import PatchAppearance
 
+_CROP_SIDE, _FRAME_SIDE = 64, 640
+"""Side in px of what a classifier and a detector are shown that state no input size."""
+
 
 @dataclass(frozen=True)
 class PatchTask:
@@ -291,12 +294,19 @@ def scene_size_for(models: Sequence[LoadedModel]) -> SceneSize:
     A model that crops its input counts with its size before the crop. Frames are fitted into it as
     the first model does it.
     """
-    sides = [max(model.card.input_size or (64, 64)) for model in models]
+    sides = [_longest_side(model) for model in models]
     resizings = [model.card.resizing for model in models]
     uncropped = [max(each.uncropped_size) for each in resizings if each is not None]
     whole_frame = models[0].card.task == "detect"
     fit = _frame_fit(models[0]) if whole_frame else "stretch"
     return SceneSize(max(sides + uncropped), whole_frame, fit)
+
+
+def _longest_side(model: LoadedModel) -> int:
+    """Longer side in px of a model's input, or of what it is shown where it takes any size."""
+    if model.card.input_size is not None:
+        return max(model.card.input_size)
+    return _FRAME_SIDE if model.card.task == "detect" else _CROP_SIDE
 
 
 def _frame_fit(model: LoadedModel) -> Fit:

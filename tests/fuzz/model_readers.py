@@ -188,13 +188,15 @@ def _black_box_settings(folder: Path, data: bytes) -> object:
         '{"scores": [[0.5, 0.25, 0.25]], "classes": ["a", "b", "c"]}',
         '{"labels": ["a"], "outputs": "labels"}',
         "[0.1, 0.9]",
+        '{"detections": [{"boxes": [[1, 2, 3.5, 4]], "scores": [0.5], "labels": ["a"]}]}',
+        '{"boxes": [], "scores": [], "labels": []}',
     ),
     mutations.mutate_text,
 )
 def _black_box_answer(folder: Path, data: bytes) -> object:
-    from physadv.models.black_box import _read_answer
+    from physadv.models.black_box_answers import read_answer
 
-    return _read_answer(data, "box")
+    return read_answer(data, "box")
 
 
 def _dlib_seeds() -> Sequence[bytes]:

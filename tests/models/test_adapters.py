@@ -308,6 +308,14 @@ def test_preprocessing_of_transformers_is_read() -> None:
     crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
     found = _hf_table({"size": {"shortest_edge": 256}, **crop}, detects=False)
     assert (found["input_size"], found["short_side"]) == ((224, 224), 256)
+    found = _hf_table({"size": {"height": 256, "width": 256}, **crop}, detects=False)
+    assert (found["resize"], found["short_side"], found["input_size"]) == (
+        "stretch",
+        256,
+        (224, 224),
+    )
+    found = _hf_table({"size": 224, "crop_pct": 0.875}, detects=False)  # ResNet's, as first written
+    assert (found["input_size"], found["short_side"]) == ((224, 224), 256)
     assert "input_size" not in _hf_table({"size": {"shortest_edge": 800}}, detects=True)
     assert _hf_table({"do_rescale": False, "size": 32}, detects=False)["scale"] == 255
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_server import CLASSIFY, ReferenceBox, python_words, served
+from reference_server import CLASSIFY, KEPT_RUNNING, ReferenceBox, python_words, served
 from torch import Tensor
 
 import physadv
@@ -21,7 +21,8 @@ from physadv.attacks.score_based import square_attack
 from physadv.core.errors import ModelError
 from physadv.core.image_io import save_png
 from physadv.core.trust import only_code_named
-from physadv.models.black_box import black_box_within
+from physadv.models.black_box import BlackBox, BlackBoxSettings, black_box_within
+from physadv.models.black_box_connections import ProcessConnection
 
 CLASSES = ["red", "green", "neither"]
 ABOUT = {"classes": CLASSES, "outputs": "probabilities"}
@@ -185,10 +186,58 @@ def test_a_command_answers_like_a_server(tmp_path: Path, words: str) -> None:
     assert torch.allclose(model(images).exp(), expected, atol=1e-4)
 
 
+def test_a_command_with_lines_is_started_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a name a line and answers each; it ends with the model, and its pictures go."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "classify.py").write_text(KEPT_RUNNING)
+    model = physadv.load_model(f"command:{python_words()} classify.py {{lines}}")
+    images = reds(3)
+    answers = torch.cat([model(images), model(images[:1])])
+    means = torch.cat([images, images[:1]]).mean((2, 3))
+    expected = torch.stack([means[:, 0] / 2, means[:, 1] / 2, torch.full((4,), 0.1)], 1)
+    assert torch.allclose(answers.exp(), expected, atol=1e-4)
+    assert (tmp_path / "starts").read_text() == "x"
+
+    box = black_box_within(model)
+    assert isinstance(box, BlackBox)
+    assert isinstance(box.connection, ProcessConnection)
+    running = box.connection.process
+    assert running is not None
+    running.close()
+    assert running.status is not None
+    assert not list(tmp_path.glob("physadv-*"))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('loading', flush=True); print('3', flush=True); input()", "unasked|'loading'"),
+        ("input(); sys.exit('out of order')", "status 1 .out of order"),
+        ("[line for line in iter(input, 'end')]", "flush its output"),
+        ("print('[0.5, 0.5, 0.5')", "JSON"),
+    ],
+)
+def test_a_running_command_that_fails_is_one_error(
+    monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    """What it prints unasked, its end, and an answer that never comes."""
+    monkeypatch.setattr("physadv.models.black_box_connections._START_S", 1.5)
+    command = f'{python_words()} -c "import sys; {code}" {{lines}}'
+    settings = BlackBoxSettings(
+        command=command, outputs="labels", classes=("a", "b"), timeout_s=1.5, retries=0
+    )
+    with pytest.raises(ModelError, match=words):
+        BlackBox("box", settings)(reds(3))
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
         ("command:", "is needed"),
+        ("command:{lines}", "is empty"),
         ("command:'", "quotes"),
         ("command:no-such-program-here {image}", "cannot be run"),
         (f"command:{python_words()} -c 'import sys; sys.exit(\"out of order\")'", "out of order"),

@@ -22,7 +22,10 @@ from torch import Tensor
 import physadv
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.types import Detections
+from physadv.models.cards import card_from
+from physadv.models.classifiers import Preprocessed
 from physadv.models.detectors import non_maximum_suppression
+from physadv.models.hub_models import _hf_table, _timm_table
 
 pytestmark = pytest.mark.frameworks
 
@@ -148,6 +151,85 @@ def test_transformers_by_their_own_preprocessing(kind: str, tmp_path: Path) -> N
         assert close(model(image), wanted, 0.05)
     assert model.card.classes == ("cat", "dog", "stop")
     assert has_gradient(model)
+
+
+PROCESSORS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in ("ViT", "Beit", "Bit", "CLIP", "ConvNext", "DeiT", "EfficientNet")),
+    *((name, {}) for name in ("Levit", "MobileNetV1", "MobileNetV2", "PoolFormer", "Pvt")),
+    *((name, {}) for name in ("Perceiver", "Segformer", "Siglip", "DINOv3ViT")),
+    ("ViT", {"size": 224}),
+    ("DeiT", {"size": 256, "crop_size": 224}),
+    ("Beit", {"size": 256, "crop_size": 224, "do_center_crop": True}),
+    ("CLIP", {"size": 224, "crop_size": 224}),
+    ("ConvNext", {"size": 224, "crop_pct": 0.875}),
+    ("ConvNext", {"size": {"shortest_edge": 224}, "crop_pct": 0.875}),
+    ("MobileViT", {"size": 288, "crop_size": 256}),
+    ("MobileViT", {"size": {"shortest_edge": 288}, "crop_size": 256, "resample": 2}),
+    ("PoolFormer", {"size": 224, "crop_pct": 0.95}),
+]
+"""Image processors of transformers, as they are and with settings of published folders."""
+CLOSE = {"Perceiver": 2, "PoolFormer": 4}
+"""Larger mean differences in steps of 255: the one crops before it resizes, at whole pixels of the
+picture; the other's crop is half a pixel off the center where the margin is odd."""
+
+
+@pytest.mark.parametrize(("name", "settings"), PROCESSORS)
+def test_pictures_reach_a_net_as_its_own_processor_brings_them(
+    name: str, settings: dict[str, Any]
+) -> None:
+    """A picture that is no square has the pixels of transformers, within 1 of 255 on average (two
+    kinds: see CLOSE), whether it is stretched, cropped, or stretched and then cropped."""
+    import transformers as hf
+
+    processor = getattr(hf, f"{name}ImageProcessor")(**settings)
+    steps = {**json.loads(processor.to_json_string()), **settings}
+    steps["image_processor_type"] = f"{name}ImageProcessor"
+    picture, image = photo()
+    wanted = processor(picture, return_tensors="pt")["pixel_values"]
+    found, std = prepared(_hf_table(steps, detects=False), image)
+    assert found.shape == wanted.shape
+    assert float((found - wanted).abs().mul(std).mean()) < CLOSE.get(name, 1) / 255
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"crop_pct": 0.875, "crop_mode": "center"},
+        {"crop_pct": 0.9, "crop_mode": "squash"},
+        {"crop_pct": 1.0, "crop_mode": "squash"},
+        {"crop_pct": 1.0, "crop_mode": "border"},
+    ],
+)
+def test_pictures_reach_a_net_as_timm_brings_them(stated: dict[str, Any]) -> None:
+    """The same for each crop mode of timm."""
+    from timm.data import create_transform
+
+    shown = {
+        "input_size": (3, 224, 224),
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        **stated,
+    }
+    picture, image = photo()
+    wanted = create_transform(**shown, is_training=False)(picture)[None]
+    found, std = prepared(_timm_table(shown), image)
+    assert found.shape == wanted.shape
+    assert float((found - wanted).abs().mul(std).mean()) < 1 / 255
+
+
+def prepared(table: dict[str, Any], image: Tensor) -> tuple[Tensor, Tensor]:
+    """What a net gets by a table of settings, and the standard deviations it was divided by."""
+
+    class Kept(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            self.images = images
+            return torch.zeros(len(images), 2)
+
+    kept = Kept()
+    keys = {key: table[key] for key in ("mean", "std", "bgr", "scale") if key in table}
+    Preprocessed(kept, resizing=card_from(table, name="table").resizing, **keys)(image)
+    return kept.images, torch.tensor(table.get("std", [1.0])).view(1, -1, 1, 1)
 
 
 def test_a_detr_of_transformers(tmp_path: Path) -> None:

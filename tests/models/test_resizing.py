@@ -206,6 +206,18 @@ def test_images_of_one_size_keep_it_and_the_model_says_what_it_does() -> None:
     )
 
 
+def test_a_stretch_may_end_in_a_crop() -> None:
+    """Both sides become the stated one, and the center is cut out; boxes find their way back."""
+    resizing = InputResizing((4, 4), "stretch", 6, "nearest")
+    image = torch.arange(72.0).reshape(1, 1, 6, 12) / 72
+    assert torch.equal(resizing(image), image[:, :, 1:5, 1::2][..., 1:5])
+    assert resizing.in_words() == (
+        "stretched to 6x6 px, center crop of 4x4 px, as the model declares, nearest"
+    )
+    boxes = resizing.boxes_on_image(torch.tensor([[0.0, 0, 4, 4]]), 6, 12)
+    assert boxes.tolist() == [[2, 1, 10, 5]]
+
+
 def test_sizes_in_words_name_a_stretch_only_where_the_aspect_changes() -> None:
     """Squares that become a square are resized; others are said to be stretched."""
     stretch = InputResizing((64, 64), "stretch")

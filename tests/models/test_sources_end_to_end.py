@@ -13,12 +13,12 @@ import pytest
 import torch
 from forked import Faults, shared_server
 from PIL import Image
-from reference_server import ReferenceBox, served
+from reference_server import ReferenceBox, python_words, served
 from small_commands import SMALL_COMMANDS
 from torch import Tensor, nn
 
 CLASSES = "stop,other"
-BLACK = ("ONNX asked", "address")
+BLACK = ("ONNX asked", "address", "command kept running", "command once a batch")
 """Sources without a gradient."""
 
 
@@ -57,6 +57,22 @@ def known():
     return net
 """
 
+COMMAND = """
+import json, sys
+import numpy as np
+from PIL import Image
+
+def scores(name):
+    red, green, blue = (np.asarray(Image.open(name).convert("RGB")) / 255)[4:-4, 4:-4].mean((0, 1))
+    return [float(30 * red - 15 * green - 15 * blue - 2), 0.0]
+
+if len(sys.argv) > 1:
+    print(json.dumps({"scores": [scores(name) for name in sys.argv[1:]]}))
+else:
+    for line in sys.stdin:
+        print(json.dumps(scores(line.strip())), flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -64,6 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     net = Red().eval()
     (folder / "red.py").write_text(FACTORY)
+    (folder / "command.py").write_text(COMMAND)
     state = {f"model.{key}": value for key, value in net.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, folder / "wrapped.ckpt")
     example = (torch.rand(2, 3, 32, 32),)
@@ -126,11 +143,15 @@ def write_pictures(folder: Path) -> None:
         "ONNX",
         "ONNX asked",
         "address",
+        pytest.param("command kept running", marks=pytest.mark.slow),
+        pytest.param("command once a batch", marks=pytest.mark.slow),
     ]
 )
 def source(request: pytest.FixtureRequest, place: Path) -> Iterator[tuple[str, list[str]]]:
     """A kind of source, and the words that name it."""
     classes = ["--classes", CLASSES]
+    program = f"command:{python_words()} command.py"
+    scores = ["--outputs", "logits", "--input-size", "32"]
     words = {
         "module": ["red:known", *classes],
         "checkpoint": ["red:make", "--weights", "wrapped.ckpt", *classes],
@@ -138,6 +159,8 @@ def source(request: pytest.FixtureRequest, place: Path) -> Iterator[tuple[str, l
         "torch.export": ["red.pt2", *classes],
         "ONNX": ["red.onnx", *classes],
         "ONNX asked": ["asked.onnx", *classes],
+        "command kept running": [f"{program} {{lines}}", *scores, *classes],
+        "command once a batch": [f"{program} {{images}}", *scores, *classes],
     }
     if request.param == "address":
         about = {"classes": CLASSES.split(","), "outputs": "logits", "input_size": [32, 32]}

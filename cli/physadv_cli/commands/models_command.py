@@ -21,6 +21,8 @@ from physadv_cli.runs import (
     console,
     print_entry,
     print_findings,
+    queries_sent,
+    query_lines,
 )
 
 if TYPE_CHECKING:
@@ -213,6 +215,7 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
         model_facts,
         picture_findings,
     )
+    from physadv.models.black_box import black_box_within
     from physadv.models.checks import check_model
     from physadv.models.loading import pick_device
 
@@ -225,7 +228,8 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
     gray = model.card.extra.get("channels") == 1
     photos = _photos(config.photos, gray=gray)
     batch = _probe(photos).to(pick_device(config.device))
-    warnings = check_model(model, batch, gradients=config.gradients)
+    is_asked = black_box_within(model) is not None
+    warnings = check_model(model, batch, gradients=config.gradients and not is_asked)
     answers = answer_pictures(model, photos)
     findings = picture_findings(model, answers if config.photos else [])
     accuracy, detects = None, model.card.task == "detect"
@@ -260,6 +264,7 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
         "facts": facts,
         "answers": {a.name: [list(pair) for pair in a.answers] for a in answers},
         "accuracy": accuracy and accuracy.as_dict(),
+        **queries_sent(model),
     }
     if config.html is not None:
         from physadv.report.model_report import write_model_report
@@ -269,7 +274,7 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
         )
         result["page"] = page
         verdict += f"\npage: {page}"
-    run.finish(result, f"{config.model}: {verdict}")
+    run.finish(result, "\n".join([f"{config.model}: {verdict}", *query_lines(result)]))
 
 
 def _verdict(

@@ -28,6 +28,7 @@ from physadv_cli.runs import (
     print_entry,
     print_findings,
     print_unused,
+    query_lines,
 )
 
 if TYPE_CHECKING:
@@ -194,11 +195,12 @@ def run_patch(
     result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
     print_findings(result["doubts"])
     columns = "".join(f"{line}\n" for line in rate_lines(card.heldout))
+    queries = "".join(f"{line}\n" for line in query_lines(result))
     summary = (
         f"held-out draws (simulated): sticker succeeds in {measured.success}; blank sticker "
         f"{measured.blank_success}; clean control recognized {measured.clean_recognised}\n"
         f"{_detector_lines(measured.detection)}{columns}"
-        f"{_face_lines(by_face) if by_face else ''}{_query_line(result)}"
+        f"{_face_lines(by_face) if by_face else ''}{queries}"
         f"bundle: {bundle.folder}\nreport: {page}\nnext: physadv print {bundle.folder}"
     )
     return result, summary
@@ -214,14 +216,6 @@ def _print_plan(run: PatchRun) -> None:
         limit = f"budget {budget:,}" if budget else "no budget"
         needed = planned_queries(run.config, run.method)
         console.print(f"{run.method} search by answers: about {needed:,} queries, {limit}")
-
-
-def _query_line(result: Mapping[str, Any]) -> str:
-    """The queries that a run on a model that only answers has sent; nothing for others."""
-    if "queries" not in result:
-        return ""
-    most = result["query_budget"]
-    return f"{result['queries']} queries sent{f', {most} allowed' if most else ''}\n"
 
 
 def _race(run: PatchRun) -> bool:
