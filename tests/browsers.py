@@ -62,3 +62,17 @@ def wait_until(page: Any, expression: str, seconds: float = 20) -> None:
             return
         page.wait_for_timeout(100)
     raise AssertionError(f"not so: {expression}")
+
+
+def axe_faults(page: Any) -> list[str]:
+    """What axe-core calls serious or critical on ``page``; skips where it is not installed."""
+    axe = pytest.importorskip("axe_playwright_python.base", reason="needs axe-playwright-python")
+    page.evaluate(axe.AXE_FILE_PATH.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{fault['impact']} {fault['id']}: {fault['help']}: {node['html'][:160]} "
+        f"{node['any'][0]['message'][:160] if node['any'] else ''}"
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"][:3]
+    ]

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from physadv.core.errors import CaptureError
+from physadv.core.page_script import script_source
 
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 24
@@ -35,7 +36,8 @@ EVENT_S, BEAT_S = 0.2, 3.0
 """Seconds between two looks for a new state, and between two signs of life where there is none."""
 _POLICY = (
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
-    "script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "script-src 'nonce-{nonce}' {script}; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -299,7 +301,9 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def end_headers(self) -> None:
         """End the head of any answer, also that of an error, with what keeps other pages out."""
-        self.send_header("Content-Security-Policy", _POLICY.format(nonce=self.nonce))
+        self.send_header(
+            "Content-Security-Policy", _POLICY.format(nonce=self.nonce, script=script_source())
+        )
         for name, value in _HEADERS.items():
             self.send_header(name, value)
         super().end_headers()

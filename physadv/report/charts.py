@@ -44,7 +44,7 @@ def _whisker(left: float, right: float, y: float, block: str, rate: RateInterval
     x0, x1, x = (left + share * width for share in (rate.low, rate.high, rate.rate))
     bar = [svg_line(x0, y, x1, y, stroke=color, width=2.5)]
     ends = [svg_line(end, y - 5, end, y + 5, stroke=color, width=2.5) for end in (x0, x1)]
-    return [*bar, *ends, block_marker(x, y, block, color, str(rate))]
+    return [*bar, *ends, block_marker(x, y, block, color, f"{block}: {rate}")]
 
 
 def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
@@ -61,7 +61,12 @@ def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
     parts = [hatch_pattern(name)]
     for i, row in enumerate(grid.cells):
         for j, cell in enumerate(row):
-            parts += _cell(left + j * wide, bottom - (i + 1) * high, wide, high, cell, name)
+            where = (
+                f"{grid.distances[i]:g} to {grid.distances[i + 1]:g} m, "
+                f"{grid.yaws[j]:g}° to {grid.yaws[j + 1]:g}°"
+            )
+            at = left + j * wide, bottom - (i + 1) * high, wide, high
+            parts += _cell(*at, cell, name, where)
 
     for j, yaw in enumerate(grid.yaws):
         parts.append(
@@ -86,15 +91,14 @@ def heat_map(grid: RateGrid, name: str = "heat") -> Markup:
 
 
 def _cell(
-    x: float, y: float, w: float, h: float, cell: RateInterval | None, name: str
+    x: float, y: float, w: float, h: float, cell: RateInterval | None, name: str, where: str
 ) -> list[str]:
+    box = x + 1, y + 1, w - 2, h - 2
     if cell is None:
-        return [
-            svg_rect(x + 1, y + 1, w - 2, h - 2, f"url(#{name})", stroke=LINE, hint="not measured")
-        ]
+        return [svg_rect(*box, f"url(#{name})", stroke=LINE, hint=f"{where}: not measured")]
     ink = ink_on_ramp(cell.rate)
     return [
-        svg_rect(x + 1, y + 1, w - 2, h - 2, ramp_color(cell.rate), stroke=LINE, hint=str(cell)),
+        svg_rect(*box, ramp_color(cell.rate), stroke=LINE, hint=f"{where}: {cell}"),
         svg_text(
             x + w / 2,
             y + h / 2 + 1,
@@ -146,7 +150,9 @@ def rate_along(
         shift = (number - (len(rates) - 1) / 2) * min(14.0, wide / 4)
         for j, value in enumerate(values):
             if value is not None:
-                parts += _upright(left + (j + 0.5) * wide + shift, top, bottom, block, value)
+                hint = f"{block}, {bounds[j]:g} to {bounds[j + 1]:g} {unit}: {value}"
+                at = left + (j + 0.5) * wide + shift
+                parts += _upright(at, top, bottom, block, value, hint)
     parts.append(
         svg_text(
             (left + right) / 2, bottom + 35, f"{label} ({unit})", at="middle", fill=MUTED, size=12
@@ -155,12 +161,14 @@ def rate_along(
     return svg_chart(bottom + 44, parts, f"Success by {label}")
 
 
-def _upright(x: float, top: float, bottom: float, block: str, rate: RateInterval) -> list[str]:
+def _upright(
+    x: float, top: float, bottom: float, block: str, rate: RateInterval, hint: str
+) -> list[str]:
     color, height = BLOCK_COLORS[block], bottom - top
     low, high, y = (bottom - share * height for share in (rate.low, rate.high, rate.rate))
     return [
         svg_line(x, low, x, high, stroke=color, width=2),
-        block_marker(x, y, block, color, str(rate)),
+        block_marker(x, y, block, color, hint),
     ]
 
 

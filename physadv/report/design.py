@@ -7,6 +7,7 @@ A page needs no network: style, charts (inline SVG) and pictures (data URIs) are
 from __future__ import annotations
 
 import base64
+import re
 from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
@@ -20,6 +21,7 @@ from physadv.core.errors import DataError
 from physadv.core.image_io import Array, png_bytes
 from physadv.core.members import member_of
 from physadv.core.page_colors import css_colors, page_color
+from physadv.core.page_script import PAGE_SCRIPT, page_policy
 from physadv.core.text import read_file
 from physadv.core.visible_text import visible_text
 from physadv.core.wording import count_noun, field_label, format_fixed, format_percent
@@ -135,6 +137,21 @@ def coded(words: str) -> Markup:
     return Markup("".join([first, *parts, *(f"`{odd}" for odd in rest[2 * pairs :])]))
 
 
+def with_values(chart: Markup) -> Markup:
+    """Return ``chart`` with the values of its marks folded away below it, for those who read them.
+
+    Example:
+        >>> with_values(Markup("<svg><circle><title>a: 1</title></circle></svg>")).count("<li>")
+        1
+    """
+    hints = re.findall(r"<title>([^<]*)</title>", chart)
+    if not hints:
+        return chart
+    items = Markup("").join(Markup("<li>") + Markup(hint) + Markup("</li>") for hint in hints)
+    summary = f"<summary>{count_noun(len(hints), 'value')} of this chart</summary>"
+    return chart + Markup(f'<details class="values">{summary}<ul>{items}</ul></details>')
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -152,10 +169,13 @@ def _environment() -> Environment:
         "counted": count_noun,
         "label": field_label,
         "coded": coded,
+        "with_values": with_values,
     }
     environment.globals |= {
         "span": format_interval,
         "Markup": Markup,
         "css_colors": Markup(css_colors()),
+        "page_script": Markup(PAGE_SCRIPT),
+        "page_policy": page_policy(),
     }
     return environment

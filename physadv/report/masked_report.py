@@ -57,23 +57,27 @@ def _accuracy_figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
     parts = percent_axis(left, right, top - 4, bottom)
 
     for k, (kind, name) in enumerate(KINDS.values()):
-        parts += [block_marker(left + 12 + k * 95, 12, kind, BLOCK_COLORS[kind], name)]
+        parts += [block_marker(left + 12 + k * 95, 12, kind, BLOCK_COLORS[kind])]
         parts.append(svg_text(left + 22 + k * 95, 16, name, size=12))
 
     for number, entry in enumerate(lines):
         y = top + row * (number + 0.5)
         parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=11.5))
-        for shift, (column, (kind, _)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
-            parts += _mark(left, right, y + shift, kind, RateInterval(**entry[column]))
+        for shift, (column, (kind, name)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
+            rate = RateInterval(**entry[column])
+            hint = f"{entry['defence']}, {name}: {rate}"
+            parts += _mark(left, right, y + shift, kind, rate, hint)
     return svg_chart(
         bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDTH
     )
 
 
-def _mark(left: float, right: float, y: float, kind: str, rate: RateInterval) -> list[str]:
+def _mark(
+    left: float, right: float, y: float, kind: str, rate: RateInterval, hint: str
+) -> list[str]:
     low, high, x = (left + share * (right - left) for share in (rate.low, rate.high, rate.rate))
     color = BLOCK_COLORS[kind]
     return [
         svg_line(low, y, high, y, stroke=color, width=1.6),
-        block_marker(x, y, kind, color, str(rate)),
+        block_marker(x, y, kind, color, hint),
     ]

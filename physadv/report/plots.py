@@ -266,16 +266,15 @@ def mark(x: float, y: float, index: int, *, hollow: bool = False, hint: str = ""
         y: Center in chart units.
         index: Number of the series, which decides color and shape.
         hollow: Whether only its outline is drawn, as for published figures.
-        hint: What it says under the pointer and to screen readers; reached by keyboard then.
+        hint: What it says under the pointer, to the keyboard and to screen readers.
     """
     color = SERIES_VARIABLES[index % 8]
     fill = f'fill="{PAPER}" stroke="{color}" stroke-width="1.8"' if hollow else f'fill="{color}"'
     title = f"<title>{escape(visible_text(hint))}</title>" if hint else ""
-    focus = f' tabindex="0" role="img" aria-label="{escape(visible_text(hint))}"' if hint else ""
 
     shape = _SHAPES[index % 8]
     if shape == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2" {fill}{focus}>{title}</circle>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2" {fill}>{title}</circle>'
     corners: Sequence[Pair] = {
         "square": [(-3.9, -3.9), (3.9, -3.9), (3.9, 3.9), (-3.9, 3.9)],
         "diamond": [(0.0, -5.4), (5.4, 0.0), (0.0, 5.4), (-5.4, 0.0)],
@@ -284,7 +283,7 @@ def mark(x: float, y: float, index: int, *, hollow: bool = False, hint: str = ""
         "plus": _plus(),
     }[shape]
     moved = _joined([(x + a, y + b) for a, b in corners])
-    return f'<polygon points="{moved}" {fill}{focus}>{title}</polygon>'
+    return f'<polygon points="{moved}" {fill}>{title}</polygon>'
 
 
 def _plus(arm: float = 5.0, half: float = 1.7) -> list[Pair]:
@@ -476,11 +475,11 @@ def pictures_svg(figure: Pictures, picture: Callable[[str], tuple[str, float]]) 
         tall = max((wide * aspect for _, aspect in drawn), default=0.0)
         labels = [_wrapped(item.label, wide, size, bold=True) for item in row]
         details = [_wrapped(item.detail, wide, size) if item.detail else [] for item in row]
-        for j, (item, (uri, aspect)) in enumerate(zip(row, drawn, strict=True)):
+        for j, (uri, aspect) in enumerate(drawn):
             x = j * (wide + gap)
             parts.append(
                 f'<image x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{wide * aspect:.1f}"'
-                f'{style} href="{uri}"><title>{escape(visible_text(item.label))}</title></image>'
+                f'{style} href="{uri}"/>'
             )
             for k, line in enumerate(labels[j]):
                 parts.append(svg_text(x, y + tall + 14 + 13 * k, line, size=size, bold=True))

@@ -155,7 +155,7 @@ def block_marker(x: float, y: float, block: str, color: str, hint: str = "") -> 
     Returns:
         SVG element.
     """
-    title = f"<title>{escape(visible_text(hint))}</title>"
+    title = f"<title>{escape(visible_text(hint))}</title>" if hint else ""
     if block == "clean":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{color}">{title}</circle>'
     turn = f' transform="rotate(45 {x:.1f} {y:.1f})"' if block == "patch" else ""
