@@ -24,6 +24,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.reading import format_bytes
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import TEMPLATES, Box, DetectedFace
+from physadv.privacy.config import assert_budget
 from physadv.privacy.embedding_loss import CloakGoal, CloakMemory, own_embeddings, similarity_margin
 from physadv.privacy.face_change import ChangeLimits, changed_box, gain_limits, rendered_box
 from physadv.privacy.transforms import (
@@ -41,6 +42,7 @@ from physadv.privacy.visibility import (
     dssim,
     gaussian_blur,
     measure_change,
+    ms_ssim,
     patch_color_change,
     seen_color_change,
 )
@@ -54,6 +56,8 @@ _MOST_BYTES = 2_000_000_000
 _EYE_REACH, _RIGID_PX = 0.07, 8.0
 """Around eyes, within this share of the face's square, edges move together: the shift is blurred by
 this sigma in px of a 112 px face, so that an iris stays round."""
+_SCALES_SIDE = 512
+"""Longest side in px at which MS-SSIM is measured; larger faces are reduced to it."""
 WORKING_SIDE = 192
 """Faces larger than this are optimized at this size, in px; the change is then enlarged to the
 photo's."""
@@ -109,6 +113,70 @@ MODES = {
 }
 
 
+def mode_of_budget(budget: float) -> CloakMode:
+    """Return the limits of a visibility in between, below or above those of :data:`MODES`.
+
+    The other limits follow the patches': between two modes they are interpolated, below the first
+    they shrink in proportion, above the last they grow on.
+
+    Args:
+        budget: Largest color difference of patches of skin, CIEDE2000 from 0.5 to 5.
+
+    Returns:
+        The limits; those of a mode where the budget is its own.
+
+    Raises:
+        OptionError: The budget is out of range.
+
+    Example:
+        >>> mode_of_budget(2.1).linf
+        45
+    """
+    assert_budget(budget)
+    modes = list(MODES.values())
+    for mode in modes:
+        if budget == mode.patches:
+            return mode
+    least = [0.0 for _ in _limits_of(modes[0])]
+    rows = np.array([least, *(_limits_of(mode) for mode in modes)])
+    upper = min(int(np.searchsorted(rows[:, 0], budget)), len(rows) - 1)
+    low, high = rows[upper - 1], rows[upper]
+    patches, dssim_limit, linf, flat, masking, most, shift = (
+        low + (high - low) * (budget - low[0]) / (high[0] - low[0])
+    ).tolist()
+    return CloakMode(
+        f"budget {budget:g}",
+        linf=max(1, round(linf)),
+        dssim=dssim_limit,
+        patches=patches,
+        limits=ChangeLimits(flat, masking, most, shift),
+    )
+
+
+def _limits_of(mode: CloakMode) -> list[float]:
+    """The numbers that set how visible a mode is, that of the patches first."""
+    limits = mode.limits
+    places = [limits.flat, limits.masking, limits.most, limits.shift]
+    return [mode.patches, mode.dssim, float(mode.linf), *places]
+
+
+def read_mode(text: str) -> CloakMode:
+    """Return the mode that ``text`` names: low, mid, high, or a number for a budget.
+
+    Raises:
+        OptionError: It names none, or a budget out of range.
+
+    Example:
+        >>> read_mode("2.1").name
+        'budget 2.1'
+    """
+    try:
+        budget = float(text)
+    except ValueError:
+        return mode_named(text)
+    return mode_of_budget(budget)
+
+
 def mode_named(name: str) -> CloakMode:
     """Return the mode called ``name``.
 
@@ -126,9 +194,10 @@ def mode_named(name: str) -> CloakMode:
 
 @dataclass(frozen=True)
 class CloakedFace:
-    """Result for one face; ``margins`` by embedder are 1 for the unchanged face and below 0 where
-    it no longer matches."""
+    """Result for one face in the mode of that name; ``margins`` by embedder are 1 for the unchanged
+    face and below 0 where it no longer matches."""
 
+    mode: str
     box: Box
     change: ImageChange
     margins: dict[str, float]
@@ -140,7 +209,7 @@ def cloak_faces(
     photo: Array,
     faces: Sequence[DetectedFace],
     embedders: Sequence[FaceEmbedder],
-    mode: CloakMode,
+    mode: CloakMode | Sequence[CloakMode],
     *,
     memory: CloakMemory | None = None,
     decoys: dict[str, Tensor] | None = None,
@@ -154,7 +223,7 @@ def cloak_faces(
         photo: Photo (h, w, 3) uint8 RGB.
         faces: Faces of that photo.
         embedders: Embedders to optimize against, at least one.
-        mode: Limits and settings.
+        mode: Limits and settings of all faces, or of each.
         memory: Faces cloaked before, so that cloaked photos of one person do not match each other.
         decoys: Averaged embeddings (1, d) by embedder to move towards.
         seed: Seed of the random streams.
@@ -182,9 +251,10 @@ def cloak_faces(
     for face in faces:
         _assert_memory(photo, face, name, 1 if in_place else 2)
     done, notes = photo if in_place else photo.copy(), []
-    for number, face in enumerate(faces):
+    modes = [mode] * len(faces) if isinstance(mode, CloakMode) else mode
+    for number, (face, own) in enumerate(zip(faces, modes, strict=True)):
         rng = numpy_generator(seed, "cloak", name, number)
-        notes.append(_cloak_into(done, face, embedders, mode, memory, decoys, rng))
+        notes.append(_cloak_into(done, face, embedders, own, memory, decoys, rng))
     return done, notes
 
 
@@ -258,12 +328,14 @@ def _cloak_into(
         )
 
     return CloakedFace(
+        mode=mode.name,
         box=window.box,
         change=replace(
             measure_change(window.original, search.best),
             dssim=window.visible(search.best),
             color=seen_color_change(window.original, search.best),
             patches=patch_color_change(window.seen(window.original), window.seen(search.best)),
+            ms_ssim=window.alike(search.best),
         ),
         margins={k: round(v, 4) for k, v in search.best_margins.items()},
         steps=steps,
@@ -354,6 +426,17 @@ class FaceWindow:
         """Return the DSSIM of a rendered face ``box`` (3, bh, bw) uint8, measured at the working
         size at most."""
         return float(dssim(self.seen(self.original), self.seen(box)))
+
+    def alike(self, box: Tensor) -> float:
+        """Return the MS-SSIM of a rendered face ``box`` (3, bh, bw) uint8, measured at 512 px at
+        most."""
+        factor = min(1.0, _SCALES_SIDE / max(box.shape[-2:]))
+        size = tuple(max(1, round(side * factor)) for side in box.shape[-2:])
+        pair = [
+            torch.cat([_reduced(plane, size) for plane in each[:, None]], 1)
+            for each in (self.original, box)
+        ]
+        return float(ms_ssim(*pair))
 
     def paste(self, photo: Array, box: Tensor) -> None:
         """Put this face ``box`` (3, bh, bw) uint8 into ``photo`` (h, w, 3) uint8 itself; everything

@@ -17,7 +17,7 @@ from physadv.privacy.batch import (
     run_folder,
     settings_key,
 )
-from physadv.privacy.cloak_faces import mode_named
+from physadv.privacy.cloak_faces import mode_named, mode_of_budget
 from physadv.privacy.config import CloakConfig
 from physadv.privacy.face_choice import FaceChoice
 from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings, write_settings
@@ -59,7 +59,9 @@ class CloakTask:
             ModelError: A detector or a recognizer is not at hand.
         """
         jobs, folder = plan_jobs(config.source, out)
-        choice = FaceChoice.parse(config.only_faces, config.skip_faces, [job.name for job in jobs])
+        choice = FaceChoice.parse(
+            config.only_faces, config.skip_faces, [job.name for job in jobs], config.face_mode
+        )
         cloaker, judge = photo_cloaker(config, choice)
         return cls(config, jobs, folder, cloaker, judge)
 
@@ -128,6 +130,6 @@ def photo_cloaker(
     """
     finders = default_finders(config.detector_weights)
     embedders, judge = load_surrogates(config.embedder, config.weights_files, device=config.device)
-    mode = mode_named(config.mode)
+    mode = mode_named(config.mode) if config.budget is None else mode_of_budget(config.budget)
     cloaker = PhotoCloaker(finders, embedders, mode, seed=config.seed, choice=choice, in_place=True)
     return cloaker, judge

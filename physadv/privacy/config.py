@@ -13,6 +13,9 @@ from physadv.core.errors import OptionError
 MODE_NAMES = ("low", "mid", "high")
 """Names of the modes, as in :data:`physadv.privacy.cloak_faces.MODES`, least visible first."""
 
+BUDGETS = (0.5, 5.0)
+"""Least and largest budget: CIEDE2000 of patches of skin."""
+
 EmbedderNames = Annotated[
     tuple[str, ...],
     ConfigField(
@@ -61,6 +64,16 @@ class CloakConfig(Config):
     mode: Annotated[
         str, ConfigField(f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak")
     ] = "mid"
+    budget: Annotated[
+        float | None,
+        ConfigField(
+            "Visibility in place of a mode: largest CIEDE2000 of patches of skin, 0.5 to 5; low is "
+            "1.8, mid 2.4, high 3.2.",
+            "Cloak",
+            metavar="CIEDE2000",
+            default="that of the mode",
+        ),
+    ] = None
     decoys: Annotated[
         str | None,
         ConfigField(
@@ -86,6 +99,14 @@ class CloakConfig(Config):
             "Cloak",
             metavar="[PHOTO:]NUMBERS",
             aliases=("skip",),
+        ),
+    ] = ()
+    face_mode: Annotated[
+        tuple[str, ...],
+        ConfigField(
+            "Mode or budget of these faces of a photo, by their numbers in --preview; may repeat.",
+            "Cloak",
+            metavar="[PHOTO:]NUMBERS=MODE",
         ),
     ] = ()
     keep_metadata: Annotated[
@@ -116,6 +137,14 @@ class CloakConfig(Config):
             raise OptionError(
                 f"--mode {self.mode}", f"is none of {', '.join(MODE_NAMES)}", "choose one of them"
             )
+        if self.budget is not None:
+            if self.mode != "mid":
+                raise OptionError(
+                    f"--budget {self.budget:g} and --mode {self.mode}",
+                    "Both say how visible the cloak may be",
+                    "Give one",
+                )
+            assert_budget(self.budget)
         if self.serve is None:
             _ = self.source
         if self.photos is not None and self.serve is not None:
@@ -200,6 +229,17 @@ class CloakCheckConfig(Config):
     def weights_files(self) -> dict[str, str]:
         """The weights files by the name of their face recognizer."""
         return weights_files_of(self.embedder_weights)
+
+
+def assert_budget(budget: float) -> None:
+    """Raise OptionError where ``budget``, in CIEDE2000, is out of range."""
+    least, most = BUDGETS
+    if not least <= budget <= most:
+        raise OptionError(
+            f"--budget {budget:g}",
+            f"{least:g} to {most:g} is allowed",
+            "1 is about just noticeable; low is 1.8, mid 2.4, high 3.2",
+        )
 
 
 def weights_files_of(pairs: Sequence[str]) -> dict[str, str]:

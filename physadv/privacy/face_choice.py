@@ -1,4 +1,5 @@
-"""Choice of the faces of each photo that are cloaked, by their numbers in the preview."""
+"""Choice of the faces of each photo that are cloaked, and how strongly, by their numbers in the
+preview."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Literal
 
 from physadv.core.errors import OptionError
 from physadv.models.faces.face_detection import Box, DetectedFace
+from physadv.privacy.cloak_faces import CloakMode, read_mode
 
 Reason = Literal["too small", "doubtful", "not chosen"]
 """Why a face stays bare: no recognizer tells it apart, the second look did not confirm it, or the
@@ -15,6 +17,7 @@ choice leaves it out."""
 _FORM = "NUMBERS for one photo, or PHOTO:NUMBERS, for example IMG_1.jpg:2,3"
 Chosen = Mapping[str, frozenset[int]]
 """Numbers by the photo's name."""
+_MODE_FORM = "NUMBERS=MODE or PHOTO:NUMBERS=MODE, for example IMG_1.jpg:2=high"
 
 
 @dataclass(frozen=True)
@@ -56,36 +59,49 @@ class PhotoFaces:
 
 @dataclass(frozen=True)
 class FaceChoice:
-    """Faces that ``--only-faces`` and ``--skip-faces`` name, by the photo's name.
+    """Faces that ``--only-faces``, ``--skip-faces`` and ``--face-mode`` name, by the photo's name.
 
     Attributes:
         only: Numbers of the faces to cloak, of photos of which not all are.
         skip: Numbers of faces to leave bare.
+        modes: Modes of single faces, by their number.
     """
 
     only: Chosen = field(default_factory=dict)
     skip: Chosen = field(default_factory=dict)
+    modes: Mapping[str, Mapping[int, CloakMode]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, only: Sequence[str], skip: Sequence[str], photos: Sequence[str]) -> FaceChoice:
-        """Read the values of both options.
+    def parse(
+        cls,
+        only: Sequence[str],
+        skip: Sequence[str],
+        photos: Sequence[str],
+        modes: Sequence[str] = (),
+    ) -> FaceChoice:
+        """Read the values of the options.
 
         Args:
             only: Values of ``--only-faces``.
             skip: Values of ``--skip-faces``.
             photos: Names of the photos of the run.
+            modes: Values of ``--face-mode``.
 
         Returns:
             The choice.
 
         Raises:
-            OptionError: A value has another form, or names no photo of the run.
+            OptionError: A value has another form, or names no photo of the run or no mode.
 
         Example:
             >>> FaceChoice.parse(["a.jpg:1,3"], [], ["a.jpg", "b.jpg"]).only["a.jpg"] == {1, 3}
             True
         """
-        return cls(_parsed("--only-faces", only, photos), _parsed("--skip-faces", skip, photos))
+        return cls(
+            _parsed("--only-faces", only, photos),
+            _parsed("--skip-faces", skip, photos),
+            _parsed_modes(modes, photos),
+        )
 
     def apply(
         self,
@@ -113,7 +129,7 @@ class FaceChoice:
         most = len(certain) + len(doubtful)
 
         named = self.only.get(name, frozenset()) | self.skip.get(name, frozenset())
-        for number in sorted(named):
+        for number in sorted(named | self.modes.get(name, {}).keys()):
             if number not in numbered:
                 faces = "no face was found" if not numbered else f"It has 1 to {len(numbered)}"
                 raise OptionError(f"{name}: face {number}", faces, "--preview shows the numbers")
@@ -139,6 +155,19 @@ class FaceChoice:
             {number: face for number, face in numbered.items() if number not in wanted},
             reasons,
         )
+
+
+def _parsed_modes(values: Sequence[str], photos: Sequence[str]) -> dict[str, dict[int, CloakMode]]:
+    """Modes by photo and number of all values of ``--face-mode``; the last one counts."""
+    modes: dict[str, dict[int, CloakMode]] = {}
+    for value in values:
+        faces, sign, word = value.rpartition("=")
+        if not sign:
+            raise OptionError(f"--face-mode {value}", "names no mode", f"Give {_MODE_FORM}")
+        mode = read_mode(word)
+        for photo, numbers in _parsed("--face-mode", [faces], photos).items():
+            modes.setdefault(photo, {}).update(dict.fromkeys(numbers, mode))
+    return modes
 
 
 def _parsed(option: str, values: Sequence[str], photos: Sequence[str]) -> Chosen:

@@ -88,13 +88,21 @@ class PhotoCloaker:
     def __call__(self, rgb: Array, name: str) -> CloakedPhoto:
         """Cloak the faces of one photo that the choice leaves in."""
         found = self.faces(rgb, name)
-        work = self.cloak(rgb, name, list(found.cloaked.values()))
+        own = self.choice.modes.get(name, {})
+        modes = [own.get(number, self.mode) for number in found.cloaked]
+        work = self.cloak(rgb, name, list(found.cloaked.values()), modes)
         if not found.bare:
             return work
         boxes = tuple(found.boxes(*rgb.shape[:2])[1].values())
         return replace(work, notes=found.notes(), bare=boxes)
 
-    def cloak(self, rgb: Array, name: str, faces: list[DetectedFace]) -> CloakedPhoto:
+    def cloak(
+        self,
+        rgb: Array,
+        name: str,
+        faces: list[DetectedFace],
+        modes: Sequence[CloakMode] | None = None,
+    ) -> CloakedPhoto:
         """Cloak given faces of one photo.
 
         They are remembered by :meth:`recall`, once the photo is written.
@@ -103,6 +111,7 @@ class PhotoCloaker:
             rgb: Photo (h, w, 3) uint8.
             name: Name of the photo in the random streams.
             faces: Faces to cloak.
+            modes: Mode of each face; None for the cloaker's.
 
         Returns:
             The cloaked pixels and one row a face.
@@ -112,7 +121,7 @@ class PhotoCloaker:
             rgb,
             faces,
             self.embedders,
-            self.mode,
+            self.mode if modes is None else modes,
             memory=self.memory.copy(),
             decoys=decoys,
             seed=self.seed,
@@ -211,11 +220,16 @@ def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
 
 def _choice_table(choice: FaceChoice) -> dict[str, Any]:
     """The faces chosen, as the settings keep them; nothing where none were."""
-    table = {
+    table: dict[str, Any] = {
         option: {name: sorted(numbers) for name, numbers in sorted(chosen.items())}
         for option, chosen in (("only", choice.only), ("skip", choice.skip))
         if chosen
     }
+    if choice.modes:
+        table["modes"] = {
+            name: {str(number): asdict(mode) for number, mode in sorted(modes.items())}
+            for name, modes in sorted(choice.modes.items())
+        }
     return {"choice": table} if table else {}
 
 
@@ -258,6 +272,8 @@ def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
         "psnr": round(note.change.psnr, 2) if np.isfinite(note.change.psnr) else None,
         "color": None if note.change.color is None else round(note.change.color, 3),
         "patches": None if note.change.patches is None else round(note.change.patches, 3),
+        "ms_ssim": None if note.change.ms_ssim is None else round(note.change.ms_ssim, 5),
+        "mode": note.mode,
         "margins": note.margins,
         "steps": note.steps,
         "seconds": round(note.seconds, 3),

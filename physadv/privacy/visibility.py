@@ -25,6 +25,8 @@ _PATCH = 1 / 40
 """Sigma of a patch of skin, as a share of the face box."""
 _FLAT = 0.6
 """Share of a face box that counts as flat."""
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weights of MS-SSIM's scales, finest first (Wang et al., 2003)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class ImageChange:
             measured.
         patches: CIEDE2000 that 99 % of patches of flat skin, of a fortieth of the box, stay below:
             what shows as blotches and other skin; None where not measured.
+        ms_ssim: Structural similarity over several scales, 1 if equal; None where not measured.
     """
 
     linf: int
@@ -46,6 +49,7 @@ class ImageChange:
     psnr: float
     color: float | None = None
     patches: float | None = None
+    ms_ssim: float | None = None
 
 
 def dssim(first: Tensor, second: Tensor) -> Tensor:
@@ -70,6 +74,44 @@ def dssim_map(first: Tensor, second: Tensor) -> Tensor:
         _padded(first), _padded(second), 2 * _RADIUS + 1, eps=0.0, padding="valid"
     )
     return (1 - similarity) / 2
+
+
+def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Return the structural similarity over several scales, MS-SSIM (b,), of ``first`` and
+    ``second``, (b, 3, h, w) in [0, 1].
+
+    1 is equal. Each of up to five scales halves the one before (Wang et al., 2003). Where a side is
+    under 176 px, only the scales that have the window of 11 px count, by the same weights scaled to
+    a sum of 1.
+
+    Example:
+        >>> import torch
+        >>> float(ms_ssim(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16)))
+        1.0
+    """
+    one, other = _padded(first), _padded(second)
+    window = 2 * _RADIUS + 1
+    fitting = [k for k in range(len(_SCALE_WEIGHTS)) if min(one.shape[-2:]) >> k >= window]
+    weights = torch.tensor(_SCALE_WEIGHTS[: len(fitting)])
+    similarity = torch.ones(len(one)).to(one)
+    for scale, weight in enumerate((weights / weights.sum()).tolist()):
+        light, contrast = _ssim_parts(one, other)
+        counted = light * contrast if scale == fitting[-1] else contrast
+        similarity = similarity * counted.mean((1, 2, 3)).clamp_min(0) ** weight
+        one, other = F.avg_pool2d(one, 2), F.avg_pool2d(other, 2)
+    return similarity
+
+
+def _ssim_parts(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of SSIM in each window and channel: of the means, and of contrast with
+    structure."""
+    low, high = 0.01**2, 0.03**2
+    means = _blurred(first), _blurred(second)
+    product = means[0] * means[1]
+    squares = means[0] ** 2 + means[1] ** 2
+    together = _blurred(first * second) - product
+    spread = _blurred(first * first) + _blurred(second * second) - squares
+    return (2 * product + low) / (squares + low), (2 * together + high) / (spread + high)
 
 
 def measure_change(before: Tensor, after: Tensor) -> ImageChange:

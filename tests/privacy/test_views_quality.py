@@ -23,7 +23,7 @@ from physadv.privacy.transforms import (
     transmit_photo,
     view_alignment,
 )
-from physadv.privacy.visibility import dssim, gaussian_blur, measure_change
+from physadv.privacy.visibility import dssim, gaussian_blur, measure_change, ms_ssim
 
 FACE = face_at(20, 15, 70)
 PHOTO = drawn_photo(100, 110, FACE)
@@ -62,6 +62,26 @@ def test_change_counts_in_steps() -> None:
     assert found.linf == 7
     assert found.psnr == pytest.approx(10 * np.log10(255**2 * 3 * 256 / 49), abs=0.01)
     assert measure_change(a, a).psnr == float("inf")
+
+
+def test_ms_ssim_of_published_pairs() -> None:
+    """The value that torchmetrics documents for this random picture and three quarters of it; a
+    change of the mean alone counts at the coarsest scale only."""
+    a = torch.rand([3, 3, 256, 256], generator=torch.manual_seed(42))
+    assert float(ms_ssim(a, 0.75 * a).mean()) == pytest.approx(0.9628, abs=1.5e-4)
+    flat = torch.full((1, 3, 200, 200), 0.5)
+    light = (2 * 0.5 * 0.6 + 1e-4) / (0.25 + 0.36 + 1e-4)
+    assert float(ms_ssim(flat, flat + 0.1)) == pytest.approx(light**0.1333, abs=1e-5)
+
+
+def test_ms_ssim_of_small_pictures_has_fewer_scales() -> None:
+    """A picture of one window has one scale, where MS-SSIM is SSIM; equal ones give 1."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 1, 3, 21, 21, generator=draw)
+    assert float(ms_ssim(a, b)) == pytest.approx(1 - 2 * float(dssim(a, b)), abs=1e-5)
+    for side in (5, 40, 100, 180):
+        c = torch.rand(1, 3, side, side + 7, generator=draw)
+        assert float(ms_ssim(c, c)) == pytest.approx(1)
 
 
 def test_blur_keeps_the_mean_and_spreads() -> None:

@@ -73,6 +73,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
 
     Example: physadv cloak photos/ --mode low
 
+    Example: physadv cloak photos/ --budget 2 --face-mode IMG_1.jpg:2=high
+
     Example: physadv cloak photos/ --preview
 
     Example: physadv cloak photos/ --mode mid --strip-dates --out cloaked
@@ -102,7 +104,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
 
     result = _counts(done) | {
         "out": task.folder,
-        "mode": config.mode,
+        "mode": task.cloaker.mode.name,
         "embedders": [e.card.name for e in task.cloaker.embedders],
         "judge": task.judge,
         "left_as_they_are": dict(list_unhandled(config.source)),
@@ -169,7 +171,8 @@ def _serve(config: CloakConfig, run: RunOptions) -> None:
     from physadv.privacy.cloak_page import CloakPage
     from physadv.privacy.cloak_task import photo_cloaker
 
-    names = ("mode", "decoys", "only_faces", "skip_faces", "keep_metadata", "strip_dates", "mark")
+    carried = ("keep_metadata", "strip_dates", "mark")
+    names = ("mode", "budget", "decoys", "only_faces", "skip_faces", "face_mode", *carried)
     print_unused(config.unused_options(dict.fromkeys(names, "the page of --serve chooses")))
     with calm_threads(run.threads or 0):
         cloaker, judge = photo_cloaker(config)
@@ -247,7 +250,7 @@ def _look(task: CloakTask, run: RunOptions) -> None:
     from physadv.core.errors import PhysadvError
     from physadv.privacy.face_choice import Reason
 
-    settings = ("mode", "decoys", "keep_metadata", "strip_dates", "seed")
+    settings = ("mode", "budget", "face_mode", "decoys", "keep_metadata", "strip_dates", "seed")
     why = f"{'--dry-run' if run.dry_run else '--preview'} cloaks nothing"
     print_unused(task.config.unused_options(dict.fromkeys(settings, why)))
     print_unused([f"--overwrite is not used: {why}"] if run.overwrite else [])
