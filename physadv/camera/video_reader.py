@@ -97,7 +97,7 @@ class VideoReader:
 
     def __init__(self, path: Path | str, name: str, timeout_s: float) -> None:
         self.name, self.warnings = name, list[str]()
-        self._container = _open_container(path, name, timeout_s)
+        self._container = open_container(path, name, timeout_s)
         stream = self._container.streams.best("video")
         if stream is None or stream.codec_context is None:
             self._container.close()
@@ -429,7 +429,20 @@ ANIMATED_SUFFIXES = frozenset({".gif", ".webp", ".png", ".apng", ".avif"})
 """Suffixes of picture formats that can hold an animation."""
 
 
-def _open_container(path: Path | str, name: str, timeout_s: float) -> Any:
+def open_container(path: Path | str, name: str, timeout_s: float) -> Any:
+    """Open a recording to read its packets; a local file cannot make ffmpeg open others.
+
+    Args:
+        path: File or address.
+        name: Name for messages.
+        timeout_s: Longest wait for an address in seconds.
+
+    Returns:
+        PyAV's container, to be closed.
+
+    Raises:
+        CaptureError: It does not open.
+    """
     # A local file must not make ffmpeg open others, or addresses, that it names.
     options = dict(_PIXELS)
     if isinstance(path, Path):

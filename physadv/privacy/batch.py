@@ -33,9 +33,11 @@ held-out ones."""
 _RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw"})
 _DEVELOPED = {
     "raw photo": "Develop it to JPEG or TIFF first",
-    "video": "Cloak photos; faces in a video stay as they are",
+    "video": "MP4, M4V and MOV alone are cloaked, one at a time; convert it to MP4 (H.264)",
 }
 _VIDEO = frozenset({".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mts", ".webm"})
+CLOAKED_VIDEO = frozenset({".m4v", ".mov", ".mp4"})
+"""Suffixes of videos that are cloaked, one at a time."""
 _WRITING = "writing"
 """Status of a row whose photo is about to be written."""
 Status = Literal["cloaked", "no face", "failed", "already done", "would cloak"]
@@ -102,25 +104,43 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
     """
     root = Path(source)
     folder = root if root.is_dir() else root.parent
-    target = (
-        Path(out)
-        if out is not None
-        else root.with_name(f"{root.stem if root.is_file() else root.resolve().name}-cloaked")
-    )
-
-    # A target inside of the source would be read as a photo to cloak by the next run.
-    home, away = folder.resolve(), target.resolve()
-    if away == home or (root.is_dir() and away.is_relative_to(home)):
-        raise OptionError(
-            f"--out {target}", "lies among the originals", "Name a folder outside of them"
-        )
-
+    target = target_folder(root, out)
     paths = list_images(root)
     if root.is_file() and (kind := _kind_of(root.suffix.lower())) in _DEVELOPED:
         raise ImageError(f"{root}", f"a {kind}, which is not cloaked", _DEVELOPED[kind])
     return [
         PhotoJob(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
     ], target
+
+
+def target_folder(source: Path, out: str | Path | None) -> Path:
+    """Return the folder for what ``source``, a folder or a file, becomes: ``out``, or one beside
+    it.
+
+    Raises OptionError where it would lie among the originals.
+    """
+    folder = source if source.is_dir() else source.parent
+    target = (
+        Path(out)
+        if out is not None
+        else source.with_name(
+            f"{source.stem if source.is_file() else source.resolve().name}-cloaked"
+        )
+    )
+
+    # A target inside of the source would be read as a photo to cloak by the next run.
+    home, away = folder.resolve(), target.resolve()
+    if away == home or (source.is_dir() and away.is_relative_to(home)):
+        raise OptionError(
+            f"--out {target}", "lies among the originals", "Name a folder outside of them"
+        )
+    return target
+
+
+def is_video(source: str | Path) -> bool:
+    """Return whether ``source`` is a file in a container of videos that are cloaked."""
+    file = Path(source)
+    return file.is_file() and file.suffix.lower() in CLOAKED_VIDEO
 
 
 def list_unhandled(source: str | Path) -> list[tuple[str, str]]:

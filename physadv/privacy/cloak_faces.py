@@ -44,6 +44,7 @@ from physadv.privacy.visibility import (
     measure_change,
     ms_ssim,
     patch_color_change,
+    patch_room,
     seen_color_change,
 )
 
@@ -56,6 +57,9 @@ _MOST_BYTES = 2_000_000_000
 _EYE_REACH, _RIGID_PX = 0.07, 8.0
 """Around eyes, within this share of the face's square, edges move together: the shift is blurred by
 this sigma in px of a 112 px face, so that an iris stays round."""
+_GIVEN_BACK, _ROUNDS, _TO_LIMIT = 1.15, 3, 0.97
+"""Factor by which each place's room grows again, rounds that make it small enough, and the share of
+the limit that they aim at."""
 _SCALES_SIDE = 512
 """Longest side in px at which MS-SSIM is measured; larger faces are reduced to it."""
 WORKING_SIDE = 192
@@ -495,6 +499,11 @@ class CloakSearch:
         self.price = 1.0
         self._eyes = _near_eyes(window)
         self._gain_limits = gain_limits(window.box_of(window.scene), mode.limits)
+        self._room = torch.ones_like(window.mask)
+        """Share of the change that each place may keep: patches of skin must not show."""
+        still = torch.zeros_like(window.mask)
+        self.best_change = still, torch.cat([still, still], 1)
+        """Gain and shift of the best box, as shares of the largest at each place."""
         self.best, self.best_loss, self.best_margins = (
             window.original,
             float("inf"),
@@ -507,9 +516,16 @@ class CloakSearch:
             draw_view(rng, mode.ranges, kind) for kind in ("any", "any", "hard", "hard")
         ]
 
-    def run(self) -> int:
-        """Optimize until the steps are used up or nothing improves; returns the number of steps
-        taken."""
+    def run(self, begin: tuple[Tensor, Tensor] | None = None) -> int:
+        """Optimize until the steps are used up or nothing improves.
+
+        Args:
+            begin: Gain (1, 1, gh, gw) and shift (1, 2, gh, gw) to begin from, in shares as
+                ``best_change`` has them; None for noise.
+
+        Returns:
+            The number of steps taken.
+        """
         h, w = self.window.mask.shape[-2:]
         # The first gain is coarse, low-amplitude noise: from exactly zero the gradient of a cosine
         # vanishes.
@@ -519,6 +535,9 @@ class CloakSearch:
         flow = torch.from_numpy(self.rng.uniform(-0.1, 0.1, (1, 2, cells, cells))).to(gain)
 
         now = [gain, flow]
+        if begin is not None:
+            small = F.interpolate(begin[1], (cells, cells), mode="bilinear", antialias=True)
+            now = [begin[0].to(gain).clamp(-1, 1), small.to(gain).clamp(-1, 1)]
         first = [torch.zeros_like(each) for each in now]
         second = [torch.zeros_like(each) for each in now]
         idle = 0
@@ -535,6 +554,7 @@ class CloakSearch:
 
             # Only what holds on fixed views and after rounding counts as an improvement.
             if step % self.mode.every == 0 or step == self.mode.steps:
+                self._make_room(now)
                 idle = 0 if self._keep(*self._shaped(*now)) else idle + 1
                 if idle >= self.mode.patience:
                     return step
@@ -572,8 +592,10 @@ class CloakSearch:
         rigid = gaussian_blur(grown, _RIGID_PX * side / 112)
         grown = grown + self._eyes * (rigid - grown)
         length = grown.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        farthest = self.mode.limits.shift * side / 112
-        return gain * self._gain_limits, grown * (length.clamp_max(1) / length) * farthest
+        farthest = self.mode.limits.shift * side / 112 * self._room
+        return gain * self._gain_limits * self._room, grown * (
+            length.clamp_max(1) / length
+        ) * farthest
 
     def _loss(self, scene: Tensor, views: Sequence[PhotoView], *, dealt: bool = False) -> Tensor:
         """Mean loss over embedders and views. ``dealt`` spares each of several embedders one view
@@ -608,10 +630,24 @@ class CloakSearch:
         return ["plain" if k == 0 else _OTHERS[(k + start) % 2] for k in range(self.mode.draws)]
 
     @torch.no_grad()
+    def _make_room(self, now: Sequence[Tensor]) -> None:
+        """Weaken the change where patches of skin show, so that one spot does not weaken all of it;
+        give back what the others do not need."""
+        before, mask = self.window.box_of(self.window.scene), self.window.mask
+        self._room = (_GIVEN_BACK * self._room).clamp_max(1)
+        for _ in range(_ROUNDS):
+            gain, flow = self._shaped(*now)
+            box = changed_box(before, gain * mask, flow * mask, self.mode.linf / 255).clamp(0, 1)
+            room = patch_room(before, box, _TO_LIMIT * self.mode.patches)
+            if float(room.min()) >= 1:
+                return
+            self._room = self._room * room
+
+    @torch.no_grad()
     def _keep(self, gain: Tensor, flow: Tensor) -> bool:
         """Bring a change inside the limits, judge it over fixed views, keep it if it is the best so
         far."""
-        box = self._within(gain, flow)
+        box, share = self._within(gain, flow)
         scene = self.window.scene_with(self.window.seen(box))
 
         loss = float(self._loss(scene, self._judges))
@@ -619,6 +655,8 @@ class CloakSearch:
             return False
 
         self.best, self.best_loss = box, loss
+        farthest = self.mode.limits.shift * max(self.window.mask.shape[-2:]) / 112
+        self.best_change = share * gain / self._gain_limits, share * flow / farthest
         self.best_margins = {
             e.card.name: float(
                 similarity_margin(
@@ -631,12 +669,13 @@ class CloakSearch:
         }
         return True
 
-    def _within(self, gain: Tensor, flow: Tensor) -> Tensor:
-        """The face box with the largest share of a change that keeps the limits after rounding."""
+    def _within(self, gain: Tensor, flow: Tensor) -> tuple[Tensor, float]:
+        """The face box with the largest share of a change that keeps the limits after rounding, and
+        that share."""
         low, high = 0.0, 1.0
         full = self.window.rendered(gain, flow, 1.0, self.mode.linf)
         if self._is_within(full):
-            return full
+            return full, 1.0
 
         best = self.window.original
         for _ in range(8):
@@ -646,7 +685,7 @@ class CloakSearch:
                 low, best = middle, box
             else:
                 high = middle
-        return best
+        return best, low
 
     def _is_within(self, box: Tensor) -> bool:
         """Whether a rendered face box keeps the limits of what is seen."""

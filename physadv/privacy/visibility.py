@@ -175,13 +175,46 @@ def patch_color_change(before: Tensor, after: Tensor) -> float:
     A patch has a fortieth of the box as its sigma: small enough for a blotch. It is flat where the
     lightness around it varies by less than in two fifths of the box.
     """
-    sigma = max(1.0, max(before.shape[-2:]) * _PATCH)
+    differences, flat = _patches(before, after)
+    return float(np.quantile(differences[flat], 0.99))
+
+
+def patch_room(before: Tensor, after: Tensor, most: float) -> Tensor:
+    """Return the share of a change that each place may keep so that no flat patch shows.
+
+    Args:
+        before: Face box (1, 3, h, w) in [0, 1].
+        after: The same, changed.
+        most: Largest CIEDE2000 of a flat patch.
+
+    Returns:
+        Shares (1, 1, h, w) in (0, 1].
+    """
+    differences, flat = _patches(before, after)
+    kept = np.where(flat, most / np.maximum(differences, most), 1.0)
+    room = torch.from_numpy(kept).to(before)[None, None]
+    sigma = _patch_sigma(before)
+    reach = round(2 * sigma)
+    least = -F.max_pool2d(F.pad(-room, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
+    return gaussian_blur(least, sigma)
+
+
+def _patch_sigma(box: Tensor) -> float:
+    """Sigma of a patch of skin in px of ``box``."""
+    return max(1.0, max(box.shape[-2:]) * _PATCH)
+
+
+def _patches(
+    before: Tensor, after: Tensor
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """CIEDE2000 (h, w) of the patch around each place, and whether that patch is flat."""
+    sigma = _patch_sigma(before)
     light = lightness(before)
     mean = gaussian_blur(light, sigma)
     contrast = (gaussian_blur(light * light, sigma) - mean * mean)[0, 0].cpu().numpy()
-    flat = contrast <= np.quantile(contrast, _FLAT)
+    flat: npt.NDArray[np.bool_] = contrast <= np.quantile(contrast, _FLAT)
     first, second = (gaussian_blur(x, sigma)[0] for x in (before, after))
-    return float(np.quantile(_differences(first, second)[flat], 0.99))
+    return _differences(first, second), flat
 
 
 def _differences(first: Tensor, second: Tensor) -> npt.NDArray[np.float64]:

@@ -66,7 +66,7 @@ def test_a_word_names_a_mode_or_a_budget() -> None:
 
 def test_faces_of_one_photo_have_modes_of_their_own() -> None:
     """The face named is cloaked by its own limits, all others by the run's; the rows tell."""
-    photo, embedder = drawn_photo(90, 170), tiny_embedder()
+    photo, embedder = drawn_photo(90, 170, face_at(5, 10, 60)), tiny_embedder()
     faces = [face_at(5, 10, 60), face_at(95, 10, 60)]
     choice = FaceChoice.parse([], [], ["a.jpg"], ["2=0.5"])
     cloaker = PhotoCloaker([lambda rgb: faces], [embedder], MODES["high"], choice=choice)
@@ -83,7 +83,7 @@ def test_one_mode_a_face_is_needed() -> None:
     """Two faces and one mode in a list are an error, not a face left out."""
     with pytest.raises(ValueError, match="shorter"):
         cloak_faces(
-            drawn_photo(90, 170),
+            drawn_photo(90, 170, face_at(5, 10, 60)),
             [face_at(5, 10, 60), face_at(95, 10, 60)],
             [tiny_embedder()],
             [MODES["low"]],

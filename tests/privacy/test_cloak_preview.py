@@ -58,7 +58,7 @@ def test_the_manifest_lists_bare_faces(tmp_path: Path) -> None:
     assert outcome.row["bare"] == [[5, 6, 9, 10]]
 
 
-@pytest.mark.parametrize(("name", "said"), [("IMG.DNG", "raw photo"), ("clip.mov", "video")])
+@pytest.mark.parametrize(("name", "said"), [("IMG.DNG", "raw photo"), ("clip.mkv", "video")])
 def test_a_raw_photo_or_a_video_alone_is_refused_by_name(
     name: str, said: str, tmp_path: Path
 ) -> None:

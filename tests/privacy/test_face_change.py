@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,12 @@ from physadv.privacy.face_change import (
     masking_texture,
     rendered_box,
 )
-from physadv.privacy.visibility import lightness, patch_color_change, seen_color_change
+from physadv.privacy.visibility import (
+    lightness,
+    patch_color_change,
+    patch_room,
+    seen_color_change,
+)
 
 SKIN = torch.tensor([0.80, 0.60, 0.50])[:, None, None]
 
@@ -123,3 +130,25 @@ def test_eyes_move_as_one() -> None:
     x, y = (face.marks["arc5"][0] - [window.box[0], window.box[1]]).round().astype(int)
     assert near[y, x] > 0.9
     assert near[92, 56] < 0.01
+
+
+def test_room_takes_from_where_a_patch_shows_and_from_nowhere_else() -> None:
+    """Scaled by it, no flat patch differs by more than the limit, and far places keep all."""
+    box = torch.full((1, 3, 120, 120), 0.5)
+    change = torch.zeros(1, 1, 120, 120)
+    change[..., 20:50, 20:50] = 0.1
+    room = patch_room(box, box + change, 2.0)
+    assert patch_color_change(box, box + change) > 2.5
+    assert patch_color_change(box, box + room * change) <= 2.0
+    assert float(room[..., 80:, 80:].min()) == pytest.approx(1)
+    assert float(room.min()) > 0
+
+
+def test_one_spot_does_not_weaken_the_whole_change() -> None:
+    """The limit on patches is kept where they show; the shift of edges elsewhere stays."""
+    photo, face = drawn_photo(140, 140, face_at(20, 20, 90)), face_at(20, 20, 90)
+    tight = replace(MODES["high"], patches=0.8)
+    done, (note,) = cloak_faces(photo, [face], [tiny_embedder()], tight)
+    assert note.change.patches is not None
+    assert note.change.patches <= 0.8
+    assert note.change.dssim > 0.004

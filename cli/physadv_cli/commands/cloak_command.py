@@ -66,6 +66,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     run resumes and skips what is done. Works offline. Photos that were cloaked with other settings
     are replaced only with --overwrite.
 
+    A video (MP4, M4V, MOV) is cloaked alone: faces are followed, its sound stays.
+
     --serve opens a page on this machine instead: drop photos, choose faces and strength, compare
     before and after, save a zip.
 
@@ -81,11 +83,14 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     """
     from physadv.core.run_folder import refuse_other_run
     from physadv.core.torch_threads import calm_threads
-    from physadv.privacy.batch import list_unhandled
+    from physadv.privacy.batch import is_video, list_unhandled
     from physadv.privacy.cloak_task import CloakTask
 
     if config.serve is not None:
         _serve(config, run)
+        return
+    if is_video(config.source):
+        _cloak_video(config, run)
         return
     with calm_threads(run.threads or 0):
         task = CloakTask.from_config(config, run.out)
@@ -183,6 +188,54 @@ def _serve(config: CloakConfig, run: RunOptions) -> None:
                     pass
     made = [e.card.name for e in cloaker.embedders]
     run.finish({"embedders": made, "judge": judge}, "the page has ended; its copies are removed")
+
+
+def _cloak_video(config: CloakConfig, run: RunOptions) -> None:
+    """Cloak one video into the folder that photos would go to."""
+    from physadv.core.errors import OptionError
+    from physadv.core.torch_threads import calm_threads
+    from physadv.privacy.batch import SETTINGS, target_folder
+    from physadv.privacy.cloak_task import photo_cloaker
+    from physadv.privacy.photo_cloaker import cloaker_settings, write_settings
+    from physadv.privacy.video.cloak_video import cloak_video
+    from physadv_cli.progress import bar
+
+    photo_options = ("decoys", "only_faces", "skip_faces", "face_mode", "keep_metadata")
+    why = "a video has all its faces cloaked, and keeps no metadata"
+    print_unused(config.unused_options(dict.fromkeys((*photo_options, "strip_dates", "mark"), why)))
+    source = Path(config.source)
+    folder = target_folder(source, run.out)
+    target = folder / source.name
+    if run.dry_run or run.preview:
+        raise OptionError("--dry-run and --preview", "Photos have them, videos do not", "Leave out")
+    if target.exists() and not run.overwrite:
+        raise OptionError(f"{target}", "is there already", "Give --overwrite or another --out")
+    with calm_threads(run.threads or 0), bar(transient=True) as progress:
+        cloaker, judge = photo_cloaker(config)
+        line = progress.add_task("video")
+
+        def tell(done: int, total: int, activity: str) -> None:
+            progress.update(line, completed=done, total=total, description=activity)
+
+        run.take_folder(folder)
+        done = cloak_video(source, target, cloaker, progress=tell)
+        write_settings(folder / SETTINGS, cloaker_settings(cloaker))
+
+    result = {
+        "video": target,
+        "frames": done.frames,
+        "faces": done.tracks,
+        "faces_left_bare": len(done.bare),
+        "notes": done.notes,
+        "mode": cloaker.mode.name,
+        "embedders": [e.card.name for e in cloaker.embedders],
+        "judge": judge,
+        "seconds": round(done.seconds, 1),
+    }
+    words = [f"{count_noun(len(done.tracks), 'face')} cloaked in {done.frames} frames: {target}"]
+    if done.bare:
+        words.append(f"{count_noun(len(done.bare), 'face')} left bare: probably none")
+    run.finish(result, "\n".join([*words, *done.notes]))
 
 
 def _finished_check(
