@@ -180,7 +180,7 @@ def patch_color_change(before: Tensor, after: Tensor) -> float:
 
 
 def patch_room(before: Tensor, after: Tensor, most: float) -> Tensor:
-    """Return the share of a change that each place may keep so that no flat patch shows.
+    """Return the share of a change that each place may keep so that flat patches keep a limit.
 
     Args:
         before: Face box (1, 3, h, w) in [0, 1].
