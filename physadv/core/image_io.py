@@ -154,6 +154,37 @@ def decode_rgba(data: bytes, name: str) -> Array:
         return srgb_pixels(opened, name)
 
 
+def decode_rgb(data: bytes, name: str) -> Array:
+    """Decode the bytes of an image file as :func:`read_rgb` does.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file in errors.
+
+    Returns:
+        Pixels (h, w, 3) uint8.
+
+    Raises:
+        ImageError: The data are empty, truncated, of too many pixels, or no image.
+    """
+    with open_picture(data, name) as opened:
+        load_picture(opened, data, name)
+        if _is_plain(opened):  # most photos of a data set: no detour by transparency
+            return np.array(opened.convert("RGB"))
+        return lay_on_white(srgb_pixels(opened, name))
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether the stored pixels of a decoded image of one band are those that are shown."""
+    return (
+        image.mode in {"RGB", "L"}
+        and image.width * image.height <= _BAND_PIXELS
+        and not image.info.get("icc_profile")
+        and image.info.get("transparency") is None
+        and orientation_of(image) == 1
+    )
+
+
 def read_rgb(path: str | Path, *, svg_px: int = 512) -> Array:
     """Read an image file as :func:`read_rgba` does, and lay it on white where it is transparent.
 
@@ -167,7 +198,10 @@ def read_rgb(path: str | Path, *, svg_px: int = 512) -> Array:
     Raises:
         ImageError: The file is missing, truncated, empty or no image.
     """
-    return lay_on_white(read_rgba(path, svg_px=svg_px))
+    file = Path(path)
+    if not file.is_file() or file.suffix.lower() == ".svg":
+        return lay_on_white(read_rgba(file, svg_px=svg_px))
+    return decode_rgb(read_picture_file(file), str(file))
 
 
 def lay_on_white(rgba: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from physadv.core.columnar_files import ColumnarFile
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import Array, decode_rgba, lay_on_white
+from physadv.core.image_io import Array, decode_rgb
 from physadv.core.parsing import parse_json, parse_yaml
 from physadv.core.reading import MAX_PICTURE_BYTES, assert_bytes
 from physadv.core.text import read_text
@@ -160,7 +160,7 @@ class _Table:
             )
         assert_bytes(len(data), where, most=MAX_PICTURE_BYTES, error=DataError)
         try:
-            return lay_on_white(decode_rgba(bytes(data), where))
+            return decode_rgb(bytes(data), where)
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
 

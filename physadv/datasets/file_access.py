@@ -20,7 +20,7 @@ from physadv.core.archive_files import (
     zip_files,
 )
 from physadv.core.errors import DataError, ImageError
-from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgba, lay_on_white
+from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgb
 from physadv.core.litter import is_litter
 from physadv.core.names import natural_key
 from physadv.core.picture_files import pictures_in, shown_size
@@ -58,7 +58,7 @@ class FileSource(ABC):
                 raise DataError(
                     called, f"holds {count} pictures, one is needed", "Save the one that is meant"
                 )
-            return lay_on_white(decode_rgba(data, called))
+            return decode_rgb(data, called)
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
 

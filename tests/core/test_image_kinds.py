@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from physadv.camera.open_source import open_frame_source
 from physadv.core.errors import CaptureError, DataError, ImageError
@@ -232,3 +232,31 @@ def test_a_white_mask_on_black_is_refused(tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "m.png")
     with pytest.raises(GeometryError, match="white on black"):
         make_mask(str(tmp_path / "m.png"), 40, 40)
+
+
+def test_the_short_way_to_rgb_shows_what_the_long_one_does(tmp_path: Path) -> None:
+    """Pictures with and without gray, transparency, a key, a turn, a profile: read to RGB at once,
+    and laid on white from RGBA."""
+    source = np.random.default_rng(0)
+    rgba = Image.fromarray(source.integers(0, 256, (9, 7, 4), dtype=np.uint8))
+    rgb, turned = rgba.convert("RGB"), Image.Exif()
+    turned[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    kinds: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "rgb.png": (rgb, {}),
+        "rgb.jpg": (rgb, {}),
+        "gray.jpg": (rgb.convert("L"), {}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        "turned.jpg": (rgb, {"exif": turned}),
+        "profile.png": (rgb, {"icc_profile": profile}),
+        "key.png": (rgb, {"transparency": rgb.getpixel((3, 3))}),
+        "alpha.png": (rgba, {}),
+        "palette.png": (rgb.quantize(4), {"transparency": 1}),
+        "one.png": (rgb.convert("1"), {}),
+    }
+    for name, (image, options) in kinds.items():
+        image.save(tmp_path / name, **options)
+        found = read_rgb(tmp_path / name)
+        assert np.array_equal(found, lay_on_white(read_rgba(tmp_path / name))), name
+        assert found.flags.writeable
+        assert found.shape == ((7, 9, 3) if name == "turned.jpg" else (9, 7, 3))
