@@ -207,6 +207,11 @@ class _Reader:
             raise DataError(f"'{self._path}'", limit, "Save it again") from error
 
 
+def _shown(header: Sequence[str]) -> str:
+    """The first columns of a file, for errors."""
+    return ", ".join(cell.strip()[:30] for cell in header[:6] if cell.strip()) or "none"
+
+
 def _named(path: str, header: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """Return the header with the needed columns under their own names."""
     plain = [cell.strip().lower() for cell in header]
@@ -218,8 +223,8 @@ def _named(path: str, header: Sequence[str], columns: Mapping[str, Sequence[str]
         if found is None:
             raise DataError(
                 f"'{path}' lacks the column {name}",
-                f"It needs the columns {', '.join(columns)}",
-                "Add a header line",
+                f"It needs the columns {', '.join(columns)}, and has {_shown(header)}",
+                "Add a header line, or rename one",
             )
         plain[plain.index(found)] = name
     if twice := next((name for name in plain if plain.count(name) > 1), ""):

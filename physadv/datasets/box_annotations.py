@@ -1,22 +1,42 @@
-"""Boxes of objects as YOLO, COCO, CreateML and Pascal VOC write them, parsed from text."""
+"""Boxes of objects as YOLO, COCO, CreateML, VOC and CSV files write them, parsed from text."""
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from physadv.core.csv_tables import CsvTable
 from physadv.core.errors import DataError
 from physadv.core.parsing import parse_json_as, parse_number, parse_xml, parse_yaml
 
 Corners = npt.NDArray[np.float32]
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 """Files that name the classes of YOLO's label files, one a line."""
+_CSV_COLUMNS = {
+    "file": (
+        *("filename", "file_name", "image", "image_name", "name", "path"),
+        *("dateiname", "datei", "bild"),
+    ),
+    "x0": ("xmin", "x_min", "left"),
+    "y0": ("ymin", "y_min", "top"),
+    "x1": ("xmax", "x_max", "right"),
+    "y1": ("ymax", "y_max", "bottom"),
+}
+_CSV_COLUMNS_FROM_ONE = {
+    "file": _CSV_COLUMNS["file"],
+    "x0": ("x1",),
+    "y0": ("y1",),
+    "x1": ("x2",),
+    "y1": ("y2",),
+}
+"""Names of the columns of a table that counts its corners from one."""
+_CLASS_COLUMNS = ("class", "label", "category", "class_name", "klasse", "kategorie")
 MAX_COCO_BYTES = 512 << 20
 """COCO's own training annotations are 448 MB."""
 
@@ -182,6 +202,53 @@ def parse_yolo(text: str, name: str, classes: Sequence[str], where: str) -> list
         named = classes[kind] if 0 <= kind < len(classes) else str(kind)
         boxes.append(LabeledBox(name, box, place, named, is_share=True))
     return boxes
+
+
+def csv_boxes(
+    read: Callable[[Mapping[str, Sequence[str]]], CsvTable],
+) -> tuple[list[LabeledBox], list[str]]:
+    """Return the boxes of a CSV file with a box a row, such as Roboflow's for TensorFlow.
+
+    Args:
+        read: Returns the rows of the file, given the columns that it must have.
+
+    Returns:
+        The boxes and notes on how they were read.
+
+    Raises:
+        DataError: A column is missing, or a row has no name or number.
+
+    Example:
+        >>> text = "filename,width,height,class,xmin,ymin,xmax,ymax\\na.jpg,9,9,stop,1,2,5,6"
+        >>> boxes, _ = csv_boxes(lambda columns: parse_csv(text, "boxes.csv", columns))
+        >>> boxes[0].box, boxes[0].class_name, boxes[0].size
+        ((1.0, 2.0, 5.0, 6.0), 'stop', (9.0, 9.0))
+    """
+    try:
+        table = read(_CSV_COLUMNS)
+    except DataError as error:
+        if "lacks the column" not in error.value:
+            raise
+        try:
+            table = read(_CSV_COLUMNS_FROM_ONE)
+        except DataError:
+            raise error from None
+
+    boxes = []
+    for row in table.rows:
+        x0, y0, x1, y1 = (
+            parse_number(row.cells[key], key, row.where) for key in ("x0", "y0", "x1", "y1")
+        )
+        if not row.cells["file"]:
+            raise DataError(f"'{row.where}': the file has no name", "Each row names a photo")
+        named = next((row.cells[c] for c in _CLASS_COLUMNS if c in row.cells), "")
+        file = row.cells["file"].replace("\\", "/")
+        size = None
+        if {"width", "height"} <= row.cells.keys():
+            width, height = (parse_number(row.cells[k], k, row.where) for k in ("width", "height"))
+            size = (width, height) if min(width, height) > 0 else None
+        boxes.append(LabeledBox(file, (x0, y0, x1, y1), row.where, named, size=size))
+    return boxes, list(table.notes)
 
 
 def parse_voc(data: bytes, name: str, where: str) -> list[LabeledBox]:

@@ -10,11 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
+from physadv.core.csv_tables import parse_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array
 from physadv.core.names import natural_key
@@ -24,6 +26,7 @@ from physadv.datasets.box_annotations import (
     MAX_COCO_BYTES,
     LabeledBox,
     class_lines,
+    csv_boxes,
     in_order,
     parse_json_boxes,
     parse_voc,
@@ -36,6 +39,14 @@ from physadv.datasets.summary import DatasetSummary
 
 _MOST_LABEL_BYTES = 1 << 24
 _CREATEML = "createml.json"
+_CSV_ENDINGS = (".csv", ".tsv")
+_CSV_NAMES = re.compile(
+    r"(^|/)(_?annotations|boxes|bboxes|(train|val|valid|test)([-_ ]?(labels|boxes|annotations))?)"
+    r"\.(csv|tsv)$",
+    re.IGNORECASE,
+)
+_BOX_HEADER = re.compile(r"\bx(_?min|0|1)\b|\bleft\b", re.IGNORECASE)
+"""A column of boxes in the first line of a CSV."""
 _IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img")
 _LABEL_FOLDERS = ("labels", "Annotations", "annotations", "label")
 
@@ -248,14 +259,19 @@ def dataset_of_source(
     images = source.images()
     if not images:
         raise DataError(f"{source.path}", "Holds no image", "Name a folder or archive with images")
-    layouts = (("COCO", _read_coco), ("Pascal VOC", _read_voc), ("YOLO", _read_yolo))
+    layouts = (
+        ("COCO", _read_coco),
+        ("Pascal VOC", _read_voc),
+        ("boxes in CSV", _read_csv),
+        ("YOLO", _read_yolo),
+    )
     for layout, reader in layouts:
         annotated = reader(source, images, only)
         if annotated is not None:
             return _assembled(source, layout, annotated, split)
     raise DataError(
         f"{source.path}",
-        "No boxes were found: neither COCO, CreateML, Pascal VOC nor YOLO",
+        "No boxes were found: neither COCO, CreateML, Pascal VOC, YOLO nor a CSV of boxes",
         "Put label files beside the images, as docs/data.md shows",
     )
 
@@ -379,6 +395,46 @@ class _NameIndex:
                 "Write its folder too",
             )
         return candidates[0] if candidates else None
+
+
+def _read_csv(source: FileSource, images: Sequence[str], only: str | None) -> _Annotated | None:
+    """Read the CSV files of a set with a box a row; images without a row are left out."""
+    if only is not None and not only.lower().endswith(_CSV_ENDINGS):
+        return None
+    files = [n for n in source.names if _CSV_NAMES.search(n)] if only is None else [only]
+    index = _NameIndex(images)
+    found = _Annotated({}, [], [])
+    for name in files:
+        where = f"{source.path}: {name}"
+        decoded = decode_text(source.read(name, MAX_COCO_BYTES), where, guess=True)
+        if only is None and not _BOX_HEADER.search(decoded.text.partition("\n")[0]):
+            continue  # labels of images
+        boxes, notes = csv_boxes(partial(parse_csv, decoded.text, where))
+        notes += [f"{name} is no UTF-8: read as Windows-1252"] if decoded.is_guess else []
+        placed = {box.file: index.find(box.file, near=name) for box in boxes}
+        for box in boxes:
+            if (image := placed[box.file]) is not None:
+                found.boxes.setdefault(image, []).append(replace(box, class_name=_class_of(box)))
+        part = _part_of_file(name)
+        found.parts |= {i: part for i in placed.values() if part and i is not None}
+        absent = sum(image is None for image in placed.values())
+        found.notes += [*notes, *([f"{absent} images of {name} are not here"] if absent else [])]
+        found.files.append(name)
+    if not found.files:
+        return None
+    if not found.boxes:
+        raise DataError(
+            f"{source.path}: {found.files[0]}",
+            "None of its images is here",
+            "Name the folder that holds both",
+        )
+    without = len(images) - len(found.boxes)
+    found.notes += [f"{without} images without a row are left out"] if without else []
+    return found
+
+
+def _class_of(box: LabeledBox) -> str:
+    return box.class_name or "object"
 
 
 def _read_voc(source: FileSource, images: Sequence[str], only: str | None) -> _Annotated | None:

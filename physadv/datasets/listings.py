@@ -25,10 +25,12 @@ COLUMNS = {
     "file": (
         *("filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "img"),
         *("image_name", "name", "imageid", "image_id", "id"),
+        *("datei", "dateiname", "dateipfad", "bild", "bildname", "bilddatei", "pfad"),
     ),
     "label": (
         *("class", "class_name", "label_name", "category", "target", "y", "classid", "class_id"),
         *("synset", "wnid", "breed", "species", "predictionstring"),
+        *("klasse", "klassenname", "kategorie", "bezeichnung"),
     ),
 }
 """Columns of a listing, each with the other names that it may have."""

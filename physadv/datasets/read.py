@@ -128,12 +128,17 @@ def _of_images(source: FileSource, split: str | None) -> ImageDataset:
     return data
 
 
+_SET_FILES = (".json", ".yaml", ".yml", ".csv", ".tsv")
+"""Suffixes of files of boxes that stand for the set beside them."""
+
+
 def read_detection_dataset(path: str | Path, *, split: str | None = None) -> DetectionDataset:
-    """Read a detection data set from a folder, an archive, a COCO file or a data.yaml.
+    """Read a detection data set from a folder, an archive, a COCO or CSV file, or a data.yaml.
 
     The layout is found by looking: COCO (``annotations/*.json`` or Roboflow's
-    ``_annotations.coco.json``), Pascal VOC (an XML file an image), YOLO (a label file an image, and
-    a data.yaml or classes.txt with names), or Arrow and Parquet files with a column of objects.
+    ``_annotations.coco.json``), Pascal VOC (an XML file an image), a CSV with a box a row
+    (``_annotations.csv``), YOLO (a label file an image, and a data.yaml or classes.txt with names),
+    or Arrow and Parquet files with a column of objects.
     Images without a label file have no object.
 
     Args:
@@ -166,7 +171,7 @@ def read_detection_dataset(path: str | Path, *, split: str | None = None) -> Det
     if _is_columnar(place):
         return read_columnar_detection(place, split)
     only = None
-    if place.is_file() and place.suffix.lower() in (".json", ".yaml", ".yml"):
+    if place.is_file() and place.suffix.lower() in _SET_FILES:
         root = place.parent
         if root.name.casefold() in ("annotations", "annotation"):
             root = root.parent

@@ -87,7 +87,17 @@ def createml(root: Path) -> None:
         text(root / part / "_annotations.createml.json", json.dumps(table))
 
 
+def boxes_in_csv(root: Path) -> None:
+    """As :func:`yolo`, as Roboflow writes it for TensorFlow."""
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
+    for part in ("train", "valid"):
+        picture(root / part / "a.jpg")
+        row = f"a.jpg,{WIDTH},{HEIGHT},stop sign,10,5,30,15"
+        text(root / part / "_annotations.csv", f"{header}\n{row}\n")
+
+
 LAYOUTS = {
+    "roboflow-csv": boxes_in_csv,
     "createml": createml,
     "yolo": lambda root: yolo(root, images_first=True),
     "roboflow-yolo": lambda root: yolo(root, images_first=False),
@@ -131,6 +141,23 @@ def test_a_coco_file_and_a_data_yaml_are_given_themselves(tmp_path: Path) -> Non
     assert read_detection_dataset(tmp_path / "y/data.yaml").classes == ("no", "stop sign")
 
 
+def test_a_csv_of_boxes_is_given_itself_in_any_dialect(tmp_path: Path) -> None:
+    """Semicolons, Windows-1252 and decimal commas; a picture without a row is left out, and a set
+    of labels of images is none of boxes."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
+    rows = "Dateiname;Klasse;xmin;ymin;xmax;ymax\r\na.jpg;Größe;1,5;2,5;20,25;11\r\n"
+    (tmp_path / "kästen.csv").write_bytes(rows.encode("cp1252"))
+    data = read_detection_dataset(tmp_path / "kästen.csv")
+    assert data.names == ("a.jpg",)
+    assert data.classes == ("Größe",)
+    assert data[0][1].boxes.tolist() == [[1.5, 2.5, 20.25, 11]]
+    assert any("1 images without a row" in line for line in data.summary.lines())
+    text(tmp_path / "labels/train.csv", "path,label\na.jpg,3\n")
+    with pytest.raises(DataError, match="nor a CSV of boxes"):
+        read_detection_dataset(tmp_path)
+
+
 def test_boxes_in_two_forms_count_once(tmp_path: Path) -> None:
     """A CreateML file beside a COCO file says the same again."""
     coco(tmp_path, roboflow=True)
@@ -151,7 +178,7 @@ def test_images_without_a_label_have_no_object(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     """No boxes, a broken line, an image that may be two, a missing part."""
     picture(tmp_path / "plain/a.jpg")
-    with pytest.raises(DataError, match="neither COCO, CreateML, Pascal VOC nor YOLO"):
+    with pytest.raises(DataError, match="neither COCO, CreateML, Pascal VOC, YOLO nor"):
         read_detection_dataset(tmp_path / "plain")
     yolo(tmp_path / "y", images_first=True)
     text(tmp_path / "y/labels/valid/a.txt", "1 0.5 nan 0.5 0.5\n")

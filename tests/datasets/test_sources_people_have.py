@@ -55,6 +55,7 @@ def assert_read(data: Any, count: int = 6) -> None:
         ("", ";", "utf-8-sig"),
         ("Label;Image\n", ";", "utf-16"),
         ("image_path\tclass_name\tsplit\n", "\t", "cp1252"),
+        ("Datei;Klasse\n", ";", "cp1252"),
     ],
 )
 def test_csv_of_any_dialect(tmp_path: Path, head: str, delimiter: str, encoding: str) -> None:
@@ -343,3 +344,24 @@ def test_a_label_of_another_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="states no label"):
         read_dataset(tmp_path / "set", split="val")
     assert np.unique(read_dataset(tmp_path / "set", split="train").labels).tolist() == [0, 1]
+
+
+def test_a_csv_as_a_german_excel_writes_it(tmp_path: Path) -> None:
+    """Semicolons, Windows-1252, backslashes, umlauts in names and classes, and a decimal comma in a
+    further column."""
+    lines = ["Datei;Klasse;Gewicht"]
+    for number, name in enumerate(("Grün", "Größe")):
+        file = tmp_path / "bilder" / f"Straße {number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(file)
+        lines.append(f"bilder\\Straße {number}.png;{name};0,{number}5")
+    (tmp_path / "liste.csv").write_bytes("\r\n".join([*lines, ""]).encode("cp1252"))
+    data = read_dataset(tmp_path / "liste.csv")
+    assert {data.names[i]: data.classes[label] for i, label in enumerate(data.labels)} == {
+        "bilder/Straße 0.png": "Grün",
+        "bilder/Straße 1.png": "Größe",
+    }
+    assert data[1][0].shape == (4, 4, 3)
+    (tmp_path / "liste.csv").write_text("Foto;Art\na.png;x\n")
+    with pytest.raises(DataError, match="has Foto, Art"):
+        read_dataset(tmp_path / "liste.csv")

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import list_files
-from physadv.core.parsing import parse_number
 from physadv.core.text import read_file, read_text
 from physadv.datasets.box_annotations import (
     CLASS_FILES,
@@ -19,6 +18,7 @@ from physadv.datasets.box_annotations import (
     LabeledBox,
     box_corners,
     class_lines,
+    csv_boxes,
     in_order,
     parse_json_boxes,
     parse_voc,
@@ -34,22 +34,6 @@ _JSON_FILES = (
     "annotations.json",
     "boxes.json",
 )
-_COLUMNS = {
-    "file": ("filename", "file_name", "image", "image_name", "name", "path"),
-    "x0": ("xmin", "x_min", "left"),
-    "y0": ("ymin", "y_min", "top"),
-    "x1": ("xmax", "x_max", "right"),
-    "y1": ("ymax", "y_max", "bottom"),
-}
-_COLUMNS_FROM_ONE = {
-    "file": _COLUMNS["file"],
-    "x0": ("x1",),
-    "y0": ("y1",),
-    "x1": ("x2",),
-    "y1": ("y2",),
-}
-"""Names of the columns of a table that counts its corners from one."""
-_CLASS_COLUMNS = ("class", "label", "category", "class_name")
 _MOST_NAMED = 3
 """Rows that a note names one by one."""
 
@@ -273,35 +257,7 @@ def _read_any(path: Path) -> tuple[list[LabeledBox], list[str]]:
         return parse_voc(read_file(path), path.with_suffix("").name, str(path)), []
     if suffix == ".txt" and not read_text(path, guess=True)[:200].strip()[:1].isalpha():
         return _read_yolo(path, path.with_suffix("").name, _class_names(path.parent)), []
-    return _read_csv_boxes(path)
-
-
-def _read_csv_boxes(path: Path) -> tuple[list[LabeledBox], list[str]]:
-    try:
-        table = read_csv(path, _COLUMNS)
-    except DataError as error:
-        if "lacks the column" not in error.value:
-            raise
-        try:
-            table = read_csv(path, _COLUMNS_FROM_ONE)
-        except DataError:
-            raise error from None
-
-    boxes = []
-    for row in table.rows:
-        x0, y0, x1, y1 = (
-            parse_number(row.cells[key], key, row.where) for key in ("x0", "y0", "x1", "y1")
-        )
-        if not row.cells["file"]:
-            raise DataError(f"'{row.where}': the file has no name", "Each row names a photo")
-        named = next((row.cells[c] for c in _CLASS_COLUMNS if c in row.cells), "")
-        file = row.cells["file"].replace("\\", "/")
-        size = None
-        if {"width", "height"} <= row.cells.keys():
-            width, height = (parse_number(row.cells[k], k, row.where) for k in ("width", "height"))
-            size = (width, height) if min(width, height) > 0 else None
-        boxes.append(LabeledBox(file, (x0, y0, x1, y1), row.where, named, size=size))
-    return boxes, list(table.notes)
+    return csv_boxes(lambda columns: read_csv(path, columns))
 
 
 def _read_folder(folder: Path) -> list[LabeledBox]:
