@@ -37,7 +37,8 @@ class ConfigField:
         path: whether it names a file or a folder, so that shells complete it.
         default: words in place of the default value in the help.
         aliases: older names of the option, without dashes; accepted, but not in the help.
-        completions: words that a shell offers as the value.
+        completions: words that a shell offers as the value, and a form to choose from.
+        is_open: whether other values than these are taken, too.
         affects_result: whether another value can make another result; a run may be resumed with
             another value of the others, such as the device or a window.
         task: task of the models that it is for, "classify" or "detect"; empty for all.
@@ -57,6 +58,7 @@ class ConfigField:
     default: str = ""
     aliases: tuple[str, ...] = ()
     completions: tuple[str, ...] = ()
+    is_open: bool = False
     affects_result: bool = True
     task: str = ""
     code: bool = False

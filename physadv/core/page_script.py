@@ -135,7 +135,14 @@ PAGE_SCRIPT = r"""
     svg.onpointerleave = svg.onblur = () => show(-1);
   }
 
+  // What scrolls sideways is a stop of the tab key, so that arrow keys can scroll it.
+  const scrolls = () => document.querySelectorAll(".wide, math").forEach(part => {
+    if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
+    else part.removeAttribute("tabindex");
+  });
+
   document.querySelectorAll("table:not(.facts)").forEach(sortable);
+  scrolls(); addEventListener("resize", scrolls);
   document.querySelectorAll("svg[role=img]").forEach(explained);
 })();
 """

@@ -116,6 +116,7 @@ ClassLabels = Annotated[
         metavar="MAP.toml|in-order",
         default="by name",
         completions=("in-order",),
+        is_open=True,
     ),
 ]
 SampleLimit = Annotated[
@@ -309,6 +310,7 @@ Device = Annotated[
         "Run",
         metavar="DEVICE",
         completions=("auto", "cpu", "cuda", "mps"),
+        is_open=True,
         affects_result=False,
     ),
 ]

@@ -62,7 +62,10 @@ class CloakConfig(Config):
         ),
     ] = None
     mode: Annotated[
-        str, ConfigField(f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak")
+        str,
+        ConfigField(
+            f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak", completions=MODE_NAMES
+        ),
     ] = "mid"
     budget: Annotated[
         float | None,

@@ -25,6 +25,7 @@ from physadv.core.page_script import PAGE_SCRIPT, page_policy
 from physadv.core.text import read_file
 from physadv.core.visible_text import visible_text
 from physadv.core.wording import count_noun, field_label, format_fixed, format_percent
+from physadv.threat.parsing import format_eps
 
 INK, MUTED, LINE, PAPER, WASH = map(page_color, ("ink", "muted", "line", "paper", "wash"))
 BLOCK_COLORS = {block: page_color(block) for block in ("clean", "blank", "patch")}
@@ -169,6 +170,7 @@ def _environment() -> Environment:
         "counted": count_noun,
         "label": field_label,
         "coded": coded,
+        "radius": format_eps,
         "with_values": with_values,
     }
     environment.globals |= {

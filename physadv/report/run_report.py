@@ -103,8 +103,8 @@ def _training(root: Path, config: Mapping[str, Any]) -> RunPage:
         title=f"{card['name']}, trained",
         headline=f"{format_percent(rate.rate)} {own} accuracy",
         detail=f"On {rate.n} held-out training images, 95 % interval "
-        f"{format_interval(rate.low, rate.high)}, at {card['threat']}; {epochs}. robust is PGD-10 "
-        "and no verdict: physadv evaluate is.",
+        f"{format_interval(rate.low, rate.high)}, at {card['threat']}; {epochs}. The robust "
+        "figure is of PGD-10 alone; physadv evaluate measures it with the whole ensemble.",
         findings=card["doubts"],
         tables=[("Held-out training images", ("Accuracy", "Rate", "95 % interval", "n"), rows)],
         links=("model.safetensors", "model.safetensors.toml"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import chromium, sideways_px, wait_until, watched_page
+from browsers import axe_faults, chromium, sideways_px, wait_until, watched_page
 from played_webcam import VICTIM, Webcam
 
 from physadv.calibration.guided_page import CalibrationPage
@@ -92,6 +92,7 @@ def test_the_page_of_a_check_guides(browser: Any, width: int, scheme: str) -> No
         assert page.evaluate("document.getElementById('view').naturalWidth") == 800
         assert sideways_px(page) <= 0
 
+        assert axe_faults(page) == []
         for button in page.locator("button").all():
             assert button.bounding_box()["height"] >= 44
         page.get_by_role("button", name="blank").click()
@@ -173,6 +174,7 @@ def test_the_page_of_a_calibration_guides(browser: Any) -> None:
         )
         page.get_by_text("1 of 2 views taken").wait_for()
         assert page.locator("li.on").count() == 1
+        assert axe_faults(page) == []
         assert sideways_px(page) <= 0
         page.get_by_role("button", name="Finish").click()
         wait_until(page, "document.getElementById('finish').disabled")

@@ -88,6 +88,23 @@ def test_what_was_typed_is_no_option() -> None:
         typed_words(command, {})
 
 
+def test_a_field_with_few_values_is_a_choice() -> None:
+    """Its values are those of the option, its default among them; others are refused; what may
+    have other values is a text with suggestions."""
+    fields = {
+        field.name: field
+        for part in form_fields(command_of(ROOT_COMMAND, ("cloak",)), ())
+        for field in part
+    }
+    assert (fields["mode"].kind, fields["mode"].choices) == ("choice", ("low", "mid", "high"))
+    assert (fields["device"].kind, fields["device"].default) == ("text", "auto")
+    assert "cuda" in fields["device"].choices
+    command = command_of(ROOT_COMMAND, ("cloak",))
+    assert "--mode=low" in typed_words(command, {"photos": "a.jpg", "mode": "low"})
+    with pytest.raises(OptionError, match="low, mid, high"):
+        typed_words(command, {"photos": "a.jpg", "mode": "--json"})
+
+
 def test_only_who_knows_the_token_is_answered(page: JourneyPage) -> None:
     """Neither the page nor a start without the token, nor for another origin."""
     port = page.address.split(":")[2].split("/")[0]

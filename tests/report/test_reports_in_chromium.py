@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from browsers import axe_faults, chromium, sideways_px, watched_page
+from forked import Faults, shared_server
+from small_commands import SMALL_COMMANDS, write_inputs
 from test_check_report import ROWS, SETTINGS
 from test_evaluate_report import FACTS, result
 
@@ -58,6 +60,11 @@ def checked() -> str:
     return render_check_report(ROWS, SETTINGS, [], rows_path="rows.jsonl")
 
 
+RUNS = (
+    *("attack", "evaluate", "certify", "certify by smoothing", "train", "train signs"),
+    *("study masked", "study photographed", "study samples", "patch", "patch transfer"),
+    *("twin", "check", "cloak", "cloak check"),
+)
 PAGES = {"evaluate": evaluation, "check": checked}
 
 
@@ -73,6 +80,28 @@ def test_a_report_is_without_serious_faults(
     assert axe_faults(page) == []
     assert faults == []
     assert sideways_px(page) <= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_the_page_of_a_run_is_without_serious_faults(
+    browser: Any, tmp_path: Path, name: str
+) -> None:
+    """The page of every kind of run, as small as it can be."""
+    command, out = SMALL_COMMANDS[name], tmp_path / "out"
+    write_inputs(tmp_path, name)
+    faults = Faults(code=command.code_for(out))
+    assert shared_server().run(tmp_path, *command.line(out), faults=faults).code == 0
+    if not (out / "report.html").is_file():
+        assert shared_server().run(tmp_path, "report", "out").code == 0
+    for width, scheme in ((390, "dark"), (1280, "light")):
+        viewport = {"width": width, "height": 844}
+        page, said = watched_page(browser, viewport=viewport, color_scheme=scheme)
+        page.goto((out / "report.html").as_uri())
+        assert axe_faults(page) == []
+        assert said == []
+        assert sideways_px(page) <= 0
+        page.close()
 
 
 def test_a_table_sorts_by_pointer_and_keyboard(opened: Any) -> None:

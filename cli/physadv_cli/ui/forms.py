@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from physadv.core.config import ConfigField
 from physadv.core.errors import OptionError
 from physadv.core.wording import field_label
 from physadv_cli.help import DEFAULT
@@ -86,10 +87,12 @@ class FormField:
         words: What it is called on the page.
         label: The option as it is typed.
         help: What it means.
-        kind: "yes" for a box to tick, "lines" for several values, a line each, else "text".
+        kind: "yes" for a box to tick, "lines" for several values, a line each, "choice" for one
+            of the choices alone, else "text".
         default: Default as text; "yes" where a box is ticked.
         required: Whether it has to be filled in.
         panel: Heading that it belongs to.
+        choices: Values to choose from; suggestions where the kind is "text".
     """
 
     name: str
@@ -100,6 +103,7 @@ class FormField:
     default: str
     required: bool
     panel: str
+    choices: tuple[str, ...] = ()
 
 
 def command_of(root: Any, words: Sequence[str]) -> Any:
@@ -113,7 +117,8 @@ def command_of(root: Any, words: Sequence[str]) -> Any:
 
 def form_fields(command: Any, first: Sequence[str]) -> tuple[list[FormField], list[FormField]]:
     """Return the fields of ``command``: those named ``first``, in that order, and the others."""
-    fields = {p.name: _field(p) for p in _parameters(command)}
+    notes = _notes(command)
+    fields = {p.name: _field(p, notes.get(p.name)) for p in _parameters(command)}
     shown = [fields[name] for name in first if name in fields]
     return shown, [field for name, field in fields.items() if name not in first]
 
@@ -128,15 +133,18 @@ def typed_words(command: Any, values: Mapping[str, str]) -> list[str]:
     Raises:
         OptionError: There is no such field, or a needed one is empty.
     """
-    parameters = {p.name: p for p in _parameters(command)}
+    parameters, notes = {p.name: p for p in _parameters(command)}, _notes(command)
     for name in values:
         if name not in parameters:
             raise OptionError(f'field "{name}"', "it is none of this form", "Reload the page")
     options, places = [], []
     for name, parameter in parameters.items():
-        field, text = _field(parameter), values.get(name, "").strip()
+        field, text = _field(parameter, notes.get(name)), values.get(name, "").strip()
         if field.required and not text:
             raise OptionError(field.label, "it is needed", "Fill it in")
+        if field.kind == "choice" and text not in ("", *field.choices):
+            allowed = ", ".join(field.choices)
+            raise OptionError(f"{field.label} {text}", f"one of {allowed}", "Choose one")
         if field.kind == "yes":
             options += _ticked(parameter, field, text)
         elif text and text != field.default:
@@ -166,7 +174,13 @@ def _parameters(command: Any) -> list[Any]:
     ]
 
 
-def _field(parameter: Any) -> FormField:
+def _notes(command: Any) -> Mapping[str, ConfigField]:
+    """The documentation of each field of the command's configuration, where it has one."""
+    kind = getattr(command.callback, "kind", None)
+    return {} if kind is None else {n: note for n, (_, note) in kind.documented_fields().items()}
+
+
+def _field(parameter: Any, note: ConfigField | None) -> FormField:
     several = bool(getattr(parameter, "multiple", False)) or parameter.nargs == -1
     default = parameter.default() if callable(parameter.default) else parameter.default
     is_flag = bool(getattr(parameter, "is_flag", False))
@@ -176,14 +190,17 @@ def _field(parameter: Any) -> FormField:
         text = "\n".join(map(str, default or ()))
     else:
         text = str(default)
+    choices = () if note is None or is_flag or several else note.completions
+    is_closed = bool(choices) and note is not None and not note.is_open
     is_place = parameter.param_type_name == "argument"
     return FormField(
         name=str(parameter.name),
         words=field_label(str(parameter.name)),
         label=(parameter.metavar or str(parameter.name).upper()) if is_place else parameter.opts[0],
         help=parameter.help or "",
-        kind="yes" if is_flag else "lines" if several else "text",
+        kind="yes" if is_flag else "lines" if several else "choice" if is_closed else "text",
         default=text,
         required=bool(parameter.required),
         panel=getattr(parameter, "rich_help_panel", None) or "Run",
+        choices=choices,
     )
