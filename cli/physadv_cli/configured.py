@@ -49,6 +49,7 @@ def from_config(
     overrides: dict[str, Override | None] | None = None,
     hidden: Sequence[inspect.Parameter] | None = None,
     switches: Sequence[str] = (),
+    divided: bool = False,
 ) -> Callable[..., None]:
     """Make a Typer command of a function that takes a configuration.
 
@@ -64,6 +65,8 @@ def from_config(
             None, a configuration with a threat has ``--norm`` and ``--eps``.
         switches: which further options of a run the command has, as ``dry_run`` or ``shard``; all
             that write have ``overwrite``.
+        divided: whether processes that torchrun starts do one run of the command together; those
+            with ``shard`` do.
 
     Returns:
         A function whose signature has a parameter for each option, for ``app.command``.
@@ -100,7 +103,7 @@ def from_config(
             values["threat"] = _threat(values, required=threat_required)
         if adapt is not None:
             values = adapt(values)
-        if "shard" not in switches:
+        if not divided and "shard" not in switches:
             refuse_several(kind.command)
         config = kind(**_from_text(kind, values))
         run.begin()

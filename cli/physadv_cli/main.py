@@ -24,6 +24,7 @@ from physadv_cli.help import OTHER_SPELLINGS, OrderedGroup, tidy_help
 from physadv_cli.outside_faults import in_words
 from physadv_cli.runs import console
 from physadv_cli.streams import prepare_streams, write_result
+from physadv_cli.torchrun import await_first_line
 
 PANELS = {
     "Make and print": ("demo", "patch", "print"),
@@ -126,6 +127,7 @@ def main() -> None:
         sys.stderr.write("physadv: stopped. What was reported as saved is complete.\n")
         raise SystemExit(130) from None
     except Exception as error:
+        await_first_line()
         known = in_words(error)
         if known is None or console.full_errors:
             sys.stderr.write(visible_text(redact_addresses(traceback.format_exc())))

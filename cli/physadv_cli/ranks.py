@@ -7,6 +7,7 @@ does what needs all rows, prints and writes the report.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from physadv.core.config import Config
-from physadv.core.errors import OptionError
+from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.files import make_folder
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.wording import count_noun
@@ -22,6 +23,7 @@ from physadv_cli.runs import RunOptions
 from physadv_cli.torchrun import is_one_of_several
 
 if TYPE_CHECKING:
+    from physadv.core.process_group import ProcessGroup
     from physadv.datasets import DatasetSummary
     from physadv.evaluation.progress_log import ProgressLog
 
@@ -109,11 +111,10 @@ class Division:
 
     def _join(self) -> None:
         """Wait for the other processes; the first one then joins all rows in the run's folder."""
-        from torch import distributed
-
+        from physadv.core.process_group import ProcessGroup
         from physadv.evaluation.merge_runs import gather_ranks
 
-        distributed.barrier()
+        ProcessGroup.current().gather(None)
         if self.is_first:
             gather_ranks(self.folder)
 
@@ -174,19 +175,45 @@ def divided_run(
         raise OptionError(
             f"--shard {run.shard} under torchrun", "torchrun divides the run", "Leave one of them"
         )
+    with joined_processes() as group:
+        first = None
+        if group.is_first:
+            first = run.open_folder(config, claim, data=data)
+            gather_ranks(first)
+        folder = Path(group.from_first(str(first)))
+        own = make_folder(rank_folder(folder, group.rank))
+        claim(own)
+        yield Division(Shard(group.rank + 1, group.count), folder, own, several=True)
+
+
+@contextmanager
+def joined_processes() -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started, or none.
+
+    Where torchrun ends them, since one has failed, the first one says so in a line.
+
+    Yields:
+        This process among them.
+    """
+    from physadv.core.process_group import ALONE, ProcessGroup
+
+    if not is_one_of_several():
+        yield ALONE
+        return
+    import torch
     from torch import distributed
 
-    distributed.init_process_group("gloo")
+    def ended(_number: int, _frame: object) -> None:
+        raise PhysadvError(
+            "torchrun ended the job",
+            "a process of it failed, or it was stopped",
+            "The same command goes on from what is saved, with any number of processes",
+        )
+
+    usual = signal.signal(signal.SIGTERM, ended)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        rank, count = distributed.get_rank(), distributed.get_world_size()
-        if rank == 0:
-            folder = run.open_folder(config, claim, data=data)
-            gather_ranks(folder)
-        agreed = [str(folder) if rank == 0 else ""]
-        distributed.broadcast_object_list(agreed)
-        folder = Path(agreed[0])
-        own = make_folder(rank_folder(folder, rank))
-        claim(own)
-        yield Division(Shard(rank + 1, count), folder, own, several=True)
+        yield ProcessGroup.current()
     finally:
         distributed.destroy_process_group()
+        signal.signal(signal.SIGTERM, usual)

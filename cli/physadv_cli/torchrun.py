@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 from physadv.core.errors import OptionError
+
+_SECONDS_TO_END = 3.0
+"""Time in which torchrun notices a failed process; it looks ten times a second."""
 
 
 def is_one_of_several() -> bool:
@@ -17,6 +21,13 @@ def is_first() -> bool:
     return not is_one_of_several() or os.environ.get("RANK") == "0"
 
 
+def await_first_line() -> None:
+    """Wait a little in all processes but the first: what failed in each is said once, for torchrun
+    ends the others as soon as one has ended."""
+    if not is_first():
+        time.sleep(_SECONDS_TO_END)
+
+
 def refuse_several(command: str) -> None:
     """Refuse to run ``command`` in several processes at once.
 
@@ -26,6 +37,6 @@ def refuse_several(command: str) -> None:
     if is_one_of_several():
         raise OptionError(
             f"physadv {command.replace('-', ' ')} under torchrun",
-            "attack, evaluate and certify are divided among processes",
+            "attack, evaluate, certify, patch and train are divided among processes",
             "Start it alone",
         )

@@ -41,7 +41,12 @@ def _seeded(seed: int, images: Tensor) -> Iterator[None]:
 
 
 class _ForeignStage(Stage[None, ForeignDraw]):
-    """A module from images to images in the encoded picture; rendered whole, never in a crop."""
+    """A module from images to images in the encoded picture; rendered whole, never in a crop.
+
+    Its randomness is the whole batch's, which is therefore never divided.
+    """
+
+    by_scene = False
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(None)

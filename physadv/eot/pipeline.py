@@ -19,7 +19,7 @@ from physadv.eot.crop_window import CropWindow, window_round
 from physadv.eot.foreign_stages import as_stage
 from physadv.eot.placement import Placement
 from physadv.eot.ranges import STAGES, EotRanges
-from physadv.eot.sampling import DrawStream, moved_to
+from physadv.eot.sampling import DrawStream, moved_to, rows_of
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.stage import Backend, Encoding, Range, Stage
 from physadv.eot.transforms.bend import StickerBend
@@ -33,9 +33,16 @@ AnyStage = Stage[Any, Any]
 
 @dataclass(frozen=True)
 class Draw:
-    """Parameters of one EOT draw by the name of their stage; a stage without an entry is off."""
+    """Parameters of one EOT draw by the name of their stage; a stage without an entry is off.
+
+    ``whole`` is the draw of ``count`` scenes of which this one has the ``rows``. It decides which
+    crops are rendered, so that the parts of a batch are what they are in the whole.
+    """
 
     params: dict[str, Any] = field(default_factory=dict)
+    whole: Draw | None = None
+    rows: slice | None = None
+    count: int = 0
 
     def __getitem__(self, stage: str | type[AnyStage]) -> Any:
         """Return the parameters of ``stage``, by its class or name; KeyError where it is off."""
@@ -171,6 +178,19 @@ class Pipeline:
         }
         return Draw({name: params for name, params in drawn.items() if params is not None})
 
+    @property
+    def by_scene(self) -> bool:
+        """Whether every stage treats each scene alone, so that a batch may be divided."""
+        return all(stage.by_scene for stage in self.stages.values())
+
+    def part(self, draw: Draw, rows: slice, count: int) -> Draw:
+        """Return ``draw``, one of ``count`` scenes, for the scenes ``rows`` alone."""
+        params = {
+            name: self.stages[name].part(params, rows, count)
+            for name, params in draw.params.items()
+        }
+        return Draw(params, draw, rows, count)
+
     def apply(
         self, patch: Tensor, mask: Tensor, placement: Placement, scenes: SceneBatch, draw: Draw
     ) -> Tensor:
@@ -199,10 +219,16 @@ class Pipeline:
         posed = replace(draw[self._place], patch=printed)
         shown = Draw({**draw.params, self._place: posed})
         light = self._scene_light(scenes, draw)
+
         first, *rest = self._segments(draw, posed.picture)
         margin = _fast_margin(first, posed.picture)
-
-        window = self._window(first, posed, margin)
+        if draw.whole is None or draw.rows is None:
+            window = self._window(first, posed, margin)
+        else:
+            bend, lens = draw.whole.get(StickerBend), draw.whole.get(LensDistortion)
+            printed = replace(printed, bend=bend, lens=lens)
+            every = replace(draw.whole[self._place], patch=printed)
+            window = rows_of(self._window(first, every, margin), draw.rows, draw.count)
         part = window.take(light, margin)
         picture, encoding = self._run(first, part, "linear", shown, window, margin)
         if not window.is_whole:
@@ -253,6 +279,7 @@ class Pipeline:
         A foreign stage stands alone; after a codec nothing may need pixels round a crop, for its
         blocks are counted from the picture's corner.
         """
+        draw = draw.whole or draw
         segments: list[tuple[list[str], list[int]]] = [([], [])]
         closed, blocks = False, False
 

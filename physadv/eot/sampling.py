@@ -130,22 +130,45 @@ def draw_bernoulli(generator: torch.Generator, probability: Range, *shape: int) 
 
 def moved_to(value: T, device: torch.device) -> T:
     """Return ``value`` with every tensor in its dataclasses, dicts and lists on ``device``."""
+    return _map_tensors(value, lambda tensor: tensor.to(device))
+
+
+def _map_tensors(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """``value`` with every tensor in its dataclasses, dicts and lists changed."""
     content: Any = value
     if isinstance(content, Tensor):
-        return content.to(device)  # type: ignore[return-value]
+        return change(content)  # type: ignore[return-value]
 
     if is_dataclass(content) and not isinstance(content, type):
         own = {
-            f.name: moved_to(getattr(content, f.name), device) for f in fields(content) if f.init
+            f.name: _map_tensors(getattr(content, f.name), change)
+            for f in fields(content)
+            if f.init
         }
         return replace(content, **own)  # type: ignore[return-value]
     if isinstance(content, dict):
-        return {key: moved_to(item, device) for key, item in content.items()}  # type: ignore[return-value]
+        return {key: _map_tensors(item, change) for key, item in content.items()}  # type: ignore[return-value]
     if isinstance(content, tuple) and hasattr(content, "_fields"):
-        return type(content)(*(moved_to(item, device) for item in content))  # type: ignore[return-value]
+        return type(content)(*(_map_tensors(item, change) for item in content))  # type: ignore[return-value]
     if isinstance(content, list | tuple):
-        return type(content)(moved_to(item, device) for item in content)  # type: ignore[return-value]
+        return type(content)(_map_tensors(item, change) for item in content)  # type: ignore[return-value]
     return value
+
+
+def rows_of(value: T, rows: slice, count: int) -> T:
+    """Return ``value`` for some of the scenes of a batch.
+
+    Args:
+        value: Tensors in dataclasses, dicts and lists; those whose first dimension is ``count``
+            hold one entry a scene.
+        rows: Numbers of the scenes.
+        count: Number of scenes of the batch.
+    """
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[rows] if tensor.dim() and len(tensor) == count else tensor
+
+    return _map_tensors(value, cut)
 
 
 def broadcast_parameters(value: Tensor) -> Tensor:

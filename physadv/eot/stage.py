@@ -106,6 +106,8 @@ class Stage(ABC, Generic[R, P]):
       from ``crop`` and with ``reach`` pixels more on each side, must equal the crop of ``apply``.
     - ``blockwise``: works on blocks counted from the picture's corner, so a crop has no extra
       pixels.
+    - ``by_scene``: whether ``apply`` treats every scene alone, so that a batch may be divided; its
+      parameters for some scenes are those of ``part``. True by default.
     - ``backends``: the implementations that ``backend`` may name, the default first.
 
     Example:
@@ -125,6 +127,7 @@ class Stage(ABC, Generic[R, P]):
     acts_on: ClassVar[ActsOn] = "picture"
     windowed: ClassVar[bool] = False
     blockwise: ClassVar[bool] = False
+    by_scene: ClassVar[bool] = True
     backends: ClassVar[tuple[Backend, ...]] = ("own",)
 
     def __init__(self, ranges: R, *, backend: Backend | None = None) -> None:
@@ -158,6 +161,18 @@ class Stage(ABC, Generic[R, P]):
     @abstractmethod
     def apply(self, images: Tensor, params: P) -> Tensor:
         """Return (b, 3, h, w) ``images`` after this effect with the drawn ``params``."""
+
+    def part(self, params: P, rows: slice, count: int) -> P:
+        """Return ``params`` for some scenes of a batch.
+
+        Args:
+            params: Those of the batch.
+            rows: Numbers of the scenes.
+            count: Number of scenes of the batch; tensors with so many rows hold one a scene.
+        """
+        from physadv.eot.sampling import rows_of  # which imports this module
+
+        return rows_of(params, rows, count)
 
     def crop(self, params: P, window: CropWindow, margin: int) -> P:
         """Return ``params`` for a crop: ``window`` of the picture with ``margin`` px round it."""

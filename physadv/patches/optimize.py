@@ -14,6 +14,7 @@ from physadv.attacks._fused_model import fuse_model
 from physadv.attacks._optimizers import CosineAdam
 from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
 from physadv.attacks.patch_search import SearchMethod, search_patch
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.random_streams import generator
 from physadv.core.rows import Row
 from physadv.core.types import Detections, Model, Prediction
@@ -90,6 +91,47 @@ def render_scenes(
     return images, annotations_of(task, moved)
 
 
+@dataclass
+class StepDraws:
+    """Scenes and draws of a step, which are rendered whole or by some of their rows.
+
+    Args:
+        task: Its stages, placement, shape and appearance may be another's of the same scenes.
+        scenes: The scenes, on the task's device.
+        draw: One draw of EOT for all of them.
+    """
+
+    task: PatchTask
+    scenes: SceneBatch
+    draw: Draw
+
+    def render(
+        self, patch: Tensor, rows: slice | None = None, *, task: PatchTask | None = None
+    ) -> tuple[Tensor, Annotations]:
+        """Photograph ``patch`` in the scenes ``rows``, or in all.
+
+        Args:
+            patch: Patch (1, 3, ph, pw) in [0, 1], as it is printed.
+            rows: Slice with both ends; None for all scenes.
+            task: Where the patch lies and how it is shaped, where that is not as in the own task.
+
+        Returns:
+            Images (b, 3, h, w) in [0, 1], and what is judged in them.
+        """
+        placed, scenes, draw = task or self.task, self.scenes, self.draw
+        count = len(scenes.images)
+        if rows is not None and (rows.start, rows.stop) != (0, count):
+            scenes, draw = scenes.part(rows), placed.stages.part(draw, rows, count)
+        mask = placed.mask.to(placed.device)
+        images = placed.stages.apply(patch, mask, placed.placement, scenes, draw)
+        return images, annotations_of(self.task, scenes)
+
+
+def divisible_draws(task: PatchTask, count: int) -> int | None:
+    """Return ``count`` where the draws of a step can be divided, else None."""
+    return count if task.stages.by_scene else None
+
+
 def sample_eot(task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> Draw:
     """Return the draw of EOT called ``name`` for ``scenes`` of ``task``, on the task's device."""
     stream = generator(task.seed, "eot", *name)
@@ -119,6 +161,7 @@ def optimize_patch(
     best: tuple[Tensor, float] | None = None,
     state: object = None,
     method: str = "gradient",
+    memory: MemoryLimit | None = None,
 ) -> Iterator[PatchProgress]:
     """Optimize a universal patch under expectation over transformation.
 
@@ -126,7 +169,8 @@ def optimize_patch(
     ``validate_every`` steps the patch is measured, in 8 bits, on fixed draws that no step trains
     on; the best of these is kept. Steps are made on fused copies of classifiers, measurements on
     the models themselves. Give ``start``, ``patch``, ``best`` and ``state`` of a saved
-    :class:`PatchProgress` to resume.
+    :class:`PatchProgress` to resume. Processes of the task take the same steps, each with its share
+    of the draws.
 
     Args:
         task: The patch problem; its appearance limits the patch to a palette or a reference image.
@@ -143,6 +187,7 @@ def optimize_patch(
         best: Best patch so far and its success.
         state: State of the optimizer.
         method: "gradient"; or "square" or "evolution", which search by scores alone.
+        memory: How many draws memory holds at once, which the gradient steps learn.
 
     Yields:
         The state after each step.
@@ -167,8 +212,10 @@ def optimize_patch(
         "state": state,
     }
     if method == "gradient":
-        loop = descend_patch(first, views=training_views(task, draws), **shared)
+        views = training_views(task, draws)
+        loop = descend_patch(first, views=views, processes=task.processes, memory=memory, **shared)
     else:
+        task.processes.refuse_several("A search by scores alone")
         views = training_views(task, draws, by_scores=True)
         loop = search_patch(
             first, views=views, method=cast(SearchMethod, method), seed=task.seed, **shared
@@ -209,11 +256,20 @@ def training_views(task: PatchTask, draws: int, *, by_scores: bool = False) -> l
     appearance = task.appearance.to(task.device)
 
     def view_of(part: PatchTask, count: int) -> View:
-        def render(current: Tensor, index: int) -> tuple[Tensor, Annotations]:
-            scenes = sample_scenes(part, part.scene_sources.train, count, "train", index)
-            return render_scenes(part, appearance.printed(current), scenes, ("train", index))
+        drawn: dict[int, StepDraws] = {}  # those of the last step alone
 
-        return View(render, training_victims(part, by_scores=by_scores))
+        def render(
+            current: Tensor, index: int, rows: slice | None = None
+        ) -> tuple[Tensor, Annotations]:
+            if index not in drawn:
+                drawn.clear()
+                scenes = sample_scenes(part, part.scene_sources.train, count, "train", index)
+                draw = sample_eot(part, scenes, ("train", index))
+                drawn[index] = StepDraws(part, scenes.to(part.device), draw)
+            return drawn[index].render(appearance.printed(current), rows)
+
+        victims = training_victims(part, by_scores=by_scores)
+        return View(render, victims, divisible_draws(part, count))
 
     counts = training_draws(parts, draws)
     return [view_of(part, count) for part, count in zip(parts, counts, strict=True)]
@@ -314,22 +370,26 @@ def validation_success(task: PatchTask, patch: Tensor, count: int) -> float:
 
 def _validation_score(task: PatchTask, patch: Tensor, count: int) -> float:
     """What :func:`validation_success` returns, for models that are shown the same pictures."""
-    successes, doubt, judged = 0.0, 0.0, 0
     batch = _batch_size(task)
-    for first in range(0, count, batch):
+
+    def measured(first: int) -> list[tuple[float, float, int]]:
         size = min(batch, count - first)
         scenes = sample_scenes(task, task.scene_sources.validation, size, "validation", first)
         images, annotations = render_scenes(
             task, to_8bit(task, patch), scenes, ("validation", first)
         )
-        judged += len(annotations.boxes)
+        successes, doubt = 0.0, 0.0
         for number, model in enumerate(task.models):
             prediction, goal = model(images), task.goal_of(number)
             met = float(goal.succeeded(prediction, annotations).sum())
             unsure = float((1 - goal.confidence_of_truth(prediction, annotations)).sum())
             successes += met / len(task.models)
             doubt += unsure / len(task.models)
-    return (successes + 1e-3 * doubt) / max(judged, 1)
+        return [(successes, doubt, len(annotations.boxes))]
+
+    rows = task.processes.divided(range(0, count, batch), measured)
+    successes, doubt = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    return (successes + 1e-3 * doubt) / max(sum(row[2] for row in rows), 1)
 
 
 def validation_rate(task: PatchTask, patch: Tensor, count: int) -> RateInterval:
@@ -425,14 +485,17 @@ def measure_patch(
     if part == "validation":
         source, stream = task.scene_sources.validation, part
 
-    rows: list[Row] = []
     batch = _batch_size(task)
-    for first in range(0, draws, batch):
+
+    def judged(first: int) -> list[Row]:
         size = min(batch, draws - first)
         scenes = sample_scenes(task, source, size, stream, first)
-        rows += _judged_rows(task, textures, scenes, (stream, first))
+        rows = _judged_rows(task, textures, scenes, (stream, first))
         if report is not None:
             report(first + size)
+        return rows
+
+    rows = task.processes.divided(range(0, draws, batch), judged)
     return summarize_rows(rows, by_group=task.scene_sources.clustered)
 
 

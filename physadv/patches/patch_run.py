@@ -15,13 +15,15 @@ from physadv.core.addresses import public_address
 from physadv.core.errors import DataError, OptionError
 from physadv.core.files import write_bytes
 from physadv.core.findings import Finding
+from physadv.core.memory_limit import MemoryLimit
+from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
 from physadv.models.black_box import AskedModel, black_box_within
 from physadv.models.cards import LoadedModel
-from physadv.patches.bundle import CARD, PatchBundle, write_bundle
+from physadv.patches.bundle import CARD, PatchBundle, read_bundle, write_bundle
 from physadv.patches.card import make_card, patch_findings, profile_findings, rates_table
 from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.controls import refuse_invalid
@@ -65,6 +67,7 @@ class PatchRun:
         overwrite: Whether a finished bundle of another configuration may be replaced.
         force: Whether to go on where the controls are not valid.
         model: Model in place of the one that the configuration names.
+        processes: Processes that make the same run and share its draws; the first alone writes.
 
     Raises:
         OptionError: ``out`` holds the bundle of another configuration, or an option is out of
@@ -80,13 +83,15 @@ class PatchRun:
         overwrite: bool = False,
         force: bool = False,
         model: LoadedModel | None = None,
+        processes: ProcessGroup = ALONE,
     ) -> None:
         if not overwrite:
             refuse_other_result(config, out)
         self.config, self.out, self.force = config, out, force
         self._key = checkpoint_key(config)
         self._starts = config.number_of_starts  # what is found changes the configuration
-        task = PatchTask.from_config(config, model=model)
+        task = replace(PatchTask.from_config(config, model=model), processes=processes)
+        self._processes, self.memory = processes, MemoryLimit()
         refuse_race_by_scores(config, task)
         self.method = step_rule(config, task)
         refuse_small_budget(config, task, self.method)
@@ -130,8 +135,8 @@ class PatchRun:
             return
         won = load_start(self.out, self._key)
         if won is None:
-            for won in Race(self.config, self.task).run():
-                if won.is_over:
+            for won in Race(self.config, self.task, self.memory).run():
+                if won.is_over and self._processes.is_first:
                     save_start(self.out, won, self._key)
                 yield won
         assert won is not None  # a race has at least one step
@@ -155,7 +160,7 @@ class PatchRun:
         key = self._key
         saved = load_checkpoint(self.out, key, self.config.lr, self.config.steps)
         start: dict[str, Any] = {} if self._won is None else {"patch": self._won.patch}
-        if self.curves:
+        if self.curves and self._processes.is_first:
             save_curves(self.out, self.curves, key)
         if saved is not None:
             self.resumed_at, self._last = saved.step, saved
@@ -176,11 +181,12 @@ class PatchRun:
             validate_every=validate_every,
             validation_draws=128 if self.method == "gradient" else _FEW_VALIDATION_DRAWS,
             method=self.method,
+            memory=self.memory,
             **start,
         )
         for progress in loop:
             self._last = progress
-            if progress.success is not None:
+            if progress.success is not None and self._processes.is_first:
                 save_checkpoint(self.out, progress, key)
             yield progress
 
@@ -216,6 +222,9 @@ class PatchRun:
                 "avoided": self._avoided_names(),
             }
         card.heldout.update(self._further_models(best))
+        if not self._processes.is_first:
+            self._processes.gather(None)  # until it is written
+            return read_bundle(self.out), measured
         bundle = write_bundle(
             self.out,
             card=card,
@@ -225,6 +234,7 @@ class PatchRun:
             rows=list(measured.rows),
         )
         _keep_profiles(self.config, self.out)
+        self._processes.gather(None)
         return bundle, measured
 
     def _avoided_names(self) -> list[str]:

@@ -26,19 +26,20 @@ from torch import Tensor
 from physadv.attacks._optimizers import CosineAdam
 from physadv.attacks.patch_loop import PatchStep, Victim, View, descend_patch
 from physadv.core.errors import DataError, ModelError, OptionError
+from physadv.core.memory_limit import MemoryLimit
 from physadv.core.parsing import parse_number
 from physadv.core.random_streams import generator
 from physadv.core.reading import foreign_errors
 from physadv.core.tensor_files import read_tensors, write_tensors
 from physadv.eot.mask_shapes import bar_layout, make_mask
-from physadv.eot.pipeline import Draw
 from physadv.eot.placement import Placement
-from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.patches.config import PatchConfig
 from physadv.patches.controls import CONTROL_FLOOR
 from physadv.patches.optimize import (
+    StepDraws,
     annotations_of,
     blank_patch,
+    divisible_draws,
     initial_patch,
     regularizer_of,
     sample_eot,
@@ -135,7 +136,7 @@ class _SharedDraws:
 
     parts: Sequence[PatchTask]
     counts: Sequence[int]
-    drawn: list[tuple[SceneBatch, Draw]] = field(default_factory=list)
+    drawn: list[StepDraws] = field(default_factory=list)
 
     def sample(self, kind: str, index: int) -> None:
         """Draw those of the step ``index`` from the scenes called ``kind``."""
@@ -144,14 +145,14 @@ class _SharedDraws:
             source = getattr(part.scene_sources, kind)
             scenes = sample_scenes(part, source, count, "race", kind, index)
             draw = sample_eot(part, scenes, ("race", kind, index))
-            self.drawn.append((scenes.to(part.device), draw))
+            self.drawn.append(StepDraws(part, scenes.to(part.device), draw))
 
-    def render(self, number: int, task: PatchTask, patch: Tensor) -> tuple[Tensor, Annotations]:
-        """Photograph ``patch``, placed as in ``task``, in the scenes of one part."""
-        scenes, draw = self.drawn[number]
-        mask, shown = task.mask.to(task.device), task.appearance.to(task.device).printed(patch)
-        images = task.stages.apply(shown, mask, task.placement, scenes, draw)
-        return images, annotations_of(self.parts[number], scenes)
+    def render(
+        self, number: int, task: PatchTask, patch: Tensor, rows: slice | None = None
+    ) -> tuple[Tensor, Annotations]:
+        """Photograph ``patch``, placed as in ``task``, in the scenes ``rows`` of one part."""
+        shown = task.appearance.to(task.device).printed(patch)
+        return self.drawn[number].render(shown, rows, task=task)
 
 
 class Race:
@@ -160,10 +161,13 @@ class Race:
     Args:
         config: What is searched, and how many starts run.
         task: The task of that configuration.
+        memory: How many draws memory holds at once, which the steps learn.
     """
 
-    def __init__(self, config: PatchConfig, task: PatchTask) -> None:
-        self.config, self.task = config, task
+    def __init__(
+        self, config: PatchConfig, task: PatchTask, memory: MemoryLimit | None = None
+    ) -> None:
+        self.config, self.task, self.memory = config, task, memory or MemoryLimit()
         parts = task.by_scene_size()
         self._training = _SharedDraws(parts, training_draws(parts, _DRAWS))
         self._validation = _SharedDraws(parts, training_draws(parts, _VALIDATION_DRAWS))
@@ -253,9 +257,13 @@ class Race:
         victims = self._victims_of(start)
 
         def view_of(number: int) -> View:
-            return View(
-                lambda current, _: self._training.render(number, task, current), victims[number]
-            )
+            def render(
+                current: Tensor, _: int, rows: slice | None = None
+            ) -> tuple[Tensor, Annotations]:
+                return self._training.render(number, task, current, rows)
+
+            part, count = self._training.parts[number], self._training.counts[number]
+            return View(render, victims[number], divisible_draws(part, count))
 
         loop = descend_patch(
             patch,
@@ -265,6 +273,8 @@ class Race:
             update=CosineAdam(_LEARNING_RATE, _ROUNDS * _ROUND_STEPS),
             steps=_ROUNDS * _ROUND_STEPS,
             start=index,
+            processes=self.task.processes,
+            memory=self.memory,
         )
         return _Runner(start, task, loop, patch)
 
@@ -294,16 +304,16 @@ class Race:
         table = torch.stack(losses)
         scores = (table / table.mean(0).clamp(min=1e-9)).mean(1).tolist()
         order = sorted(range(len(runners)), key=scores.__getitem__)
+        order = self.task.processes.from_first(order)
         return [runners[number] for number in order]
 
     @torch.no_grad()
     def _recognized_clean(self) -> list[list[Tensor]]:
         """Whether each validation object is recognized without a sticker, by part and victim."""
         recognized = []
-        for (scenes, draw), part in zip(
-            self._validation.drawn, self._validation.parts, strict=True
-        ):
-            images = part.stages.without_patch(scenes, draw)
+        for drawn in self._validation.drawn:
+            part, scenes = drawn.task, drawn.scenes
+            images = part.stages.without_patch(scenes, drawn.draw)
             annotations = annotations_of(part, scenes)
             recognized.append(
                 [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from physadv.attacks.patch_search import METHODS
 from physadv.core.errors import OptionError
+from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.core.random_streams import numpy_generator
 from physadv.core.stop_signs import STOP_NAMES
 from physadv.core.types import Model
@@ -60,6 +61,7 @@ class PatchTask:
         appearance: Palette or reference image of the patch.
         colors: Measured printer and camera in place of the drawn inks.
         pipeline: What lies between print and model; None for the built-in stages under ``ranges``.
+        processes: Processes that share the draws of steps and measurements.
     """
 
     models: Sequence[Model]
@@ -77,6 +79,7 @@ class PatchTask:
     appearance: PatchAppearance = field(default_factory=PatchAppearance)
     colors: ColorMap | None = None
     pipeline: Pipeline | None = None
+    processes: ProcessGroup = ALONE
 
     @property
     def stages(self) -> Pipeline:

@@ -42,6 +42,17 @@ class Annotations:
         labels, scene = (None if t is None else t.to(device) for t in (self.labels, self.scene))
         return Annotations(self.boxes.to(device), labels, scene)
 
+    def part(self, rows: slice) -> Annotations:
+        """Return the objects in the scenes ``rows``, a slice with both ends."""
+        if self.scene is None:
+            return Annotations(self.boxes[rows], None if self.labels is None else self.labels[rows])
+        inside = (self.scene >= rows.start) & (self.scene < rows.stop)
+        return Annotations(
+            self.boxes[inside],
+            None if self.labels is None else self.labels[inside],
+            self.scene[inside] - rows.start,
+        )
+
     def of(self, prediction: Prediction) -> Prediction:
         """Return ``prediction`` with one row for each object in place of one for each scene."""
         if self.scene is None:

@@ -16,6 +16,7 @@ import pytest
 from commandline import environment
 
 from physadv.core.rows import read_rows
+from physadv.core.tensor_files import read_tensors
 
 MODEL = """
 import torch
@@ -27,6 +28,7 @@ def make():
         torch.nn.Linear(512, 4))
 """
 EVALUATE = ("evaluate", "--threat", "linf:0.01", "--curve", "0.005", "--batch-size", "5")
+PATCH = ("patch", "--steps", "3", "--draws", "5", "--test-draws", "12", "--resolution", "8")
 CERTIFY = ("certify", "--threat", "l2:0.1", "--sigma", "0.25", "--n", "200", "--batch-size", "64")
 COMMON = ("--model", "own:make", "--data", "data.npz", "--trust", "--threads", "1")
 
@@ -155,11 +157,28 @@ def test_a_killed_process_ends_the_job_which_resumes_with_another_number(
     assert rows(out) == rows(place / "evaluated")
 
 
-def test_other_commands_are_not_started_twice(place: Path, tmp_path: Path) -> None:
+def test_a_patch_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """Draws are shared: the patches agree within 1e-5 and the held-out rows are the same; one
+    process writes and prints."""
+    options = ("--model", "signs", "--threads", "1", "--force", "--json")
+    alone = physadv(tmp_path, *PATCH, *options, "--out", "one")
+    both = physadv(tmp_path, *PATCH, *options, "--out", "two", processes=2)
+    one, two = (
+        read_tensors(tmp_path / run / "checkpoint.safetensors")[0] for run in ("one", "two")
+    )
+    for name in ("patch", "exp_avg"):
+        gap = (one[name] - two[name]).norm() / one[name].norm()
+        assert float(gap) < 1e-5
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    assert json.loads(both.stdout)["success"] == json.loads(alone.stdout)["success"]
+    assert both.stderr.count("bundle: two") == 1
+
+
+def test_other_commands_are_not_started_twice(place: Path) -> None:
     """A command that is not divided says so in one line and ends with exit code 1."""
     several = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "physadv", "patch", "--model", "signs", "--out", str(tmp_path)],
+        [sys.executable, "-m", "physadv", "patch", "verify", "stop-sticker"],
         cwd=place,
         env=environment() | several,
         capture_output=True,
@@ -167,4 +186,4 @@ def test_other_commands_are_not_started_twice(place: Path, tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 1
-    assert "patch under torchrun: attack, evaluate and certify are divided" in done.stderr
+    assert "physadv patch verify under torchrun: attack, evaluate, certify, " in done.stderr

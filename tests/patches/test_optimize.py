@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.patches import optimize
 from physadv.patches.config import PatchConfig
@@ -59,15 +58,13 @@ def test_every_training_scene_shows_the_palette(
 ) -> None:
     """What is photographed in a step consists of the printable colors alone."""
     shown: list[Tensor] = []
-    real = optimize.render_scenes
+    real = optimize.StepDraws.render
 
-    def watched(
-        task: PatchTask, patch: Tensor, scenes: SceneBatch, name: tuple[str | int, ...]
-    ) -> object:
+    def watched(self: optimize.StepDraws, patch: Tensor, rows: slice | None = None) -> object:
         shown.append(patch.detach().clone())
-        return real(task, patch, scenes, name)
+        return real(self, patch, rows)
 
-    monkeypatch.setattr(optimize, "render_scenes", watched)
+    monkeypatch.setattr(optimize.StepDraws, "render", watched)
     monkeypatch.setattr(optimize, "validation_success", lambda *_: 0.0)
     monkeypatch.setattr(optimize, "validation_rate", lambda *_: wilson_interval(0, 1))
     list(progress(task, 3))

@@ -18,6 +18,7 @@ from physadv.patches.measure_config import TransferConfig, VerifyConfig, Visibil
 from physadv_cli import options
 from physadv_cli.configured import Override, from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
+from physadv_cli.ranks import joined_processes
 from physadv_cli.runs import (
     RunOptions,
     begin_report,
@@ -32,6 +33,7 @@ from physadv_cli.runs import (
 )
 
 if TYPE_CHECKING:
+    from physadv.core.process_group import ProcessGroup
     from physadv.patches.bundle import PatchBundle
     from physadv.patches.face_rates import FaceRates
     from physadv.patches.optimize import PatchMeasurement
@@ -64,6 +66,7 @@ def register(root: typer.Typer, panel: str) -> None:
             "weights": Override(WeightFiles, NO_WEIGHTS),
         },
         switches=("force",),
+        divided=True,
     )
     app.command(DEFAULT, cls=DefaultCommand)(optimize)
     app.command("verify", short_help="Measure a bundle again and compare it with its card.")(
@@ -110,10 +113,17 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     Example: physadv patch --model efficientnet-lite0 --object anywhere --photos photos/ --goal
     targeted --target toaster --mask circle --size 180x180
     """
-    folder = run.take_folder(run.out or default_folder("patch"))
-    run.make_room(folder, config, compares_settings=False)  # PatchRun compares the bundle itself
-    result, summary = run_patch(config, folder, overwrite=run.overwrite, force=run.force)
-    run.finish(result, summary)
+    with joined_processes() as group:
+        first = None
+        if group.is_first:
+            first = run.take_folder(run.out or default_folder("patch"))
+            run.make_room(first, config, compares_settings=False)  # PatchRun compares the bundle
+        folder = Path(group.from_first(str(first)))
+        result, summary = run_patch(
+            config, folder, overwrite=run.overwrite, force=run.force, processes=group
+        )
+        if group.is_first:
+            run.finish(result, summary)
 
 
 def _join_models(values: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +134,12 @@ def _join_models(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_patch(
-    config: PatchConfig, folder: Path, *, overwrite: bool = False, force: bool = False
+    config: PatchConfig,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    processes: ProcessGroup | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Run or resume an optimization with progress.
 
@@ -133,10 +148,12 @@ def run_patch(
         folder: the run's folder.
         overwrite: whether a finished bundle of another configuration may be replaced.
         force: whether to go on where the controls are not valid.
+        processes: processes that make the run together; the first one writes.
 
     Returns:
         What ``--json`` prints, and the summary for people.
     """
+    from physadv.core.process_group import ALONE
     from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE, rate_lines
     from physadv.patches.face_rates import rates_by_face
     from physadv.patches.patch_run import PatchRun, black_boxes
@@ -147,9 +164,11 @@ def run_patch(
     # What is refused is one line in a log: the spinner is for a terminal alone.
     doing = "measuring how far the model sees, and both controls"
     with status_line(doing) if console.is_terminal else nullcontext():
-        run = PatchRun(config, folder, overwrite=overwrite, force=force)
+        group = processes or ALONE
+        run = PatchRun(config, folder, overwrite=overwrite, force=force, processes=group)
         controls = run.check_controls()
-    open_run("patch", folder, config.as_table())
+    if group.is_first:
+        open_run("patch", folder, config.as_table())
     for note in run.task.scene_sources.notes:
         console.print(note, style="dim")
     for line in limit_lines(run.task, run.curves):
@@ -158,6 +177,8 @@ def run_patch(
     print_findings([finding.as_dict() for finding in controls])
     _print_plan(run)
     stopped = _race(run) or _optimize(run)
+    if words := run.memory.in_words():
+        console.print(words.replace("images", "draws"))
     if run.resumed_at:
         console.print(f"resumed at step {run.resumed_at}")
     if stopped:
@@ -190,7 +211,8 @@ def run_patch(
     if boxes:
         result["queries"] = sum(box.sent for box in boxes)
         result["query_budget"] = boxes[0].budget
-    card, page = bundle.card, write_patch_report(bundle.folder)
+    card = bundle.card
+    page = write_patch_report(bundle.folder) if group.is_first else None
     tables = {name: card.heldout[name] for name in (BY_DISTANCE, BY_ANGLE) if name in card.heldout}
     result |= {**tables, **({"visibility": card.visibility} if card.visibility else {})}
     print_findings(result["doubts"])
@@ -232,7 +254,7 @@ def _race(run: PatchRun) -> bool:
             for state in run.race():
                 progress.update(work, total=state.total, completed=state.steps)
         except KeyboardInterrupt:
-            return True
+            return _kept(run)
     width, height = run.config.size_mm
     x, y = run.config.center_mm
     console.print(f"start: {width:g} x {height:g} mm at {x:g}, {y:g}")
@@ -254,8 +276,16 @@ def _optimize(run: PatchRun) -> bool:
                 note = f"loss {step.loss:.3f}  held-out success {success}"
                 progress.update(work, completed=step.step, note=note)
         except KeyboardInterrupt:
-            return True
+            return _kept(run)
     return False
+
+
+def _kept(run: PatchRun) -> bool:
+    """True: what there is after Ctrl-C is kept. Raises KeyboardInterrupt again in one of several
+    processes, which cannot go on without the others: the last checkpoint is kept."""
+    if run.task.processes.count > 1:
+        raise KeyboardInterrupt
+    return True
 
 
 def _measure(run: PatchRun) -> tuple[PatchBundle, PatchMeasurement]:

@@ -54,6 +54,17 @@ class SceneBatch:
         inside = (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
         return torch.where(inside[:, None], pictures, PADDING)
 
+    def part(self, rows: slice) -> SceneBatch:
+        """Return the scenes ``rows``, a slice with both ends, with what is judged in them."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        marks = None if self.marks is None else self.marks.part(rows)
+        cut = {
+            name: value[rows]
+            for name, value in tensors.items()
+            if value is not None and name != "marks"
+        }
+        return replace(self, **{**cut, "marks": marks})
+
     def to(self, device: torch.device) -> SceneBatch:
         """Return the same scenes with all their tensors on ``device``."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "groups"}

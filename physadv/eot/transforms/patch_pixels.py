@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,12 +41,15 @@ class PatchPixels:
     cut: Tensor  # (b,) 1: cut out
     cut_share: Tensor  # (b,)
     cut_at: Tensor  # (b, 2) x, y in [0, 1]
+    rows: tuple[int, int] | None = None  # first scene and number of scenes of a divided batch
 
     def apply(self, patch: Tensor) -> Tensor:
         """Return a ``patch`` (1, 3, h, w) changed for each scene: (b, 3, h, w) in [0, 1]."""
         height, width = patch.shape[-2:]
         stream = named_generator(self.noise_seed, "texels")
-        noise = (2 * torch.rand(len(self.noise), 3, height, width, generator=stream) - 1).to(patch)
+        first, count = self.rows or (0, len(self.noise))
+        texels = torch.rand(count, 3, height, width, generator=stream)
+        noise = (2 * texels[first : first + len(self.noise)] - 1).to(patch)
         changed = patch * broadcast_parameters(self.contrast).to(patch) + broadcast_parameters(
             self.brightness
         ).to(patch)
@@ -88,6 +91,11 @@ class PatchEdits(Stage[PatchPixelRanges, PatchPixels]):
             cut_share=draw_uniform(g, ranges.cutout_share, count),
             cut_at=draw_uniform(g, (-0.05, 1.05), count, 2),
         )
+
+    def part(self, params: PatchPixels, rows: slice, count: int) -> PatchPixels:
+        """Return ``params`` for the scenes ``rows`` of ``count``, with the same noise in each."""
+        own = super().part(params, rows, count)
+        return replace(own, rows=(rows.start, count))
 
     def apply(self, images: Tensor, params: PatchPixels) -> Tensor:
         """Return ``images``, the (1, 3, h, w) patch, changed by ``params``: one for each scene."""

@@ -118,6 +118,10 @@ class Printer(Stage[PrintRanges, PrintDraw]):
             white = white * stream.shared("paper_white_channels", (0.96, 1.04))
         return PrintDraw(black, white, mixing, measured)
 
+    def part(self, params: PrintDraw, rows: slice, count: int) -> PrintDraw:
+        """Return ``params``: all ``count`` scenes share one printer, whatever ``rows`` are."""
+        return params
+
     def apply(self, images: Tensor, params: PrintDraw) -> Tensor:
         """Return the linear light of ``images``, encoded patches, printed by ``params``."""
         return printed_light(images, params.black, params.white, params.mixing, params.measured)
