@@ -30,11 +30,17 @@ def watch(run: Iterator[TrainingStep], *, judged: bool = False) -> bool:
     try:
         with bar() as progress:
             task = progress.add_task("training", total=None, note="")
-            loss = 0.0
+            loss, is_divided = 0.0, False
             for step in run:
                 loss = step.loss if loss == 0 else 0.95 * loss + 0.05 * step.loss
                 note = f"epoch {step.epoch}, loss {loss:.3f}"
                 progress.update(task, completed=step.number, total=step.total, note=note)
+                if "images_at_once" in step.metrics and not is_divided:
+                    is_divided = True
+                    console.print(
+                        f"memory ran out; at most {step.metrics['images_at_once']:.0f} images are "
+                        "taken at once from there on, with the same result"
+                    )
                 if "guard_fired" in step.metrics:
                     console.print(
                         f"step {step.number}: overfitted to its attack; put back, and attacked "

@@ -61,12 +61,17 @@ class MemoryLimit:
                 ran_out = True
             # After the handler, where the error no longer holds what filled the memory.
             if ran_out:
-                self.first_failed = self.first_failed or size
-                self.most = size // 2
-                _free_cached_memory()
+                self.halve(size)
                 continue
             first += size
         return results
+
+    def halve(self, size: int) -> None:
+        """Take half of ``size`` items at most from here on: memory ran out at so many. Give back
+        what torch keeps of it."""
+        self.first_failed = self.first_failed or size
+        self.most = max(1, size // 2)
+        _free_cached_memory()
 
     def in_words(self) -> str:
         """Return what happened, for people; empty where memory always held all."""

@@ -16,6 +16,7 @@ from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of, write_text
 from physadv.core.lights import worst_light
+from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.core.random_streams import generator
 from physadv.core.tensor_files import write_tensors
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
@@ -151,6 +152,7 @@ def train_defense(
     out: Path | None = None,
     *,
     device: str | torch.device = "cpu",
+    processes: ProcessGroup = ALONE,
 ) -> Iterator[TrainingStep]:
     """Train a classifier and yield after each step.
 
@@ -160,6 +162,7 @@ def train_defense(
         out: Folder that holds the progress after each epoch; a run in it is resumed
             bit-identically.
         device: Device to train on.
+        processes: Processes that train together; the first one writes into ``out``.
 
     Yields:
         The step.
@@ -191,7 +194,9 @@ def train_defense(
     )
     defense = recipe.build_method()
 
-    validator = Validator(recipe, defense, training_data.validation, recipe.judged, device)
+    validator = Validator(
+        recipe, defense, training_data.validation, recipe.judged, device, processes
+    )
 
     after = GROWN if defense.score == "certified" else 0.0
     plain = {k: v for k, v in asdict(recipe).items() if k != "settings"}
@@ -207,6 +212,7 @@ def train_defense(
         identity=facts,
         validation=ValidationSchedule(validator, defense.score, recipe.patience, after),
         checkpoint=None if out is None else out / CHECKPOINT,
+        processes=processes,
     )
 
 
@@ -220,6 +226,7 @@ class Validator:
         part: Validation images.
         count: Number of images to draw.
         device: Device to evaluate on.
+        processes: Processes that share the images.
     """
 
     def __init__(
@@ -229,8 +236,10 @@ class Validator:
         part: ImageSubset,
         count: int,
         device: str | torch.device = "cpu",
+        processes: ProcessGroup = ALONE,
     ) -> None:
         self.recipe, self.defense, self.device = recipe, defense, device
+        self.processes = processes
         rows = torch.randperm(len(part), generator=generator(recipe.seed, "judged"))[:count]
         self.images, self.labels = part.floats(rows.sort().values)
         self.n = len(rows)
@@ -241,13 +250,15 @@ class Validator:
 
     def counts(self, net: nn.Module) -> dict[str, int]:
         """Return how many of ``n`` images ``net`` classifies correctly, by name."""
-        counts: dict[str, int] = {}
-        for start in range(0, self.n, 128):
+
+        def judged(start: int) -> list[dict[str, int]]:
             images = self.images[start : start + 128].to(self.device)
             labels = self.labels[start : start + 128].to(self.device)
-            for name, right in self._batch(net, images, labels, start).items():
-                counts[name] = counts.get(name, 0) + int(right.sum())
-        return counts
+            correct = self._batch(net, images, labels, start)
+            return [{name: int(right.sum()) for name, right in correct.items()}]
+
+        rows = self.processes.divided(range(0, self.n, 128), judged)
+        return {name: sum(row[name] for row in rows) for name in rows[0]}
 
     def _batch(
         self, net: nn.Module, images: Tensor, labels: Tensor, start: int

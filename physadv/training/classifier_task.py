@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.evaluation.progress_log import claim_folder
 from physadv.models.loading import pick_device
 from physadv.training.classifier_recipe import (
@@ -69,14 +70,21 @@ class ClassifierTask:
         """
         claim_folder(folder, self._identity())
 
-    def run(self, folder: Path) -> Iterator[TrainingStep]:
+    def run(self, folder: Path, processes: ProcessGroup = ALONE) -> Iterator[TrainingStep]:
         """Train and yield after each step; ``folder`` holds the progress and resumes it.
+
+        Args:
+            folder: Folder of the run.
+            processes: Processes that train together; the first one writes.
 
         Raises:
             OptionError: The folder holds another run.
         """
-        self.claim(folder)
-        yield from train_defense(self.recipe, self.data, folder, device=self.device)
+        if processes.is_first:
+            self.claim(folder)
+        yield from train_defense(
+            self.recipe, self.data, folder, device=self.device, processes=processes
+        )
 
     def publish(self, folder: Path, command: str = "") -> dict[str, Any]:
         """Evaluate the best weights in ``folder``, write them with their card, and return the card.

@@ -11,15 +11,18 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import cos, inf, pi
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from physadv.core.errors import DataError, OptionError
+from physadv.core.errors import DataError, OptionError, is_out_of_memory
+from physadv.core.memory_limit import MemoryLimit
+from physadv.core.process_group import ALONE, ProcessGroup, lost_processes
 from physadv.core.random_streams import derive, generator
 from physadv.training.checkpoint import (
     Tensors,
@@ -185,8 +188,14 @@ def train_model(
     validation: ValidationSchedule | None = None,
     checkpoint: Path | None = None,
     identity: str = "",
+    processes: ProcessGroup = ALONE,
+    memory: MemoryLimit | None = None,
 ) -> Iterator[TrainingStep]:
     """Train a network in place and yield after each step.
+
+    Several processes each take their share of every batch; torch's DistributedDataParallel averages
+    the gradients, so that all hold the same weights, up to rounding those of one process. Where one
+    process alone runs out of memory, it takes a batch in parts whose gradients add up to the same.
 
     Args:
         net: Network to train.
@@ -200,12 +209,16 @@ def train_model(
             schedule, method, seed and ``identity`` is resumed bit-identically; a finished run
             yields nothing more.
         identity: Text of everything else that decides the result.
+        processes: Processes that train this network together, from the same weights and batches;
+            the first one writes the checkpoint.
+        memory: How many images memory holds at once, which the steps learn; None: a fresh one.
 
     Yields:
         The step.
 
     Raises:
         DataError: The checkpoint is of another run, or the loss is no longer finite.
+        OptionError: Several processes cannot share the batches of this method or network.
 
     Example:
         >>> import torch
@@ -225,6 +238,9 @@ def train_model(
     claim = {"schedule": asdict(schedule), **defense.settings(), "seed": seed, "identity": identity}
     claim = json.loads(json.dumps(claim))  # as it will be read back: tuples become lists
     progress = _resume(checkpoint, run, defense, claim)
+    worker = _Worker(
+        net, defense, schedule.precision, processes, MemoryLimit() if memory is None else memory
+    )
 
     for number in range(progress.done, schedule.total):
         if validation is not None and validation.over(progress.history, schedule.epochs):
@@ -237,7 +253,7 @@ def train_model(
 
         metrics = dict(defense.watch(run, at))
         batch = batches(number // defense.repeats)
-        value, step_metrics = _step(net, batch, at, run.optimizer, schedule, defense)
+        value, step_metrics = _step(worker, batch, at, run.optimizer, schedule)
         metrics |= step_metrics
         update_average(run.mean, net, min(schedule.average, (1 + number) / (10 + number)))
 
@@ -247,7 +263,7 @@ def train_model(
         if ends:
             if validation is not None:
                 metrics |= _validate(validation, run.mean, progress, schedule.epochs)
-            if checkpoint is not None:
+            if checkpoint is not None and processes.is_first:
                 _save(checkpoint, run, defense, progress, claim)
 
         yield TrainingStep(
@@ -311,32 +327,132 @@ def read_progress(checkpoint: Path) -> Mapping[str, Any]:
     return load_training_state(checkpoint, facts=FACTS)[1]
 
 
+def _with_draws(at: TrainingPosition, state: Tensor) -> TrainingPosition:
+    """``at`` with a generator of its own in the given state."""
+    source = torch.Generator()
+    source.set_state(state)
+    return replace(at, generator=source)
+
+
+class _Loss(nn.Module):
+    """The loss of a batch as a module, so that DistributedDataParallel sees one forward pass,
+    however often the method calls the network."""
+
+    def __init__(self, net: nn.Module, defense: TrainingMethod, precision: str) -> None:
+        super().__init__()
+        self.net, self.defense, self.precision = net, defense, precision
+
+    def forward(
+        self, images: Tensor, labels: Tensor, at: TrainingPosition
+    ) -> tuple[Tensor, Metrics]:
+        """Return the loss and the metrics of the method."""
+        kind, is_low = images.device.type, self.precision == "bf16"
+        with torch.autocast(kind, torch.bfloat16, enabled=is_low):
+            return self.defense.loss(self.net, images, labels, at)
+
+
+class _Worker:
+    """Takes the gradients of batches: whole, in parts, or its share of several processes."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        defense: TrainingMethod,
+        precision: str,
+        processes: ProcessGroup,
+        memory: MemoryLimit,
+    ) -> None:
+        self.net, self.processes, self.memory = net, processes, memory
+        normalized = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        self.divides = defense.divisible and not normalized
+        self.loss: nn.Module = _Loss(net, defense, precision)
+        if processes.count == 1:
+            return
+
+        if not self.divides:
+            why = "batch normalization" if normalized else type(defense).__name__
+            processes.refuse_several(
+                f"Training with {why}, which needs whole batches,", "Start it alone"
+            )
+        with lost_processes():
+            self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
+
+    def backward(self, batch: Batch, at: TrainingPosition) -> tuple[float, Metrics]:
+        """Add the gradient of the loss of a whole ``batch``, ``at`` a position in the run, to the
+        network's parameters; return the loss and the method's metrics."""
+        images = batch[0]
+        if self.processes.count > 1:
+            if len(images) < self.processes.count:
+                self.processes.refuse_several(f"A batch of {len(images)}", "Use a larger batch")
+            rows = self.processes.share(len(images))
+            return self._over_processes(batch, rows, replace(at, whole=batch, first=rows.start))
+
+        size, draws = self.memory.most or len(images), at.generator.get_state()
+        while True:
+            try:
+                return self._in_parts(batch, size, at, draws)
+            except Exception as error:  # memory's errors come from torch and Python itself
+                if size == 1 or not self.divides or not is_out_of_memory(error):
+                    raise
+            self.net.zero_grad(set_to_none=True)
+            self.memory.halve(size)
+            size = self.memory.most or 1
+
+    def _over_processes(
+        self, batch: Batch, rows: slice, at: TrainingPosition
+    ) -> tuple[float, Metrics]:
+        share = (rows.stop - rows.start) / len(batch[0])
+        with lost_processes():
+            loss, metrics = self._checked(batch, rows, at)
+            (loss * share * self.processes.count).backward()  # the processes' mean is the batch's
+        total = self.processes.sum(loss.detach().cpu().double() * share)
+        return float(total), metrics
+
+    def _in_parts(
+        self, batch: Batch, size: int, at: TrainingPosition, draws: Tensor
+    ) -> tuple[float, Metrics]:
+        count = len(batch[0])
+        if size >= count:
+            loss, metrics = self._checked(batch, slice(0, count), at)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach()), metrics
+
+        value, means = 0.0, dict[str, float]()
+        for first in range(0, count, size):
+            rows = slice(first, min(first + size, count))
+            own = replace(_with_draws(at, draws), whole=batch, first=first)
+            loss, metrics = self._checked(batch, rows, own)
+            share = (rows.stop - rows.start) / count
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            value += share * float(loss.detach())
+            means = {k: means.get(k, 0.0) + share * v for k, v in metrics.items()}
+        return value, {**means, "images_at_once": float(size)}
+
+    def _checked(self, batch: Batch, rows: slice, at: TrainingPosition) -> tuple[Tensor, Metrics]:
+        loss, metrics = self.loss(batch[0][rows], batch[1][rows], at)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"loss {float(loss.detach())} at step {at.step + 1}",
+                "the training diverged",
+                "Lower the learning rate",
+            )
+        return loss, metrics
+
+
 def _step(
-    net: nn.Module,
+    worker: _Worker,
     batch: Batch,
     at: TrainingPosition,
     optimizer: torch.optim.Optimizer,
     schedule: TrainingSchedule,
-    defense: TrainingMethod,
 ) -> tuple[float, Metrics]:
+    net = worker.net
     net.train()
     optimizer.zero_grad(set_to_none=True)
-
-    images, labels = batch
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=schedule.precision == "bf16"):
-        loss, metrics = defense.loss(net, images, labels, at)
-
-    if not torch.isfinite(loss):
-        raise DataError(
-            f"loss {float(loss.detach())} at step {at.step + 1}",
-            "the training diverged",
-            "Lower the learning rate",
-        )
-
-    loss.backward()  # type: ignore[no-untyped-call]
+    value, metrics = worker.backward(batch, at)
     nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
     optimizer.step()
-    return float(loss.detach()), metrics
+    return value, metrics
 
 
 def _validate(

@@ -11,13 +11,14 @@ from physadv.core.wording import format_percent
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
+from physadv_cli.ranks import joined_processes
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
 
 def register(app: typer.Typer, panel: str) -> None:
     """Attach the command and its sub-command to ``app``, listed under ``panel``."""
     group = typer.Typer(cls=DefaultGroup)
-    group.command(DEFAULT, cls=DefaultCommand)(from_config(train, TrainConfig))
+    group.command(DEFAULT, cls=DefaultCommand)(from_config(train, TrainConfig, divided=True))
     group.command(
         "signs", short_help="The embedded traffic-sign classifier: GTSRB and background."
     )(from_config(train_signs, TrainSignsConfig))
@@ -49,10 +50,18 @@ def train(config: TrainConfig, run: RunOptions) -> None:
     with status_line("reading data"):
         task = ClassifierTask.from_config(config)
     print_data(task.data.summary)
-    folder = run.open_folder(config, task.claim, data=task.data.summary)
-    if not watch(task.run(folder), judged=True):
-        run.finish({"out": str(folder), "finished": False}, paused(folder))
+    with joined_processes() as group:
+        first = None
+        if group.is_first:
+            first = run.open_folder(config, task.claim, data=task.data.summary)
+        folder = Path(group.from_first(str(first)))
+        is_over = watch(task.run(folder, group), judged=True)
+    if not is_over:
+        if group.is_first:
+            run.finish({"out": str(folder), "finished": False}, paused(folder))
         raise SystemExit(130)
+    if not group.is_first:
+        return
 
     with status_line("judging"):
         card = task.publish(folder, command_line())

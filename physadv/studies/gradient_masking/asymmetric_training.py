@@ -156,7 +156,11 @@ def joint_loss_attack(
         for offset in range(1, classes):
             x0, targets = images[unbroken], ((labels[unbroken] + offset) % classes)[:, None]
             draws = generator(seed, "both at once", offset)
-            start = x0 if loss == "sum" and not restart else random_start(x0, eps, "linf", draws)
+            start = (
+                x0
+                if loss == "sum" and not restart
+                else random_start(x0, eps, "linf", TrainingPosition(0, 1, draws))
+            )
             moved, success = _attack_jointly(
                 model, detectors, threshold, x0, start, targets, eps, steps, loss
             )

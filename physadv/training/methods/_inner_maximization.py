@@ -15,24 +15,30 @@ from torch import Generator, Tensor, nn
 from physadv.attacks._classifier_step import frozen_eval
 from physadv.attacks._directions import sparse_direction, unit_direction
 from physadv.threat.norms import Norm, parse_norm, project_onto_ball, unit_noise
+from physadv.training.methods.base import TrainingPosition
 
 Objective = Callable[[Tensor], Tensor]
 """Function of images that returns a scalar to maximize, the sum over the batch."""
 
 
-def random_start(images: Tensor, eps: float, norm: Norm, generator: Generator) -> Tensor:
+def random_start(images: Tensor, eps: float, norm: Norm, at: TrainingPosition) -> Tensor:
     """Draw a point of each image's ball, uniformly on the CPU, and bring it into [0, 1].
 
     Args:
         images: Images (b, ...) in [0, 1].
         eps: Radius of the ball.
         norm: Norm of the ball.
-        generator: Source of the draws.
+        at: Source of the draws.
     """
     if norm == "linf":
-        noise = torch.rand(images.shape, generator=generator) * 2 - 1
+        noise = at.draw(torch.rand, images.shape) * 2 - 1
         return (images + eps * noise.to(images)).clamp(0, 1)
-    noise = torch.stack([unit_noise(images.shape[1:], norm, generator) for _ in range(len(images))])
+
+    def points(shape: tuple[int, ...], generator: Generator) -> Tensor:
+        one = torch.Size(shape[1:])
+        return torch.stack([unit_noise(one, norm, generator) for _ in range(shape[0])])
+
+    noise = at.draw(points, images.shape)
     return project_onto_ball(images + eps * noise.to(images), images, eps, norm)
 
 
@@ -95,7 +101,7 @@ def frozen_attack(
     eps: float,
     norm: str,
     steps: int,
-    generator: Generator,
+    at: TrainingPosition,
     step_size: float | None = None,
 ) -> Tensor:
     """Attack by PGD from a random start, with the network in eval mode meanwhile.
@@ -107,14 +113,14 @@ def frozen_attack(
         eps: Radius of the ball.
         norm: Norm of the ball.
         steps: Number of steps.
-        generator: Source of the random start.
+        at: Source of the random start.
         step_size: Length of a step; 2.5 eps / ``steps`` by default.
     """
     kind = parse_norm(norm)
     size = 2.5 * eps / max(1, steps) if step_size is None else step_size
 
     with frozen_eval(net):
-        start = random_start(images, eps, kind, generator)
+        start = random_start(images, eps, kind, at)
         return ascend_loss(
             class_cross_entropy(net, labels),
             images,

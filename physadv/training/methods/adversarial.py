@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ class FgsmTraining(_Attacked):
     """FGSM training (Goodfellow et al. 2015): ``mix`` of the clean loss and 1 - ``mix`` of the loss
     after one step of length eps."""
 
+    divisible: ClassVar[bool] = True
     mix: float = 0.5
 
     def loss(
@@ -61,6 +63,7 @@ class PgdTraining(_Attacked):
     """PGD training (Madry et al. 2018): the loss at the end of ``steps`` of PGD from a random
     start."""
 
+    divisible: ClassVar[bool] = True
     steps: int = 10
     step_size: float | None = None
 
@@ -76,7 +79,7 @@ class PgdTraining(_Attacked):
             eps=self.eps,
             norm=self.norm,
             steps=self.steps,
-            generator=at.generator,
+            at=at,
             step_size=self.step_size,
         )
         return F.cross_entropy(net(moved).float(), labels), {}
@@ -151,6 +154,7 @@ class TradesTraining(_Attacked):
     """TRADES (Zhang et al. 2019): the clean loss plus ``beta`` times the divergence between clean
     and attacked prediction."""
 
+    divisible: ClassVar[bool] = True
     beta: float = 6.0
     steps: int = 10
 
@@ -168,7 +172,7 @@ class TradesTraining(_Attacked):
         with frozen_eval(net):
             with torch.no_grad():
                 prediction = F.log_softmax(net(images).float(), 1)
-            nudge = 0.001 * torch.randn(images.shape, generator=at.generator).to(images)
+            nudge = 0.001 * at.draw(torch.randn, images.shape).to(images)
             moved = ascend_loss(
                 lambda x: _divergence(prediction, net(x), "sum"),
                 images,
@@ -194,6 +198,7 @@ class GradientPenalty(TrainingMethod):
     """Gradient regularization (Ross and Doshi-Velez 2018): the clean loss plus ``penalty`` times
     the squared l_2 norm of each image's input gradient."""
 
+    divisible: ClassVar[bool] = True
     penalty: float = 10.0
 
     def __post_init__(self) -> None:

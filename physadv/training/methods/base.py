@@ -4,7 +4,7 @@ own."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,15 +15,41 @@ from torch import Generator, Tensor, nn
 from physadv.core.errors import OptionError
 
 Metrics = Mapping[str, float]
+Sampler = Callable[..., Tensor]
+"""(shape, generator=) -> draws of that shape."""
 
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Position in a run: ``step`` of ``total``, from 0. ``generator`` (CPU) is this step's own."""
+    """Position in a run: ``step`` of ``total``, from 0. ``generator`` (CPU) is this step's own.
+
+    Where a batch is divided, ``whole`` is all of it, images and labels, and a loss is that of the
+    images from number ``first`` on.
+    """
 
     step: int
     total: int
     generator: Generator
+    whole: tuple[Tensor, Tensor] | None = None
+    first: int = 0
+
+    def draw(self, sample: Sampler, shape: Sequence[int], dim: int = 0) -> Tensor:
+        """Draw what a batch needs at random; a part of a batch gets its part of the same draws.
+
+        Args:
+            sample: Function such as ``torch.rand``.
+            shape: Shape of the draws.
+            dim: Its dimension that counts the images.
+
+        Returns:
+            Draws of that shape, on the CPU.
+        """
+        if self.whole is None:
+            return sample(tuple(shape), generator=self.generator)
+        whole = [*shape]
+        whole[dim] = len(self.whole[0])
+        drawn = sample(tuple(whole), generator=self.generator)
+        return drawn.narrow(dim, self.first, shape[dim])
 
     @property
     def share(self) -> float:
@@ -71,6 +97,11 @@ class TrainingMethod(ABC):
     """Name in checkpoints and cards; the name of the class where empty."""
 
     score: ClassVar[str] = "robust"
+
+    divisible: ClassVar[bool] = False
+    """Whether the loss of a batch is the mean over its images, and all that is drawn for it comes
+    from ``at.draw``: then parts of a batch, in several processes or for want of memory, add up to
+    it."""
 
     @property
     def repeats(self) -> int:
@@ -133,6 +164,7 @@ class StandardTraining(TrainingMethod):
     """Plain cross-entropy, with label ``smoothing``."""
 
     smoothing: float = 0.0
+    divisible: ClassVar[bool] = True
     score: ClassVar[str] = "clean"
 
     def loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,7 @@ class FastTraining(_Attacked):
         0.1
     """
 
+    divisible: ClassVar[bool] = True
     stride: float = 1.25
     every: int = 50
     drop: float = 0.2
@@ -68,7 +70,9 @@ class FastTraining(_Attacked):
         """Return the loss of ``net`` on attacked ``images`` with ``labels``, started by draws of
         ``at``."""
         if self._images is None:
-            self._images, self._labels = images[: self.held].clone(), labels[: self.held].clone()
+            all_images, all_labels = at.whole or (images, labels)
+            self._images = all_images[: self.held].clone()
+            self._labels = all_labels[: self.held].clone()
 
         size = self.stride * self.eps if self.strength == 1 else None
         moved = frozen_attack(
@@ -78,7 +82,7 @@ class FastTraining(_Attacked):
             eps=self.eps,
             norm=self.norm,
             steps=self.strength,
-            generator=at.generator,
+            at=at,
             step_size=size,
         )
 
@@ -132,7 +136,7 @@ class FastTraining(_Attacked):
                 eps=self.eps,
                 norm=self.norm,
                 steps=steps,
-                generator=at.generator,
+                at=at,
             )
 
         with frozen_eval(net), torch.no_grad():

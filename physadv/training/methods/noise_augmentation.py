@@ -21,6 +21,7 @@ class GaussianAugmentation(TrainingMethod):
     not clipped."""
 
     sigma: float = 0.25
+    divisible: ClassVar[bool] = True
     score: ClassVar[str] = "noisy"
     recorded_as: ClassVar[str] = "Gaussian"
 
@@ -31,7 +32,7 @@ class GaussianAugmentation(TrainingMethod):
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of ``net`` on noisy ``images`` with ``labels``, drawn from ``at``."""
-        noise = self.sigma * torch.randn(images.shape, generator=at.generator).to(images)
+        noise = self.sigma * at.draw(torch.randn, images.shape).to(images)
         return F.cross_entropy(net(images + noise).float(), labels), {}
 
 
@@ -60,9 +61,7 @@ class SmoothAdvTraining(GaussianAugmentation):
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of ``net`` on attacked noisy ``images`` with ``labels``, drawn from
         ``at``."""
-        noise = self.sigma * torch.randn((self.draws, *images.shape), generator=at.generator).to(
-            images
-        )
+        noise = self.sigma * at.draw(torch.randn, (self.draws, *images.shape), 1).to(images)
         eps = self.eps * at.ramp(0.0, self.warmup)
 
         def smoothed(x: Tensor) -> Tensor:

@@ -1,0 +1,143 @@
+"""A batch in parts, in one process or in two, trains the network that the whole batch trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import environment
+from torch import Tensor, nn
+
+from physadv.core.errors import OptionError
+from physadv.core.memory_limit import MemoryLimit
+from physadv.core.process_group import ProcessGroup
+from physadv.core.tensor_files import read_tensors
+from physadv.training.loop import TrainingSchedule, seed_all, train_model
+from physadv.training.methods.base import TrainingMethod
+from physadv.training.methods.by_name import method_by_name
+
+DIVIDED = {
+    "standard": {},
+    "fgsm": {"eps": 0.05},
+    "pgd": {"eps": 0.05, "steps": 2},
+    "trades": {"eps": 0.05, "steps": 2},
+    "fast": {"eps": 0.05, "every": 2, "held": 2},
+    "gradient-penalty": {},
+    "gaussian": {"sigma": 0.2},
+    "smoothadv": {"sigma": 0.2, "eps": 0.1, "steps": 2},
+}
+SCHEDULE = TrainingSchedule(epochs=2, steps=3, lr=0.01, precision="fp32")
+
+
+class Net(nn.Module):
+    """A small network; of more than ``most`` images at once the memory runs out."""
+
+    def __init__(self, most: int = 1000, *, norm: bool = False) -> None:
+        super().__init__()
+        middle = nn.BatchNorm1d(8) if norm else nn.Identity()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(12, 8), middle, nn.Tanh(), nn.Linear(8, 3)
+        )
+        self.most = most
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+def batch(number: int) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(number)
+    return torch.rand(9, 3, 2, 2, generator=source), torch.randint(0, 3, (9,), generator=source)
+
+
+def trained(net: nn.Module, method: TrainingMethod, memory: MemoryLimit | None = None) -> Tensor:
+    """The weights after a few steps, in one vector."""
+    for _ in train_model(net, batch, SCHEDULE, defense=method, memory=memory):
+        pass
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_parts_of_a_batch_add_up_to_it(name: str) -> None:
+    """Out of memory at 9 and at 4 images, the loop takes 2 at once: same draws, same weights."""
+    memory = MemoryLimit()
+    method = method_by_name(name, DIVIDED[name])
+    small = 2 * (2 if name == "smoothadv" else 1)  # which shows the network two noises an image
+    parts = trained(seed_all(lambda: Net(small), 1), method, memory)
+    whole = trained(seed_all(Net, 1), method_by_name(name, DIVIDED[name]))
+    assert float((parts - whole).norm() / whole.norm()) < 1e-5
+    assert (memory.first_failed, memory.most) == (9, 2)
+
+
+def test_what_needs_whole_batches_is_not_divided() -> None:
+    """Batch statistics and certified losses: memory's error is passed on, several processes are
+    refused."""
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(seed_all(lambda: Net(4, norm=True), 1), method_by_name("standard", {}))
+    for net, name in ((Net(norm=True), "standard"), (Net(), "ibp")):
+        steps = train_model(
+            net,
+            batch,
+            SCHEDULE,
+            defense=method_by_name(name, {"eps": 0.1} if name == "ibp" else {}),
+            processes=ProcessGroup(0, 2),
+        )
+        with pytest.raises(OptionError, match="in 2 processes"):
+            next(steps)
+
+
+PROGRAM = """
+import sys, torch
+from torch import distributed
+from test_divided_training import DIVIDED, Net, SCHEDULE, batch
+from physadv.core.process_group import ProcessGroup
+from physadv.core.tensor_files import write_tensors
+from physadv.training.loop import seed_all, train_model
+from physadv.training.methods.by_name import method_by_name
+
+distributed.init_process_group("gloo")
+group = ProcessGroup.current()
+weights = {}
+for name, options in DIVIDED.items():
+    net, losses = seed_all(Net, 1), []
+    method = method_by_name(name, options)
+    for step in train_model(net, batch, SCHEDULE, defense=method, processes=group):
+        losses.append(step.loss)
+    weights[name] = torch.cat([p.detach().flatten() for p in net.parameters()])
+    weights[name + " loss"] = torch.tensor(losses)
+if group.is_first:
+    write_tensors(sys.argv[1], weights)
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_train_the_weights_of_one(tmp_path: Path) -> None:
+    """Under every divisible method the weights agree within 1e-5, at an odd batch size too, and the
+    reported loss is that of the whole batch."""
+    program, out = tmp_path / "program.py", tmp_path / "weights.safetensors"
+    program.write_text(PROGRAM)
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", str(program), str(out)]
+    own, known = Path(__file__).parent, environment()
+    roots = os.pathsep.join([known["PYTHONPATH"], str(own), str(own.parent)])
+    done = subprocess.run(
+        [sys.executable, *start],
+        env={**known, "PYTHONPATH": roots},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    both, _ = read_tensors(out)
+    for name, options in DIVIDED.items():
+        net, losses = seed_all(Net, 1), []
+        for step in train_model(net, batch, SCHEDULE, defense=method_by_name(name, options)):
+            losses.append(step.loss)
+        one = torch.cat([p.detach().flatten() for p in net.parameters()])
+        assert float((both[name] - one).norm() / one.norm()) < 1e-5, name
+        torch.testing.assert_close(both[f"{name} loss"], torch.tensor(losses), rtol=1e-5, atol=0)
