@@ -375,7 +375,7 @@ class _Worker:
                 f"Training with {why}, which needs whole batches,", "Start it alone"
             )
         with lost_processes():
-            self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
+            self.loss = DistributedDataParallel(self.loss)
 
     def backward(self, batch: Batch, at: TrainingPosition) -> tuple[float, Metrics]:
         """Add the gradient of the loss of a whole ``batch``, ``at`` a position in the run, to the
