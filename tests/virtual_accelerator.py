@@ -26,6 +26,23 @@ MIXED: list[str] = []
 _MOVES = ("copy_", "_to_copy", "index.", "index_put")  # a GPU takes these from the CPU, too
 
 
+HAS_DOUBLE = "--no-double" not in sys.argv
+"""Whether the device has float64; Apple's has not."""
+_DOUBLE = (torch.float64, torch.complex128)
+
+
+def _refuse_double(operation: str) -> None:
+    """Note an operation in float64 on a device that lacks it, and fail as Apple's does."""
+    where = _caller()
+    if _ASKS not in where:
+        MIXED.append(f"float64 by {operation} in {where}")
+    raise TypeError(f"{operation}: the framework of {DEVICE} doesn't support float64")
+
+
+_ASKS = "core/tensors.py"
+"""Where the toolkit asks whether a device has float64."""
+
+
 class OnDevice(Tensor):
     """A tensor of the virtual device, held by ``raw``, a tensor of the CPU."""
 
@@ -64,6 +81,10 @@ class OnDevice(Tensor):
         result = func(*args, **kwargs)
         if device is not None and torch.device(device).type == "cpu":
             return result
+        if not HAS_DOUBLE:
+            doubles = [t for t in pytree.tree_flatten(result)[0] if isinstance(t, Tensor)]
+            if any(t.dtype in _DOUBLE for t in doubles):
+                _refuse_double(str(func))
         return pytree.tree_map_only(
             Tensor, lambda t: t if isinstance(t, OnDevice) else OnDevice(t), result
         )
@@ -80,6 +101,8 @@ def _implement() -> None:
     _setup_privateuseone_for_python_backend("vacc")
 
     def empty(size: Any, dtype: Any = None, **_: Any) -> OnDevice:
+        if dtype in _DOUBLE and not HAS_DOUBLE:
+            _refuse_double("empty")
         return OnDevice(torch.empty(size, dtype=dtype))
 
     def empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> OnDevice:
@@ -186,9 +209,14 @@ def _views() -> None:
 def _copies() -> None:
     """The folded and the bfloat16 copy are used, not dropped for an error on the way."""
     from physadv.attacks._fused_model import FusedModel, fuse_model
+    from physadv.models.own_device import OnOwnDevice
 
-    images = data()[0].to(DEVICE)
-    assert isinstance(fuse_model(net().to(DEVICE), images), FusedModel)
+    model = net().to(DEVICE)
+    if HAS_DOUBLE:
+        assert isinstance(fuse_model(model, data()[0].to(DEVICE)), FusedModel)
+    else:
+        apart = OnOwnDevice(model, torch.device(DEVICE))
+        assert isinstance(fuse_model(apart, data()[0]), FusedModel)
 
 
 def _smoothing() -> None:
@@ -249,6 +277,8 @@ def _own_model() -> None:
 
     model = as_model(net().to(DEVICE), mean=[0.5, 0.5, 0.5], std=[0.2, 0.2, 0.2])
     assert isinstance(model(data()[0].to(DEVICE)), OnDevice)
+    assert model.device.type == ("vacc" if HAS_DOUBLE else "cpu")
+    assert not isinstance(model(data()[0]), OnDevice) or HAS_DOUBLE
 
 
 def _mixed() -> None:
@@ -310,4 +340,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([word for word in sys.argv[1:] if not word.startswith("--")])

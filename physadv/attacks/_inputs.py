@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
@@ -19,8 +20,16 @@ from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.findings import warn_of
-from physadv.core.tensors import ImagesLike, LabelsLike, as_class_numbers, as_float_images
+from physadv.core.tensors import (
+    ImagesLike,
+    LabelsLike,
+    as_class_numbers,
+    as_float_images,
+    has_float64,
+)
+from physadv.eot.sampling import moved_to
 from physadv.models.load import resolve_classifier
+from physadv.models.own_device import OnOwnDevice
 from physadv.threat.criteria import Misclassification, success_criterion
 from physadv.threat.norms import Norm
 from physadv.threat.parsing import check_radius, parse_eps, parse_norm
@@ -79,7 +88,10 @@ def open_inputs(
         **options: _P.kwargs,
     ) -> _Result:
         classifier = resolve_classifier(model)
-        home = None if isinstance(images, Tensor) else _device_of(classifier)
+        own = _device_of(classifier)
+        if own is not None and not has_float64(own) and not isinstance(classifier, OnOwnDevice):
+            return _from_the_cpu(opened, classifier, own, images, labels, *args, **options)
+        home = None if isinstance(images, Tensor) else own
         pixels = as_float_images(images, home)
         truth = as_class_numbers(labels, pixels.device)
         settings = _parsed(attack, options, pixels)
@@ -104,6 +116,34 @@ def open_inputs(
         return result
 
     return cast("OpenAttack[_P, _Result]", opened)
+
+
+def _from_the_cpu(
+    attack: Callable[..., _Result],
+    classifier: _Classifier,
+    device: torch.device,
+    images: ImagesLike,
+    labels: LabelsLike,
+    *args: Any,
+    **options: Any,
+) -> _Result:
+    """Attack a model on a ``device`` without float64: it alone computes there, distances and
+    projections are the CPU's. The result is on the device of the images."""
+    home = images.device if isinstance(images, Tensor) else device
+    cpu = torch.device("cpu")
+    given = {key: moved_to(value, cpu) for key, value in options.items()}
+    if given.get("surrogates"):
+        nets = [resolve_classifier(net) for net in given["surrogates"]]
+        given["surrogates"] = tuple(OnOwnDevice(net, device) for net in nets)
+    result = attack(
+        OnOwnDevice(classifier, device),
+        as_float_images(images, cpu),
+        as_class_numbers(labels, cpu),
+        *args,
+        **given,
+    )
+    parts = {f.name: moved_to(getattr(result, f.name), home) for f in fields(result)}
+    return replace(result, **parts)
 
 
 def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tensor) -> Any:

@@ -25,7 +25,13 @@ from physadv.certification.smoothing.noise import noise_by_name
 from physadv.certification.smoothing.sampler import NoiseSampler
 from physadv.certification.smoothing.settled_radius import certify_until_settled
 from physadv.core.errors import ImageError, ModelError, OptionError
-from physadv.core.tensors import ImagesLike, LabelsLike, as_class_numbers, as_float_images
+from physadv.core.tensors import (
+    ImagesLike,
+    LabelsLike,
+    as_class_numbers,
+    as_float_images,
+    exact_device,
+)
 from physadv.models.load import resolve_classifier
 from physadv.threat.parsing import NormLike, parse_eps, parse_norm
 
@@ -226,7 +232,7 @@ def certify_bounds(
     if batch < 1:
         raise OptionError(f"Batch {batch}", "At least 1 is needed", "Use 64")
 
-    pixels = _checked_images(images, net)
+    pixels = _checked_images(images, net, exact=True)
     pixels = pixels.to(number_of(net, pixels).dtype)
     truth = as_class_numbers(labels, pixels.device)
     if truth.shape != pixels.shape[:1]:
@@ -263,10 +269,15 @@ def certify_bounds(
     return BoundCertificates(margin > 0, margin, predicted, method, verdicts, found)
 
 
-def _checked_images(images: ImagesLike, model: Callable[[Tensor], Tensor]) -> Tensor:
-    """The images as floats on the device of the model; ImageError where they cannot be used."""
+def _checked_images(
+    images: ImagesLike, model: Callable[[Tensor], Tensor], *, exact: bool = False
+) -> Tensor:
+    """The images as floats on the device of the model, with ``exact`` on the CPU where that has no
+    float64; ImageError where they cannot be used."""
     owners = (getattr(model, name, tuple) for name in ("parameters", "buffers"))
     home = next((tensor.device for owner in owners for tensor in owner()), None)
+    if exact and home is not None:
+        home = exact_device(home)
     pixels = as_float_images(images, home).detach()
     if not len(pixels) or pixels.ndim not in (2, 4) or not pixels.is_floating_point():
         raise ImageError(

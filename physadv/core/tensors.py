@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,26 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
             "a tensor or a numeric array (b, ...) is needed",
             "stack the images into one of these",
         ) from error
+
+
+def has_float64(device: torch.device) -> bool:
+    """Return whether ``device`` has numbers of 64 bits; Apple's GPUs have not."""
+    return _has_float64(device.type)
+
+
+@functools.cache
+def _has_float64(kind: str) -> bool:
+    try:
+        torch.empty(1, dtype=torch.float64, device=kind)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where tensors are kept for a model on ``device``: there, or on the CPU where it has
+    no float64, in which distances and projections are computed."""
+    return device if has_float64(device) else torch.device("cpu")
 
 
 def _are_pil(pictures: Sequence[Any]) -> bool:

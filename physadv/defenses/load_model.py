@@ -55,5 +55,7 @@ def load_model(
 
 
 def _model_device(model: LoadedModel) -> str | torch.device:
-    """Return the device that a model's parameters and buffers are on; the CPU without any."""
+    """Return the device that a model's parameters and buffers are on; the CPU without any.
+
+    A model is moved to it, also where its images stay elsewhere."""
     return next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, PhysadvError, is_out_of_memory
 from physadv.core.names import plain_name
+from physadv.core.tensors import exact_device, has_float64
 from physadv.core.types import Prediction
 from physadv.models.failures import failure_of
+from physadv.models.own_device import moved_prediction
 from physadv.models.resizing import InputResizing, resizing_from
 
 Task = Literal["classify", "detect"]
@@ -159,9 +161,15 @@ class LoadedModel(nn.Module):
         self.card = card
 
     @property
+    def home(self) -> torch.device:
+        """Device of its parameters or buffers; the CPU where it has none."""
+        owners = (self.parameters(), self.buffers())
+        return next((t.device for owner in owners for t in owner), torch.device("cpu"))
+
+    @property
     def device(self) -> torch.device:
-        """Device of its parameters; the CPU where it has none."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        """Device of the images that it is given: its own, or the CPU where that has no float64."""
+        return exact_device(self.home)
 
     def forward(self, images: Tensor) -> Prediction:
         """Return logits (b, classes) of a classifier, or a detector's Detections in pixels of
@@ -170,7 +178,11 @@ class LoadedModel(nn.Module):
         Raises:
             ModelError: The network fails; the message says on what, and why.
         """
+        home = self.home
+        apart = not has_float64(home) and images.device.type == "cpu"
         try:
+            if apart:
+                return moved_prediction(self.net(images.to(home)), images.device)
             return cast(Prediction, self.net(images))
         except Exception as error:  # a user's network may raise anything
             if isinstance(error, PhysadvError) or is_out_of_memory(error):

@@ -13,6 +13,7 @@ from kornia.metrics import ssim
 from torch import Tensor
 
 from physadv.core.color import de00_of_srgb
+from physadv.core.tensors import exact_device
 
 _SIGMA, _RADIUS = 1.5, 5
 _BAND_PIXELS = 250_000
@@ -116,6 +117,8 @@ def _ssim_parts(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def measure_change(before: Tensor, after: Tensor) -> ImageChange:
     """Measure the change from ``before`` to ``after``, both (3, h, w) in [0, 1] or uint8."""
+    exact = exact_device(before.device)
+    before, after = before.to(exact), after.to(exact)
     height, width = before.shape[-2:]
     first, second = _padded(before[None]), _padded(after[None])
     squares = largest = unlike = 0.0

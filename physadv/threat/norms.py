@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from physadv.core.tensors import has_float64
 from physadv.threat.parsing import NORMS as NORMS
 from physadv.threat.parsing import Norm as Norm
 from physadv.threat.parsing import parse_norm as parse_norm
@@ -60,6 +61,8 @@ def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
         >>> project_onto_ball(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), 0.5, "linf").tolist()
         [[0.5, 0.5]]
     """
+    if not has_float64(x.device):
+        return project_onto_ball(x.cpu(), x0.cpu(), eps, norm).to(x.device)
     projections = {"linf": _project_linf, "l2": project_l2, "l1": _project_l1}
     return projections[parse_norm(norm)](x, x0, eps)
 
@@ -217,6 +220,8 @@ def steepest_point(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
         >>> steepest_point(slope, x0, 0.25, "linf").tolist()
         [[0.25, 0.75, 0.5]]
     """
+    if not has_float64(slope.device):
+        return steepest_point(slope.cpu(), x0.cpu(), eps, norm).to(slope.device)
     direction = -slope.double().flatten(1)
     room = _room(direction, x0) * (direction != 0)
 

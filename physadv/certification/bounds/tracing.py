@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from physadv.certification.bounds.operation_recorder import record_layers
 from physadv.certification.bounds.rounding import rounding_of_margins
 from physadv.core.errors import ModelError
 from physadv.core.random_streams import generator
+from physadv.core.tensors import has_float64
 
 _BATCH = 7
 """Batch size of the traced pass; no layer has this first size by accident."""
@@ -98,6 +100,7 @@ def folded_graph(
         >>> [type(node.layer).__name__ for node in folded_graph(net, (3, 4, 4)).nodes]
         ['InputLayer', 'ConvLayer', 'ReluLayer', 'ReshapeLayer', 'LinearLayer']
     """
+    net = _where_float64_is(net)
     graph = trace_graph(net, shape, least_outputs=least_outputs)
     folded = graph.folded(dtype)
     probes = probe_images(shape, _PROBES)
@@ -107,6 +110,12 @@ def folded_graph(
     check_graph(folded, net, probes, tolerance=_SINGLE)
     _check_in_double(graph, net, probes)
     return replace(folded, traced=graph)
+
+
+def _where_float64_is(net: nn.Module) -> nn.Module:
+    """``net``, or a copy on the CPU where its own device has no float64."""
+    home = next((p.device for p in net.parameters()), torch.device("cpu"))
+    return net if has_float64(home) else copy.deepcopy(net).cpu()
 
 
 def _check_in_double(graph: LayerGraph, net: nn.Module, probes: Tensor) -> None:

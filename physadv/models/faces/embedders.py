@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from physadv.core.errors import ModelError
 from physadv.core.files import sha256_of
 from physadv.core.tables import parse_table, read_table
+from physadv.core.tensors import exact_device
 from physadv.models.architectures.dlib_resnet import load_dlib_resnet
 from physadv.models.architectures.edgeface import EdgeFace, merge_low_rank
 from physadv.models.architectures.mobilefacenet import MobileFaceNet, fold_batch_norms
@@ -257,7 +258,7 @@ def load_embedder(
     # The mode is set by hand: modules made by torch.export refuse .eval().
     for module in embedder.modules():
         module.training = False
-    embedder.requires_grad_(False).to(pick_device(device))
+    embedder.requires_grad_(False).to(exact_device(pick_device(device)))
 
     # Small convolutions run about a fifth faster with the channels innermost.
     embedder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
