@@ -35,8 +35,8 @@ def outcomes(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", [name for name in virtual_accelerator.PATHS if name != ON_PURPOSE])
 def test_no_tensor_is_left_on_the_cpu(name: str, outcomes: dict[str, str]) -> None:
-    """The path ends, and no operation met tensors of both devices, or numbers that the device lacks,
-    not even where the error was caught and something slower done."""
+    """The path ends, and no operation met tensors of both devices, or numbers that it lacks, not
+    even where the error was caught and something slower done."""
     assert outcomes[name] == ""
 
 

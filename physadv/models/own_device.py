@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,5 @@ def moved_prediction(prediction: Prediction, device: torch.device) -> Prediction
     """Return ``prediction`` on ``device``; what is no prediction, as it is."""
     if isinstance(prediction, Detections):
         return Detections(prediction.boxes.to(device), prediction.scores.to(device))
-    if isinstance(prediction, Tensor):
-        return prediction.to(device)
-    return cast(Prediction, prediction)
+    output: Any = prediction  # a user's network may return anything, which others refuse
+    return cast(Prediction, output.to(device) if isinstance(output, Tensor) else output)
