@@ -4,7 +4,7 @@ The first people of odd place in the shared faces, one photo cloaked with Mobile
 ``low`` and compared with four others after half size + JPEG 75. The recognizers that did not take
 part judge, at 1 % false accepts among these people.
 
-python benchmarks/cloak_trials.py NAME [--people 5]   # adds rows to cloak_trials.jsonl
+python benchmarks/cloak_trials.py NAME [--people 5] [--also RECOGNIZER[=WEIGHTS]]   # adds rows
 python benchmarks/cloak_trials.py table               # means over the people that all trials have
 """
 
@@ -23,6 +23,7 @@ from cloak import OTHERS, embedded, embedder, impostors, read_rows
 
 from physadv.core.image_io import read_rgba
 from physadv.core.torch_threads import calm_threads
+from physadv.models.faces.embedders import load_embedder
 from physadv.models.faces.face_detection import SlimFinder
 from physadv.privacy import cloak_faces as cloak
 from physadv.privacy.check.pairs import main_face
@@ -48,6 +49,7 @@ def main() -> None:
     )
     parser.add_argument("trial", choices=(*TRIALS, "table"))
     parser.add_argument("--people", type=int, default=5)
+    parser.add_argument("--also", default="", help="a second recognizer to cloak with")
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--out", type=Path, default=HERE / "cloak_trials.jsonl")
     chosen = parser.parse_args()
@@ -82,13 +84,16 @@ def run(chosen: argparse.Namespace) -> None:
         n: float(np.quantile(impostors(net, {p: r[n] for p, r in known.items()}), 0.99))
         for n, net in nets.items()
     }
+    trial = chosen.trial + (f" and {Path(chosen.also).stem}" if chosen.also else "")
+    made_with = [nets["mobilefacenet"]]
+    if chosen.also:
+        name, _, weights = chosen.also.partition("=")
+        made_with.append(nets.get(name) or load_embedder(name, weights=weights or None))
     for person in list(known)[: chosen.people]:
         rgb, face = firsts[person]
         cpu = time.process_time()
-        done, (note,) = cloak.cloak_faces(
-            rgb, [face], [nets["mobilefacenet"]], TRIALS[chosen.trial], name=person
-        )
-        row: dict[str, Any] = {"trial": chosen.trial, "name": person}
+        done, (note,) = cloak.cloak_faces(rgb, [face], made_with, TRIALS[chosen.trial], name=person)
+        row: dict[str, Any] = {"trial": trial, "name": person}
         row["cpu"] = round(time.process_time() - cpu, 2)
         row |= {key: round(getattr(note.change, key), 4) for key in FIGURES[1:]}
         for name, net in nets.items():

@@ -54,6 +54,7 @@ def write_video(path: Path, frames: list[np.ndarray], times: list[float] | None 
     """H.264 with a tone beside it."""
     times = [k / 25 for k in range(len(frames))] if times is None else times
     with av.open(str(path), "w") as out:
+        out.metadata.update({"location": "+48.1000+011.5000/", "title": "at home"})
         stream: Any = out.add_stream("libx264", rate=25, options={"crf": "8"})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -112,6 +113,17 @@ def test_frames_times_and_sound_are_kept(cloaked: tuple[Path, Path, Any]) -> Non
     assert result.frames == 30
     assert new_times == pytest.approx(times, abs=1e-3)
     assert sound_of(target) == sound_of(source)
+
+
+def test_place_and_title_go(cloaked: tuple[Path, Path, Any]) -> None:
+    """What the recording says of its owner is not in the new file."""
+    source, target, _ = cloaked
+    with av.open(str(source)) as container:
+        assert "location" in container.metadata
+    with av.open(str(target)) as container:
+        assert not {"location", "title", "creation_time"} & set(container.metadata)
+    assert b"loci" in source.read_bytes()
+    assert b"loci" not in target.read_bytes()
 
 
 def test_faces_change_and_the_rest_is_encoded_anew_alone(cloaked: tuple[Path, Path, Any]) -> None:
