@@ -219,6 +219,7 @@ def csv_boxes(
         DataError: A column is missing, or a row has no name or number.
 
     Example:
+        >>> from physadv.core.csv_tables import parse_csv
         >>> text = "filename,width,height,class,xmin,ymin,xmax,ymax\\na.jpg,9,9,stop,1,2,5,6"
         >>> boxes, _ = csv_boxes(lambda columns: parse_csv(text, "boxes.csv", columns))
         >>> boxes[0].box, boxes[0].class_name, boxes[0].size

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from physadv.core.errors import DataError, ModelError
 from physadv.core.trust import only_code_named
 from physadv.core.types import Detections
+from physadv.evaluation.detection_samples import image_detections
+from physadv.evaluation.metrics.coco_average_precision import CocoMatches
 from physadv.models.load import as_model
 from physadv.studies.attack_studies_config import PatchBenchmarkConfig
 from physadv.studies.page import Matrix, Table
@@ -149,3 +153,30 @@ def test_what_is_wrong_is_named(config: PatchBenchmarkConfig, tmp_path: Path) ->
         other = PatchBenchmarkConfig(data=config.data, object_class="boat", **values)
         with pytest.raises(ModelError, match="boat"):
             quick_page(STUDY, other, tmp_path / "b")
+
+
+def test_the_tables_of_the_page_are_those_of_the_rows() -> None:
+    """AP50 of each detector, defense and attack in docs/studies.md, computed again from the rows
+    that are kept."""
+    root = Path(__file__).resolve().parents[2]
+    by_cell: dict[tuple[str, str], list[Any]] = {}
+    for line in (root / "benchmarks/study_patches.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        by_cell.setdefault((row["part"], row["attack"]), []).append(row)
+    attacks = ("clean", "gray", "noise", "gradient", "square", "adaptive")
+    page = (root / "docs/studies.md").read_text()
+    for name, detector in (("FastestDet", "fastestdet"), ("YOLOX-Nano", "yolox-nano")):
+        table = page[page.index(f"| {name} behind |") :].split("\n\n")[0].splitlines()[2:]
+        assert len(table) >= 2
+        for line in table:
+            defense, *shown = [cell.strip() for cell in line.strip("|").split("|")]
+            part = f"{detector}+{'none' if defense == 'nothing' else defense}"
+            part += ":side128" if defense == "remover" else ""
+            for attack, cell in zip(attacks, shown, strict=True):
+                rows = by_cell.get((part, attack), [])
+                assert bool(cell) == bool(rows)
+                if rows:
+                    assert len(rows) == 32
+                    found = [image_detections(row["found"], row["objects"]) for row in rows]
+                    ap50 = CocoMatches(found).average_precision().ap50
+                    assert cell.startswith(f"{100 * ap50:.0f} % ["), (part, attack, ap50)
