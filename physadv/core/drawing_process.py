@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from types import ModuleType
 
@@ -84,5 +85,17 @@ def _death_of(done: subprocess.CompletedProcess[bytes], drawing: ModuleType) -> 
     if -done.returncode in killed_by_clock:
         return f"takes over {drawing.MOST_SECONDS} s to draw"
     if b"memory" in done.stderr.lower():
+        if _most_memory_bytes() < drawing.MOST_MEMORY_BYTES:
+            return "it takes more memory than there is"
         return f"takes over {format_bytes(drawing.MOST_MEMORY_BYTES)} to draw"
     return "makes its renderer fail"
+
+
+def _most_memory_bytes() -> float:
+    """Return the limit of memory that processes of this one inherit, as a shell's ulimit sets it."""
+    try:
+        import resource
+    except ImportError:  # not a Unix: there is none
+        return inf
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    return inf if most == resource.RLIM_INFINITY else most

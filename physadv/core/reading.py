@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from physadv.core.errors import ImageError, PhysadvError
+from physadv.core.errors import ImageError, PhysadvError, is_out_of_memory
 
 MAX_PIXELS = 120_000_000
 """Most pixels of a picture: what is held as floats then takes 1.5 GB."""
@@ -81,7 +81,7 @@ def foreign_errors(
 
 def _reason_of(fault: Exception) -> str:
     """First line of what a library says; nothing where it names only its own objects."""
-    if isinstance(fault, MemoryError):
+    if is_out_of_memory(fault):
         return "it takes more memory than there is"
     if isinstance(fault, RecursionError):
         return "it is nested too deeply"

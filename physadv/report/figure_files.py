@@ -12,6 +12,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from physadv.core import figure_drawing
+from physadv.core.drawing_process import drawn_elsewhere
 from physadv.core.errors import DataError
 from physadv.core.files import write_bytes, write_text
 from physadv.core.image_io import decode_rgba, lay_on_white, png_bytes, read_rgba
@@ -137,18 +139,17 @@ def rasterize_figure(svg: str, width_px: int = PNG_WIDTH) -> bytes:
     Args:
         svg: The figure, as :func:`~physadv.report.plots.standalone_svg` returns it.
         width_px: Width in px.
-    """
-    import resvg_py
 
-    return bytes(
-        resvg_py.svg_to_bytes(
-            svg_string=svg,
-            width=width_px,
-            skip_system_fonts=True,
-            font_files=[_font_file()],
-            font_family="DejaVu Sans",
-            sans_serif_family="DejaVu Sans",
-        )
+    Raises:
+        ImageError: Memory does not hold the drawing.
+    """
+    return drawn_elsewhere(
+        figure_drawing,
+        "resvg_py",
+        svg.encode("utf-8", "replace"),
+        str(int(width_px)),
+        _font_file(),
+        name="a figure",
     )
 
 

@@ -31,6 +31,7 @@ _DECODER_NAMES = {"safe_open", "load_file", "ZipFile", "PdfDocument", "svg_to_by
 _READERS = {
     "physadv/core/archive_files.py",
     "physadv/core/columnar_files.py",
+    "physadv/core/figure_drawing.py",  # SVG that this program drew itself
     "physadv/core/opencv_pictures.py",
     "physadv/core/pdf_drawing.py",
     "physadv/core/picture_files.py",
@@ -40,7 +41,6 @@ _READERS = {
     "physadv/models/exported_archive.py",
     "physadv/models/loading.py",
     "physadv/models/torch_zip.py",
-    "physadv/report/figure_files.py",  # SVG that this program drew itself
 }
 """Modules that judge what is announced first: core's readers, that of videos, those of torch."""
 
