@@ -79,7 +79,7 @@ class ForkServer:
     """
 
     def __init__(self) -> None:
-        self._logs = tempfile.TemporaryDirectory()
+        self._logs, self._count = tempfile.TemporaryDirectory(), 0
 
     def __enter__(self) -> Self:
         """Start the process and wait until everything is imported."""
@@ -107,9 +107,13 @@ class ForkServer:
     def run(self, folder: Path, *words: str, faults: Faults | None = None) -> Finished:
         """Run ``physadv`` with ``words`` in ``folder`` under ``faults``."""
         given = faults or Faults()
-        logs = Path(self._logs.name)
+        # A test that ran out of time leaves its command running: it writes and answers later on.
+        self._count += 1
+        logs = Path(self._logs.name, f"{self._count}")
+        logs.mkdir()
         request = {
             **given.__dict__,
+            "number": self._count,
             "folder": str(folder),
             "words": words,
             "environment": environment(),
@@ -121,7 +125,9 @@ class ForkServer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code, seconds = json.loads(self._answer())
+        number = 0
+        while number != self._count:
+            number, code, seconds = json.loads(self._answer())
         return Finished(code, _text(logs / "stdout"), _text(logs / "stderr"), seconds)
 
     def _answer(self) -> str:
@@ -161,7 +167,8 @@ def _serve() -> None:
             answers.close()
             _run(entry.main, request)
         code = _wait(child, request["kill"])
-        answers.write(json.dumps([code, time.monotonic() - began]) + "\n")
+        answer = [request["number"], code, time.monotonic() - began]
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 

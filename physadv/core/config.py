@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -19,6 +20,24 @@ from physadv.core.tables import check_keys, convert_value, read_table
 
 COMMAND_KEY = "command"
 """Key of a recorded config.toml that names the activity; it is no field of the configuration."""
+
+_WORDS_OF_COMMAND = re.compile(r"[a-z]{1,20}(-[a-z]{1,20}){0,3}")
+
+
+def typed_command(recorded: object) -> str:
+    """Return the command that a file records, as it is typed; words that no command has are left
+    out, since a user may copy the line.
+
+    Args:
+        recorded: Value under :data:`COMMAND_KEY`.
+
+    Example:
+        >>> typed_command("cloak-check"), typed_command("check; rm -rf ~")
+        ('physadv cloak check', 'physadv')
+    """
+    words = recorded if isinstance(recorded, str) else ""
+    known = _WORDS_OF_COMMAND.fullmatch(words)
+    return f"physadv {words.replace('-', ' ')}" if known else "physadv"
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,7 @@ class Config:
             raise OptionError(
                 f"{path} records the command {recorded!r}",
                 f"{cls.command!r} is needed",
-                f"give it to physadv {str(recorded).replace('-', ' ')} --config",
+                f"Give it to {typed_command(recorded)} --config",
             )
 
         check_keys(table, cls, name=str(path), error=OptionError)

@@ -92,7 +92,7 @@ def _death_of(done: subprocess.CompletedProcess[bytes], drawing: ModuleType) -> 
 
 
 def _most_memory_bytes() -> float:
-    """Return the limit of memory that processes of this one inherit, as a shell's ulimit sets it."""
+    """Return the limit of memory that processes of this one inherit, as ulimit sets it."""
     try:
         import resource
     except ImportError:  # not a Unix: there is none

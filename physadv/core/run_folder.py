@@ -18,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from physadv.core.config import COMMAND_KEY, Config
+from physadv.core.config import COMMAND_KEY, Config, typed_command
 from physadv.core.errors import OptionError
 from physadv.core.files import (
     LOCK,
@@ -118,7 +118,7 @@ def refuse_other_run(folder: Path, config: Config, *, by_command_only: bool = Fa
     command = recorded.get(COMMAND_KEY, config.command)
     if command != config.command:
         raise OptionError(
-            f'"{folder}" holds a run of `physadv {str(command).replace("-", " ")}`',
+            f'"{folder}" holds a run of `{typed_command(command)}`',
             UNASKED,
             _REMEDY,
         )

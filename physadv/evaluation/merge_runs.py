@@ -21,6 +21,7 @@ from physadv.core.text import read_text
 from physadv.evaluation.progress_log import IDENTITY, ProgressLog, is_same_entry
 
 _RECORDS = (CONFIG, IDENTITY, "environment.json")
+_COMMANDS = ("attack", "evaluate", "certify")
 _RANKS = "ranks"
 _LARGEST_EXAMPLE = 64 << 20
 _REMEDY = "Merge folders of one command, run with the same settings but --shard"
@@ -72,7 +73,7 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> MergedRun:
     if (whole / IDENTITY).is_file():
         identities[whole] = _identity(whole)
     _refuse_other_settings(identities)
-    command = str(_config(parts[0]).get(COMMAND_KEY, ""))
+    command = _command_of(parts[0])
 
     make_folder(whole)
     joined = ProgressLog(None)
@@ -89,7 +90,7 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path) -> MergedRun:
     replace_rows(whole / "rows.jsonl", [row for _, row in sorted(joined.rows.items())])
     marks = sorted(joined.marks, key=lambda mark: int(mark["batch"]))  # stages keep their order
     replace_rows(whole / "rows.marks.jsonl", marks)
-    return MergedRun(command, len(joined.rows), int(identities[parts[0]].get("images", 0)))
+    return MergedRun(command, len(joined.rows), identities[parts[0]].get("images", 0))
 
 
 def holds_other_run(part: str | Path, out: str | Path) -> bool:
@@ -145,12 +146,24 @@ def _identity(folder: Path) -> dict[str, Any]:
     file = member_of(folder, IDENTITY)
     if not file.is_file():
         raise DataError(f'"{folder}"', "holds no run of attack, evaluate or certify", _REMEDY)
-    return read_table(file, remedy=_REMEDY, finite=False)
+    identity = read_table(file, remedy=_REMEDY, finite=False)
+    images = identity.get("images", 0)
+    if not isinstance(images, int) or images < 0:
+        raise DataError(f'"{file}": {images!r} images', "A number is needed", _REMEDY)
+    return identity
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _command_of(folder: Path) -> str:
+    """The activity whose run is in ``folder``, empty where none is recorded. The user is told to
+    type it, so that no other words of a file are taken."""
     file = member_of(folder, CONFIG)
-    return read_table(file) if file.is_file() else {}
+    if not file.is_file():
+        return ""
+    command = read_table(file).get(COMMAND_KEY)
+    if command not in _COMMANDS:
+        known = f"runs of {', '.join(_COMMANDS)}"
+        raise DataError(f'"{file}" records the command {command!r}', f"Merged are {known}", _REMEDY)
+    return str(command)
 
 
 def _refuse_other_settings(identities: dict[Path, dict[str, Any]]) -> None:

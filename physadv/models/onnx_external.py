@@ -16,6 +16,9 @@ _MODEL_GRAPH, _MODEL_FUNCTION, _FUNCTION_NODE = 7, 25, 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE, _SPARSE_PARTS = 1, 5, 15, (1, 2)
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+"""Fields of an attribute: of one such value, and of a list of them."""
+_IN_MEMORY = "_ORT_MEM_ADDR_"
+"""Part of a location by which onnxruntime means an address in its memory, not a file."""
 _DEEPEST = 20
 """Most graphs within each other."""
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -72,6 +75,7 @@ def file_in(folder: Path, location: str) -> Path:
     """
     path = PurePosixPath(location)
     odd = not location or path.is_absolute() or ".." in path.parts or "\\" in location
+    odd = odd or _IN_MEMORY in path.parts
     if odd or "\0" in location or not (folder / path).resolve().is_relative_to(folder.resolve()):
         raise ModelError(
             f"weights in {location[:80]!r}",
@@ -118,28 +122,36 @@ def assert_external_within(data: bytes, folder: Path) -> None:
 
 
 def _tensors_in(node: memoryview) -> list[memoryview]:
+    return _values_in(node, _ATTRIBUTE_TENSORS) + _parts_of(_values_in(node, _ATTRIBUTE_SPARSE))
+
+
+def _graphs_in(node: memoryview) -> list[memoryview]:
+    return _values_in(node, _ATTRIBUTE_GRAPHS)
+
+
+def _values_in(node: memoryview, fields: tuple[int, int]) -> list[memoryview]:
+    """Messages in attributes of a node: of a field of one, merged where it repeats, and of one of
+    many."""
+    one, many = fields
     attributes = messages_in(node, _NODE_ATTRIBUTE)
-    plain = [t for a in attributes for key in _ATTRIBUTE_TENSORS for t in messages_in(a, key)]
-    sparse = [t for a in attributes for key in _ATTRIBUTE_SPARSE for t in messages_in(a, key)]
-    return plain + _parts_of(sparse)
+    values = [v for a in attributes for v in (message_in(a, one), *messages_in(a, many))]
+    return [value for value in values if value]
 
 
 def _parts_of(sparse: list[memoryview]) -> list[memoryview]:
     """Values and indices of sparse tensors."""
-    return [part for tensor in sparse for key in _SPARSE_PARTS for part in messages_in(tensor, key)]
-
-
-def _graphs_in(node: memoryview) -> list[memoryview]:
-    attributes = messages_in(node, _NODE_ATTRIBUTE)
-    return [g for a in attributes for key in _ATTRIBUTE_GRAPHS for g in messages_in(a, key)]
+    return [message_in(tensor, key) for tensor in sparse for key in _SPARSE_PARTS]
 
 
 def _place_of(tensor: memoryview) -> tuple[str, int, int | None] | None:
     """Location, first byte and number of bytes (None: to the end) of what lies in another file."""
-    if _IN_ANOTHER_FILE not in numbers_in(tensor, _TENSOR_LOCATION):
+    # Of 32 bits, as other libraries read it; any of several, as they differ in which they take.
+    if _IN_ANOTHER_FILE not in (n & 0xFFFFFFFF for n in numbers_in(tensor, _TENSOR_LOCATION)):
         return None
     records = messages_in(tensor, _TENSOR_OUTSIDE)
     entries = {text_in(r, _ENTRY_KEY): text_in(r, _ENTRY_VALUE) for r in records}
+    if len(entries) < len(records):
+        raise ValueError("it tells a place in another file twice")
     numbers = [entries.get(key) for key in ("offset", "length")]
     if any(n is not None and _NUMBER.fullmatch(n) is None for n in numbers):
         raise ValueError("a place in another file is no number")

@@ -19,7 +19,7 @@ from torch import Tensor
 from physadv.core.errors import ModelError
 from physadv.core.reading import MAX_MODEL_BYTES, foreign_errors
 from physadv.core.text import read_file
-from physadv.models.protobuf import message_in, messages_in, numbers_in, text_in
+from physadv.models.protobuf import message_in, messages_in, number_in, numbers_in, text_in
 
 _ANEW = "Fetch or export it anew"
 _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
@@ -120,7 +120,7 @@ def _read_tensor(tensor: memoryview) -> Tensor:
     """A stored tensor of floating-point numbers, as float32."""
     if _IN_ANOTHER_FILE in numbers_in(tensor, _TENSOR_LOCATION):
         raise ValueError("its weights are in another file; save them inside")
-    kind = next(iter(numbers_in(tensor, _TENSOR_TYPE)), 0)
+    kind = number_in(tensor, _TENSOR_TYPE)
     if kind not in _FLOAT_TYPES:
         raise ValueError("its weights are quantized or whole numbers")
 

@@ -23,6 +23,7 @@ from physadv.models.protobuf import (
     floats_in,
     message_in,
     messages_in,
+    number_in,
     numbers_in,
     signed,
     text_in,
@@ -137,7 +138,7 @@ def _read_program(model: memoryview, outside: ExternalData) -> OnnxProgram:
     if messages_in(graph, _GRAPH_SPARSE):
         raise ValueError("it has sparse weights")
     opsets = {
-        text_in(o, _OPSET_DOMAIN): next(iter(numbers_in(o, _OPSET_VERSION)), 1)
+        text_in(o, _OPSET_DOMAIN): number_in(o, _OPSET_VERSION, 1)
         for o in messages_in(model, _MODEL_OPSET)
     }
     stored = messages_in(graph, _GRAPH_INITIALIZER)
@@ -193,9 +194,9 @@ def _read_node(node: memoryview, outside: ExternalData) -> OnnxNode:
 
 
 def _read_attribute(attribute: memoryview, outside: ExternalData) -> Attribute:
-    kind = next(iter(numbers_in(attribute, _ATTRIBUTE_TYPE)), 0)
+    kind = number_in(attribute, _ATTRIBUTE_TYPE)
     if kind == _TYPE_INT:
-        return signed(next(iter(numbers_in(attribute, _ATTRIBUTE_INT)), 0))
+        return signed(number_in(attribute, _ATTRIBUTE_INT))
     if kind == _TYPE_FLOAT:
         return next(iter(floats_in(attribute, _ATTRIBUTE_FLOAT)), 0.0)
     if kind == _TYPE_TEXT:
@@ -211,7 +212,7 @@ def _read_attribute(attribute: memoryview, outside: ExternalData) -> Attribute:
 
 def _read_tensor(tensor: memoryview, outside: ExternalData) -> Tensor:
     """A stored tensor: floats in their own precision, at least float32, others as int64."""
-    kind = next(iter(numbers_in(tensor, _TENSOR_TYPE)), 0)
+    kind = number_in(tensor, _TENSOR_TYPE)
     if kind not in _TYPES:
         raise ValueError(f"a tensor is of type {kind}, which is not read")
 
@@ -246,7 +247,7 @@ def _read_tensor(tensor: memoryview, outside: ExternalData) -> Tensor:
 
 def _read_element_type(value: memoryview) -> int:
     kind = message_in(message_in(value, _VALUE_TYPE), _TYPE_TENSOR)
-    return next(iter(numbers_in(kind, _TENSOR_ELEMENT)), 0)
+    return number_in(kind, _TENSOR_ELEMENT)
 
 
 def _read_shape(value: memoryview) -> tuple[int | None, ...]:

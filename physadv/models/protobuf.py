@@ -7,18 +7,29 @@ from collections.abc import Iterator
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 """Wire types of Protocol Buffers."""
-_LONGEST_VARINT = 10
+_LONGEST_VARINT, _LARGEST_FIELD = 10, (1 << 29) - 1
 
 
 def message_in(message: memoryview, field: int) -> memoryview:
-    """Return the first message, text or run of bytes in ``field`` of a ``message``; an empty one
-    where there is none."""
-    return next(iter(messages_in(message, field)), memoryview(b""))
+    """Return the message in ``field`` of a ``message``; an empty one where there is none.
+
+    One that stands there several times is merged, as every library does that reads the format.
+    """
+    found = messages_in(message, field)
+    return found[0] if len(found) == 1 else memoryview(b"".join(found))
 
 
 def text_in(message: memoryview, field: int) -> str:
-    """Return the first text in ``field`` of a ``message``; "" where there is none."""
-    return str(message_in(message, field), "utf-8")
+    """Return the text in ``field`` of a ``message``, the last where there are several; "" where
+    there is none."""
+    found = messages_in(message, field)
+    return str(found[-1], "utf-8") if found else ""
+
+
+def number_in(message: memoryview, field: int, default: int = 0) -> int:
+    """Return the whole number in ``field`` of a ``message``, the last where there are several, or
+    the ``default``."""
+    return next(reversed(numbers_in(message, field)), default)
 
 
 def messages_in(message: memoryview, field: int) -> list[memoryview]:
@@ -64,6 +75,8 @@ def fields_of(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while position < len(message):
         key, position = _varint(message, position)
         field, wire_type = key >> 3, key & 7
+        if not 0 < field <= _LARGEST_FIELD:  # of which other libraries take the lower bits
+            raise ValueError(f"no field {field} exists")
         if wire_type == _VARINT:
             number, position = _varint(message, position)
             yield field, number
@@ -87,6 +100,6 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     number = 0
     for count, byte in enumerate(message[position : position + _LONGEST_VARINT]):
         number |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
+        if byte < 0x80 and number < 1 << 64:
             return number, position + count + 1
     raise ValueError("it ends too early")

@@ -125,6 +125,11 @@ def read_figures(folder: str | Path) -> RunFigures:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f'"{root}"', "no such folder", "Name the folder of a run")
+    with foreign_errors(f'"{root}"', DataError, "holds a run that cannot be read", "Run it again"):
+        return _read_figures(root)
+
+
+def _read_figures(root: Path) -> RunFigures:
     config = member_of(root, CONFIG)
     command = str(read_table(config).get(COMMAND_KEY, "")) if config.is_file() else ""
     if command not in CAN_COMPARE:

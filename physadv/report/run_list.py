@@ -64,15 +64,20 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _run_in(folder: Path) -> ListedRun:
-    when = datetime.fromtimestamp((folder / CONFIG).stat().st_mtime, UTC)
+    when = datetime.fromtimestamp((folder / CONFIG).lstat().st_mtime, UTC)
     try:
-        table = read_table(member_of(folder, CONFIG))
-        command = str(table.get(COMMAND_KEY, "cloak"))  # the record of a cloak names none
-        subject = next((_subject(table[key]) for key in _SUBJECTS if table.get(key)), "")
-        read = _of_study if command.startswith("study") else _RESULTS.get(command)
-        result = "" if read is None else read(folder)
+        with foreign_errors(f'"{folder}"', DataError, "holds a run that cannot be read", ""):
+            return _read_run(folder, when)
     except PhysadvError as error:
         return ListedRun(folder, "?", when, "", f"cannot be read: {error}")
+
+
+def _read_run(folder: Path, when: datetime) -> ListedRun:
+    table = read_table(member_of(folder, CONFIG))
+    command = str(table.get(COMMAND_KEY, "cloak"))  # the record of a cloak names none
+    subject = next((_subject(table[key]) for key in _SUBJECTS if table.get(key)), "")
+    read = _of_study if command.startswith("study") else _RESULTS.get(command)
+    result = "" if read is None else read(folder)
     return ListedRun(folder, command.replace("-", " "), when, subject, result)
 
 

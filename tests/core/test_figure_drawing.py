@@ -26,7 +26,7 @@ def test_a_figure_is_drawn_with_its_text() -> None:
 def test_memory_that_runs_out_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The renderer, in Rust, aborts its process then: not this one."""
     monkeypatch.setattr(figure_drawing, "MOST_MEMORY_BYTES", 96 << 20)
-    with pytest.raises(ImageError, match="figure: takes over .* to draw"):
+    with pytest.raises(ImageError, match=r"figure: takes over .* to draw"):
         rasterize_figure(FIGURE, 6000)
     # A limit that this process hands on, as a shell's ulimit sets it, is not the figure's fault.
     monkeypatch.setattr(drawing_process, "_most_memory_bytes", lambda: 1 << 20)
