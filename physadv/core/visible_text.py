@@ -12,6 +12,8 @@ _JOINERS = "\u200c\u200d"
 """Characters that join or part letters of some scripts and the parts of emoji."""
 _OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of Unicode that are acted upon, or show nothing."""
+_NOT_PORTABLE = frozenset('<>:"/\\|?*\t\n')
+_DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 _PLAIN = re.compile(r"[ -~\n\t]*")
 
 
@@ -52,6 +54,25 @@ def visible_line(text: str) -> str:
         a.jpg\nphysadv: all good
     """
     return visible_text(text).replace("\n", r"\n")
+
+
+def portable_name(text: str) -> str:
+    r"""Return a name of a file as any system takes it, for an archive that goes to others.
+
+    What a system or a terminal acts upon, and what Windows allows in no name, becomes "_"; a name
+    of one of its devices, or one of dots, begins with "_".
+
+    Args:
+        text: Name of a file, without folders.
+
+    Example:
+        >>> portable_name("C:me\x1b.jpg"), portable_name("con.jpg"), portable_name("..")
+        ('C_me_.jpg', '_con.jpg', '_.')
+    """
+    shown = (c if _is_shown(c, "") and c not in _NOT_PORTABLE else "_" for c in text)
+    name = "".join(shown).rstrip(" .") or "."
+    is_odd = name.startswith(".") or _DEVICE.fullmatch(name.partition(".")[0].strip())
+    return f"_{name}" if is_odd else name
 
 
 def _is_shown(character: str, before: str) -> bool:

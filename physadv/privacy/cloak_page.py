@@ -26,6 +26,7 @@ from physadv.camera.local_server import LocalHandler, LocalPage
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array
+from physadv.core.visible_text import portable_name, visible_line
 from physadv.privacy.cloak_faces import MODES, mode_named
 from physadv.privacy.cloak_page_html import page_html
 from physadv.privacy.face_choice import PhotoFaces
@@ -220,10 +221,10 @@ class CloakPage(LocalPage):
         out, taken = io.BytesIO(), set[str]()
         with zipfile.ZipFile(out, "w") as archive:
             for name, file in done:
-                unique, count = output_name(Path(name), file.suffix), 1
+                plain = Path(portable_name(output_name(Path(name), file.suffix)))
+                unique, count = plain.name, 1
                 while unique.lower() in taken:
                     count += 1
-                    plain = Path(output_name(Path(name), file.suffix))
                     unique = f"{plain.stem}-{count}{plain.suffix}"
                 taken.add(unique.lower())
                 archive.writestr(unique, file.read_bytes())
@@ -310,7 +311,7 @@ def _row(photo: PagePhoto) -> dict[str, Any]:
     everyone = dict(sorted({**boxes, **bare}.items()))
     return {
         "number": photo.number,
-        "name": photo.name,
+        "name": visible_line(photo.name),
         "status": photo.status,
         "note": photo.note,
         "aspect": width / height,

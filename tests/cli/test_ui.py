@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pytest
 import typer.main
 from commandline import environment
 from small_commands import write_inputs
+from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
 from physadv_cli.main import app
 from physadv_cli.ui.forms import JOURNEYS, command_of, form_fields, typed_words
+from physadv_cli.ui.jobs import Job
 from physadv_cli.ui.server import JourneyPage
 
 ROOT_COMMAND: Any = typer.main.get_command(app)
@@ -152,3 +154,37 @@ def test_a_stopped_sticker_goes_on(page: JourneyPage) -> None:
     assert ended(page)["state"] == "stopped"
     assert post(page, "resume/0")[0] == 200
     assert json.loads(get(page, "state.json"))[0]["state"] == "running"
+
+
+def test_no_other_user_sees_the_token_of_a_page_that_is_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The words that a browser is started with are everybody's to see; a file leads it there, in a
+    folder of the user's alone, which goes with the page."""
+    opened = []
+
+    def browser(address: str) -> None:
+        file = Path(unquote(urlsplit(address).path))
+        opened.append((address, file, file.read_text(), file.parent.stat().st_mode & 0o777))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("webbrowser.open", browser)
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["ui", "--open"]).output
+    ((address, file, content, mode),) = opened
+    token = content.split("url=")[1].split("/")[3]
+    assert len(token) >= 20
+    assert token not in address
+    assert token in shown.replace("\n", "")
+    assert mode == 0o700
+    assert not file.parent.exists()
+
+
+def test_a_password_that_was_typed_into_a_form_is_not_shown_again(page: JourneyPage) -> None:
+    """Nor are marks that reorder what a person reads."""
+    words = ("check", "--", "rtsp://me:geheim@127.0.0.1:9/x", "a\u202eb")
+    page.jobs.run(Job("Check it", words, Path("runs")))
+    told = get(page, "state.json").decode()
+    assert "127.0.0.1:9" in told
+    assert "geheim" not in told
+    assert "\\u202e" not in told.replace("\\\\u202e", "")

@@ -114,6 +114,30 @@ def test_photos_are_cloaked_and_come_back_as_a_zip(page: CloakPage) -> None:
         assert ask(page, "GET", f"1/{kind}.jpg")[1][:2] == b"\xff\xd8"
 
 
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("..%2F..%2Fetc%2Fa.png", "a.png"),
+        ("C%3Aa.png", "C_a.png"),
+        ("con.png", "_con.png"),
+        ("a%00b%1B%5B2J%E2%80%AE.png", "a_b_[2J_.png"),
+        ("..", "_...png"),
+        ("a.png.%20.", "a.png. ..png"),
+    ],
+)
+def test_no_name_in_the_zip_is_one_that_a_system_obeys(
+    page: CloakPage, name: str, member: str
+) -> None:
+    """Photos have the names that their senders chose; the zip may be unpacked anywhere."""
+    assert ask(page, "POST", "photo", photo(), X_Name=name)[0] == 200
+    (shown,) = state(page)["photos"]
+    assert not any(character in shown["name"] for character in "\0\x1b\u202e/")
+    assert ask(page, "POST", "cloak/mid")[0] == 200
+    assert state(page)["photos"][0]["cloaked"] == ["mid"]
+    with zipfile.ZipFile(io.BytesIO(ask(page, "GET", "mid/cloaked-photos.zip")[1])) as archive:
+        assert archive.namelist() == [member]
+
+
 def test_a_face_is_left_bare_by_its_box(page: CloakPage) -> None:
     """It stays bit for bit, may be chosen again, and what was cloaked before counts no more."""
     data = photo()

@@ -35,19 +35,22 @@ def ui(
 
     Example: physadv ui --open
     """
+    import webbrowser
+    from tempfile import TemporaryDirectory
     from threading import Event
-    from webbrowser import open as show
 
     from physadv_cli.ui.server import JourneyPage
 
     begin_report("ui", json=False, quiet=quiet, verbose=verbose)
     page = JourneyPage(port, context.find_root().command)
+    private = TemporaryDirectory(prefix="physadv-ui-")
     try:
         console.print(f"open {page.address}  (Ctrl-C ends)", soft_wrap=True)
         if open_page:
-            show(page.address)
+            webbrowser.open(page.write_way_in(private.name).as_uri())
         Event().wait()
     except KeyboardInterrupt:
         console.print("ended; runs are in runs/")
     finally:
         page.close()
+        private.cleanup()

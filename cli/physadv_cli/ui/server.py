@@ -9,10 +9,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from physadv.camera.local_server import LocalHandler, LocalPage
+from physadv.core.addresses import redact_addresses
 from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.files import write_text
 from physadv.core.members import member_of
 from physadv.core.run_folder import new_run_folder
 from physadv.core.text import read_file
+from physadv.core.visible_text import visible_line
 from physadv.report.design import render_page
 from physadv.report.rebuild import rebuild_report
 from physadv_cli.ui.forms import JOURNEYS, Journey, command_of, form_fields, typed_words
@@ -36,6 +39,18 @@ class JourneyPage(LocalPage):
         self.jobs, self._root = Jobs(), root
         super().__init__(port, _handler(self), "--port")
 
+    def write_way_in(self, folder: str | Path) -> Path:
+        """Write a file that leads a browser to the page, and return its path.
+
+        Other users of this machine see what a browser is started with: the address, and with it
+        the token, stands in this file alone.
+
+        Args:
+            folder: Folder that nobody else can read.
+        """
+        leads = f'<!doctype html><meta http-equiv="refresh" content="0; url={self.address}">\n'
+        return write_text(Path(folder) / "open.html", leads)
+
     def html(self) -> str:
         """Return the page, whose requests are relative to its address."""
         forms = []
@@ -54,7 +69,7 @@ class JourneyPage(LocalPage):
                 "number": number,
                 "title": job.title,
                 "state": job.state,
-                "words": "physadv " + " ".join(job.words),
+                "words": visible_line(redact_addresses("physadv " + " ".join(job.words))),
                 "folder": str(job.folder),
                 "last": job.lines[-1] if job.lines else "",
                 "lines": list(job.lines)[-40:],
