@@ -14,6 +14,10 @@ _OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of Unicode that are acted upon, or show nothing."""
 _NOT_PORTABLE = frozenset('<>:"/\\|?*\t\n')
 _DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the start of a formula."""
+_NUMBER = re.compile(r"[+-]?\d[^|!(\"'=@+*]*\Z")
+"""A number, with its unit or interval; without what a formula needs to do something."""
 _PLAIN = re.compile(r"[ -~\n\t]*")
 
 
@@ -56,21 +60,50 @@ def visible_line(text: str) -> str:
     return visible_text(text).replace("\n", r"\n")
 
 
+def markdown_cell(text: str) -> str:
+    r"""Return ``text`` as a cell of a Markdown table that holds no link, picture or HTML.
+
+    Args:
+        text: The text; a name may come from anybody, and a viewer would fetch its picture.
+
+    Example:
+        >>> print(markdown_cell("a|![](http://b) <img>"))
+        a\|![]\(http://b) &lt;img>
+    """
+    plain = visible_line(text).replace("|", "\\|").replace("<", "&lt;")
+    return plain.replace("](", "]\\(")
+
+
+def spreadsheet_cell(value: object) -> object:
+    """Return ``value`` as a cell of a CSV file that no spreadsheet takes for a formula.
+
+    Args:
+        value: The cell; a text that begins as a formula does, and is no number, begins with "'".
+
+    Example:
+        >>> [spreadsheet_cell(cell) for cell in ("=1+1", "-0.5", "-0.5 %", "+a", 7)]
+        ["'=1+1", '-0.5', '-0.5 %', "'+a", 7]
+    """
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    return value if _NUMBER.match(value) else f"'{value}"
+
+
 def portable_name(text: str) -> str:
     r"""Return a name of a file as any system takes it, for an archive that goes to others.
 
     What a system or a terminal acts upon, and what Windows allows in no name, becomes "_"; a name
-    of one of its devices, or one of dots, begins with "_".
+    of one of its devices, or one that begins with a dot, begins with "_".
 
     Args:
         text: Name of a file, without folders.
 
     Example:
         >>> portable_name("C:me\x1b.jpg"), portable_name("con.jpg"), portable_name("..")
-        ('C_me_.jpg', '_con.jpg', '_.')
+        ('C_me_.jpg', '_con.jpg', '_')
     """
     shown = (c if _is_shown(c, "") and c not in _NOT_PORTABLE else "_" for c in text)
-    name = "".join(shown).rstrip(" .") or "."
+    name = "".join(shown).rstrip(" .") or "_"
     is_odd = name.startswith(".") or _DEVICE.fullmatch(name.partition(".")[0].strip())
     return f"_{name}" if is_odd else name
 
@@ -80,7 +113,8 @@ def _is_shown(character: str, before: str) -> bool:
         return True
     if character in _JOINERS:
         return not before.isascii()
-    return unicodedata.category(character) not in _OBEYED
+    is_character = ord(character) & 0xFFFE != 0xFFFE  # else XML takes it in no text
+    return is_character and unicodedata.category(character) not in _OBEYED
 
 
 def _code(character: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from physadv.core.errors import BundleError, OptionError, PhysadvError
 from physadv.core.rows import Row
+from physadv.core.visible_text import markdown_cell
 from physadv.core.wording import format_ends, format_percent
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval
@@ -313,12 +314,15 @@ def transfer_table(cells: Sequence[TransferCell]) -> str:
         | stop (signs) | - |
     """
     models = list(dict.fromkeys(cell.model for cell in cells))
-    lines = ["| patch (made on) | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
+    shown = " | ".join(map(markdown_cell, models))
+    lines = [f"| patch (made on) | {shown} |", "|---" * (len(models) + 1) + "|"]
     for name in dict.fromkeys(cell.bundle for cell in cells):
         row = {cell.model: cell for cell in cells if cell.bundle == name}
         made_on = next(iter(row.values())).made_on
         texts = (_cell_text(row.get(model)) for model in models)
-        lines.append(f"| {name} ({made_on}) | " + " | ".join(texts) + " |")
+        lines.append(
+            f"| {markdown_cell(name)} ({markdown_cell(made_on)}) | " + " | ".join(texts) + " |"
+        )
     return "\n".join(lines)
 
 

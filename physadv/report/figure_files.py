@@ -19,6 +19,7 @@ from physadv.core.files import write_bytes, write_text
 from physadv.core.image_io import decode_rgba, lay_on_white, png_bytes, read_rgba
 from physadv.core.members import member_of
 from physadv.core.text import read_file
+from physadv.core.visible_text import spreadsheet_cell
 from physadv.report.design import data_uri, gif_uri
 from physadv.report.plots import (
     chart_svg,
@@ -175,7 +176,8 @@ def figure_csv(figure: Figure) -> str:
     if type(figure) not in writers:
         return ""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(writers[type(figure)]())
+    cells = [[spreadsheet_cell(cell) for cell in row] for row in writers[type(figure)]()]
+    csv.writer(stream, lineterminator="\n").writerows(cells)
     return stream.getvalue()
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from physadv.core.errors import OptionError
 from physadv.core.files import make_folder, write_bytes, write_text
+from physadv.core.visible_text import markdown_cell, spreadsheet_cell
 from physadv.report.figure_files import rasterize_figure
 from physadv.report.figure_pdf import figure_pdf
 from physadv.report.plots import standalone_svg
@@ -173,12 +174,13 @@ class _TableReader(HTMLParser):
 
 def _as_csv(rows: Sequence[Sequence[str]]) -> str:
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
+    cells = [[spreadsheet_cell(cell) for cell in row] for row in rows]
+    csv.writer(stream, lineterminator="\n").writerows(cells)
     return stream.getvalue()
 
 
 def _as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 
 
