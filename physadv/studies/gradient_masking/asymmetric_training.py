@@ -9,6 +9,7 @@ it by one attack on both at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -189,7 +190,7 @@ def _attack_jointly(
     one."""
     best, success = x0.clone(), torch.zeros(len(x0), dtype=torch.bool)
     with frozen_eval(model, detectors):
-        for _ in range(steps if len(x0) else 0):
+        for step in range(steps if len(x0) else 0):
             x = x.detach().requires_grad_(True)
             logits = model(x)
             rival = logits.scatter(1, targets, -torch.inf).amax(1)
@@ -201,10 +202,19 @@ def _attack_jointly(
 
             now = (margin > 0) & (accepted > 0)
             best[now], success = x.detach()[now], success | now
-            x = x.detach() + 2.5 * eps / steps * slope.sign()
+            x = x.detach() + _step_size(eps, step, steps) * slope.sign()
             x = torch.maximum(torch.minimum(x, x0 + eps), x0 - eps).clamp(0, 1)
 
     return best, success
+
+
+def _step_size(eps: float, step: int, steps: int) -> float:
+    """Size of a step: from the whole width of the ball, 2 ``eps``, to nothing along a cosine.
+
+    Steps of one size, 2.5 ``eps / steps``, leave 66 of 98 images where these leave 60
+    (benchmarks/masked.md).
+    """
+    return eps * (1 + math.cos(math.pi * step / steps))
 
 
 def acceptance_threshold(
