@@ -13,6 +13,7 @@ from pathlib import Path
 import commandline
 import numpy as np
 import pytest
+import torch
 from commandline import environment
 
 from physadv.core.rows import read_rows
@@ -130,6 +131,53 @@ def test_two_processes_of_torchrun_agree_with_one(
     assert not (tmp_path / "ranks").exists()
 
 
+def kill_one(job: subprocess.Popen[str]) -> None:
+    """Kill a process of torchrun's, and wait for the end of the others."""
+    children = subprocess.run(
+        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert children
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert job.wait(120) != 0
+
+
+@pytest.mark.slow
+def test_a_killed_training_says_so_in_a_line_and_goes_on_alone(tmp_path: Path) -> None:
+    """One of two is killed after an epoch; one process goes on from its checkpoint to the weights
+    of an undisturbed run, up to rounding."""
+    source = np.random.default_rng(0)
+    images, labels = source.integers(0, 200, (150, 16, 16, 3), dtype=np.uint8), np.arange(150) % 3
+    for image, label in zip(images, labels, strict=True):
+        image[..., label] //= 2
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    words = ("train", "--defense", "standard", "--data", "data.npz", "--epochs", "8")
+    words = (*words, "--batch-size", "32", "--validation", "0.2", "--threads", "1")
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(
+            [*torchrun(2), *words, "--out", "killed"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        while not (tmp_path / "killed/checkpoint.safetensors").is_file() and job.poll() is None:
+            time.sleep(0.05)
+        kill_one(job)
+    said = (tmp_path / "log").read_text()
+    assert said.count("physadv: ") == 1
+    assert "The same command goes on from what is saved, with any number of processes" in said
+    physadv(tmp_path, *words, "--out", "killed")
+    physadv(tmp_path, *words, "--out", "whole")
+    killed, whole = (
+        torch.cat(
+            [t.flatten() for t in read_tensors(tmp_path / run / "model.safetensors")[0].values()]
+        )
+        for run in ("killed", "whole")
+    )
+    assert float((killed - whole).norm() / whole.norm()) < 1e-5
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_job_which_resumes_with_another_number(
     place: Path, tmp_path: Path
@@ -142,17 +190,13 @@ def test_a_killed_process_ends_the_job_which_resumes_with_another_number(
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        text=True,
     )
     for _ in range(1200):
         if list(out.glob("ranks/*/rows.marks.jsonl")) or job.poll() is not None:
             break
         time.sleep(0.05)
-    children = subprocess.run(
-        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=False
-    ).stdout.split()
-    assert children
-    os.kill(int(children[-1]), signal.SIGKILL)
-    assert job.wait(120) != 0
+    kill_one(job)
     physadv(place, *EVALUATE, *COMMON, "--out", str(out), processes=2)
     assert rows(out) == rows(place / "evaluated")
 
