@@ -476,7 +476,8 @@ def test_commands_that_only_print_write_nothing(
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     command = READING_COMMANDS[name]
     done = world.server.run(place / "w", *command.words, "--json", faults=Faults(code=command.code))
-    assert done.code == 0, done.stderr
+    # The doctor finds that no runs folder can be made there, which is what it is for.
+    assert done.code == (1 if name == "doctor" else 0), done.stderr
     assert done.stdout.startswith("{")
 
 
