@@ -18,7 +18,7 @@ from small_commands import SMALL_COMMANDS
 from torch import Tensor, nn
 
 CLASSES = "stop,other"
-BLACK = ("ONNX asked", "address", "command kept running", "command once a batch")
+BLACK = ("ONNX asked", "address", "command kept running")
 """Sources without a gradient."""
 
 
@@ -66,11 +66,8 @@ def scores(name):
     red, green, blue = (np.asarray(Image.open(name).convert("RGB")) / 255)[4:-4, 4:-4].mean((0, 1))
     return [float(30 * red - 15 * green - 15 * blue - 2), 0.0]
 
-if len(sys.argv) > 1:
-    print(json.dumps({"scores": [scores(name) for name in sys.argv[1:]]}))
-else:
-    for line in sys.stdin:
-        print(json.dumps(scores(line.strip())), flush=True)
+for line in sys.stdin:
+    print(json.dumps(scores(line.strip())), flush=True)
 """
 
 
@@ -144,7 +141,6 @@ def write_pictures(folder: Path) -> None:
         "ONNX asked",
         "address",
         pytest.param("command kept running", marks=pytest.mark.slow),
-        pytest.param("command once a batch", marks=pytest.mark.slow),
     ]
 )
 def source(request: pytest.FixtureRequest, place: Path) -> Iterator[tuple[str, list[str]]]:
@@ -160,7 +156,6 @@ def source(request: pytest.FixtureRequest, place: Path) -> Iterator[tuple[str, l
         "ONNX": ["red.onnx", *classes],
         "ONNX asked": ["asked.onnx", *classes],
         "command kept running": [f"{program} {{lines}}", *scores, *classes],
-        "command once a batch": [f"{program} {{images}}", *scores, *classes],
     }
     if request.param == "address":
         about = {"classes": CLASSES.split(","), "outputs": "logits", "input_size": [32, 32]}
