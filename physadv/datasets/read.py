@@ -31,7 +31,7 @@ from physadv.datasets.listings import (
     read_path_list,
 )
 from physadv.datasets.parts import check_split
-from physadv.datasets.webdataset import is_webdataset, read_webdataset
+from physadv.datasets.webdataset import is_webdataset, named_shards, read_webdataset
 
 
 def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
@@ -68,6 +68,8 @@ def read_dataset(path: str | Path, *, split: str | None = None) -> ImageDataset:
         [1, 2]
     """
     check_split(split)
+    if isinstance(path, str) and (shards := named_shards(path)) is not None:
+        return read_webdataset(shards, split)
     if isinstance(path, str) and is_glob(path):
         return read_globs(path)
     root = Path(path).expanduser()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,15 @@ from physadv.core.parsing import parse_json, parse_whole_number
 from physadv.core.reading import MAX_CLASSES
 from physadv.core.text import decode_text
 from physadv.datasets.base import ImageDataset
-from physadv.datasets.file_access import FileSource, TarSource
+from physadv.datasets.file_access import FileSource, FolderSource, TarSource
 from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
 _LABEL_SUFFIXES = (".cls", ".label", ".json", ".txt")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "target")
 _MOST_LABEL_BYTES = 1 << 20
+_PATTERN = re.compile(r"[*?\[{]")
+_MOST_SHARDS = 100_000
 _CLASS_LISTS = ("classes.txt", "classnames.txt")
 
 
@@ -31,6 +34,53 @@ def is_webdataset(source: FileSource) -> bool:
         return False
     images = source.images()[:1]
     return bool(images) and _label_file(images[0], set(source.names)) is not None
+
+
+def named_shards(text: str) -> TarSource | None:
+    """Return the tar files that ``text`` names in WebDataset's way, None where it names none so.
+
+    Args:
+        text: A path with a range or a choice in braces, ``"set/val-{000..012}.tar"`` or
+            ``"set/{a,b}.tar"``, or a wildcard, ``"set/val-*.tar"``.
+
+    Raises:
+        DataError: A shard is missing, or the range names too many.
+    """
+    if not text.lower().endswith(".tar") or Path(text).exists() or not _PATTERN.search(text):
+        return None
+    pattern = Path(text).expanduser()
+    if _PATTERN.search(str(pattern.parent)):
+        raise DataError(text, "Shards lie in one folder", "Name the folder as it is")
+    names: list[str] = []
+    for name in _expanded(pattern.name):
+        found = sorted(file.name for file in pattern.parent.glob(name))
+        if not found:
+            raise DataError(f"{pattern.parent / name}", "no such file", "Check the range")
+        names += found
+    only = tuple(sorted(set(names), key=natural_key))
+    return TarSource(pattern.parent, FolderSource(pattern.parent, only=only))
+
+
+def _expanded(name: str) -> list[str]:
+    """The names that braces stand for, as a shell would expand them: ``{08..10}`` keeps its
+    zeros."""
+    match = re.search(r"\{([^{}]*)\}", name)
+    if match is None:
+        return [name]
+    limits = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if limits is None:
+        choices = match[1].split(",")
+    else:
+        first, last = (parse_whole_number(n, "the range's end", name) for n in limits.groups())
+        if not 0 <= last - first < _MOST_SHARDS:
+            raise DataError(name, f"A range names 1 to {_MOST_SHARDS} shards", "Correct it")
+        width = len(limits[1]) if limits[1].startswith("0") else 0
+        choices = [f"{number:0{width}d}" for number in range(first, last + 1)]
+    rest = [name[: match.start()] + choice + name[match.end() :] for choice in choices]
+    found = [whole for part in rest for whole in _expanded(part)]
+    if len(found) > _MOST_SHARDS:
+        raise DataError(name, f"It names more than {_MOST_SHARDS} shards", "Name fewer")
+    return found
 
 
 def read_webdataset(source: FileSource, split: str | None) -> ImageDataset:

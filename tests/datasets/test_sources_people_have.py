@@ -151,6 +151,25 @@ def test_webdataset_shards(tmp_path: Path, kind: str) -> None:
     assert len(read_dataset(tmp_path / "set/val-000000.tar")) == 3
 
 
+def test_shards_are_named_as_webdataset_names_them(tmp_path: Path) -> None:
+    """By a range that keeps its zeros, a choice or a wildcard; a missing one is an error, not
+    fewer images."""
+    webdataset(tmp_path / "set", "txt")
+    for name in ("{000000..000001}", "{000000,000001}", "*", "00000{0..1}"):
+        data = read_dataset(str(tmp_path / f"set/val-{name}.tar"))
+        assert len(data) == 6
+        assert data.classes == read_dataset(tmp_path / "set", split="val").classes
+    assert len(read_dataset(str(tmp_path / "set/val-{000001..000001}.tar"))) == 3
+    for name, words in (
+        ("val-{000000..000002}", "val-000002"),
+        ("val-{1..0}", "range"),
+        ("val-{0..999999999}", "range"),
+        ("{a,b}" * 18, "more than"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_dataset(str(tmp_path / f"set/{name}.tar"))
+
+
 def test_class_folders_in_a_tar_and_what_is_no_tar(tmp_path: Path) -> None:
     """As from a zip; a compressed or a cut one is named."""
     images(tmp_path / "set")
