@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commandline import environment, physadv
+from commandline import environment, physadv, write_colors
 
 from physadv.patches.bundle import read_bundle
 from physadv_cli import main as entry
@@ -109,11 +110,27 @@ def test_a_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "run").rglob("*.png") if p.stat().st_size == 2048]
 
 
-def test_memory_that_is_refused_is_one_line(tmp_path: Path) -> None:
-    """Scenes that do not fit in the address space: one line that says what to make smaller."""
+def test_scenes_that_do_not_fit_are_drawn_in_parts(tmp_path: Path) -> None:
+    """Where the address space is too small for all draws of a step, fewer are taken at once, and
+    the run says so."""
     words = ("patch", "--steps", "1", "--draws", "3000", "--test-draws", "2", "--out", "run")
+    done = limited(tmp_path, resource.RLIMIT_AS, 3 << 30, *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"memory ran out at 3000 draws at once; at most \d+ were", done.stderr)
+
+
+def test_memory_that_is_refused_is_one_line(tmp_path: Path) -> None:
+    """A model that does not fit in the address space with a single image: one line."""
+    write_colors(tmp_path / "data", count=2, side=8, values=(0, 60), lead=120)
+    (tmp_path / "hungry.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return torch.ones(1 << 30)[:3].expand(len(x), 3) + x.mean((1, 2, 3))[:, None]\n\n"
+        "make = Net\n"
+    )
+    words = ("attack", "--model", "hungry:make", "--data", "data", "--attack", "fgsm")
+    words += ("--classes", "blue,green,red", "--input-size", "8")
     last = is_one_line(limited(tmp_path, resource.RLIMIT_AS, 3 << 30, *words))
-    assert "Memory" in last
+    assert "emory" in last
 
 
 @pytest.fixture
