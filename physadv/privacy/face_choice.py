@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from physadv.core.errors import OptionError
+from physadv.core.parsing import parse_whole_number
 from physadv.models.faces.face_detection import Box, DetectedFace
 from physadv.privacy.cloak_faces import CloakMode, read_mode
 
@@ -187,5 +188,10 @@ def _parsed(option: str, values: Sequence[str], photos: Sequence[str]) -> Chosen
             raise OptionError(
                 f"{option} {value}", f"{photo} is no photo of this run", "--dry-run lists them"
             )
-        chosen[photo] = chosen.get(photo, frozenset()) | {int(number) for number in numbers}
+        chosen[photo] = chosen.get(photo, frozenset()) | {
+            parse_whole_number(
+                n, "the face's number", option, error=OptionError, remedy=f"Give {_FORM}"
+            )
+            for n in numbers
+        }
     return chosen

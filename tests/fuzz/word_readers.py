@@ -104,6 +104,12 @@ def _defense(text: str) -> object:
     return _settings(name, DEFENSES[name], settings)
 
 
+def _faces(text: str) -> object:
+    from physadv.privacy.face_choice import FaceChoice
+
+    return FaceChoice.parse([], [], ["a.jpg"], [text])
+
+
 def _address(text: str) -> object:
     from physadv.camera.open_source import is_camera, open_frame_source, public_address
 
@@ -114,13 +120,14 @@ def _address(text: str) -> object:
 
 
 registered(
-    "devices, classes, defenses, addresses",
+    "devices, classes, defenses, faces, addresses",
     texts_of(
-        "cuda:0", "cpu", "stop", "3", "jpeg:quality50,plain", "median:size5", "http://u:p@h:80/x"
+        *("cuda:0", "cpu", "stop", "3", "jpeg:quality50,plain", "median:size5"),
+        *("a.jpg:2,3=high", "1=2.5", "http://u:p@h:80/x"),
     ),
     mutations.mutate_text,
     3,
-)(_word(_device, _class_of, _defense, _address))
+)(_word(_device, _class_of, _defense, _faces, _address))
 
 
 def _options(text: str) -> object:
