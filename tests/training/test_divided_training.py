@@ -113,6 +113,7 @@ for name, options in DIVIDED.items():
     weights[name + " loss"] = torch.tensor(losses)
 if group.is_first:
     write_tensors(sys.argv[1], weights)
+distributed.barrier()  # gloo aborts a process whose peer has gone
 distributed.destroy_process_group()
 """
 
