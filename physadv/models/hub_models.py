@@ -8,6 +8,7 @@ code of a folder runs: weights are tensors, and configurations are JSON.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from physadv.core.parsing import parse_json
 from physadv.core.reading import foreign_errors
 from physadv.core.text import read_text
 from physadv.datasets.known_sets import known_set
+from physadv.models.edge_resizing import ResizedByEdges
 from physadv.models.loading import load_state, read_state
 
 _IMAGENET = 1000
@@ -96,13 +98,15 @@ def _timm_table(shown: Mapping[str, Any]) -> dict[str, Any]:
         "interpolation": _interpolation(str(shown["interpolation"])),
         "preprocessing": "timm's configuration",
     }
-    before = int(max(height, width) / float(shown["crop_pct"]))
+    if int(shown["input_size"][0]) == 1:
+        table["channels"] = 1
+    share = float(shown["crop_pct"])
+    before = (math.floor(height / share), math.floor(width / share))
     if shown.get("crop_mode") == "border":
         bars = [round(255 * float(mean)) for mean in shown["mean"]]
-        return {**table, "resize": "letterbox", "pad_color": bars}
+        return {**table, "resize": "letterbox", "pad_color": bars, "short_side": before}
     if shown.get("crop_mode") == "squash":
-        cut = {"short_side": before} if before > height == width else {}
-        return {**table, "resize": "stretch", **cut}
+        return {**table, "resize": "stretch", "short_side": before}
     return {**table, "short_side": before}
 
 
@@ -182,7 +186,10 @@ def load_hf(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]
     steps = _read_json(shown) if shown.is_file() else {}
     table = _hf_table(steps, detects=detects)
     licence = {"task": "detect", "score_threshold": 0.5} if detects else {}
-    return net.float(), {**table, **licence, **_names_table(names, len(names))}
+    resized = _resized_by_edges(net.float(), steps, table)
+    if isinstance(resized, ResizedByEdges):
+        table["preprocessing"] = f"{table['preprocessing']}: {resized.in_words()}"
+    return resized, {**table, **licence, **_names_table(names, len(names))}
 
 
 @contextmanager
@@ -239,11 +246,13 @@ def _hf_table(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
 
 
 def _hf_size(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
-    """Input size and the way to it; nothing where images keep their own, as DETR's do."""
+    """Input size and the way to it; nothing where there is no one size, as with DETR."""
     if not steps.get("do_resize", bool(steps)):
         return {}
     table: dict[str, Any] = {"interpolation": _RESAMPLE.get(steps.get("resample", 2), "bilinear")}
     kind = _kind_of(steps)
+    if kind.startswith("TextNet") and not steps.get("do_center_crop"):
+        return {}
     size, crop = _sides(steps.get("size")), _sides(steps.get("crop_size"))
     short = _short_edge(steps, kind)
     if steps.get("do_center_crop") and crop is not None:
@@ -259,6 +268,30 @@ def _hf_size(steps: Mapping[str, Any], *, detects: bool) -> dict[str, Any]:
             return {**table, "input_size": (short, short), "short_side": longer}
         return {**table, "input_size": (short, short), "resize": "stretch"}
     return {**table, "input_size": size, "resize": "stretch"} if size is not None else {}
+
+
+def _resized_by_edges(
+    net: nn.Module, steps: Mapping[str, Any], table: Mapping[str, Any]
+) -> nn.Module:
+    """``net`` behind the resizing of a processor that makes images of many sizes, as DETR's and
+    TextNet's do; ``net`` itself where there is none."""
+    size = _mapping(steps.get("size"))
+    old = {"shortest_edge": steps.get("size"), "longest_edge": steps.get("max_size")}
+    edges = old if isinstance(steps.get("size"), int) else size
+    short, longest = edges.get("shortest_edge"), edges.get("longest_edge")
+    is_textnet, is_yolos = (_kind_of(steps).startswith(kind) for kind in ("TextNet", "Yolos"))
+    if "input_size" in table or not steps.get("do_resize", bool(steps)):
+        return net
+    if not isinstance(short, int) or not (isinstance(longest, int) or is_textnet):
+        return net
+    return ResizedByEdges(
+        net,
+        short,
+        longest=longest if isinstance(longest, int) and not is_textnet else None,
+        multiple=int(steps.get("size_divisor") or 32) if is_textnet else 16 if is_yolos else 1,
+        down=is_yolos,
+        interpolation=_RESAMPLE.get(steps.get("resample", 2), "bilinear"),
+    )
 
 
 def _kind_of(steps: Mapping[str, Any]) -> str:

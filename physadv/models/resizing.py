@@ -38,7 +38,8 @@ class InputResizing:
             the whole image with gray on both sides, "letterbox-corner" only below and on the right;
             "stretch" does not keep the aspect.
         short_side: Length in px of the short side before a crop to a square; None for 256/224 of
-            the input's sides. With "stretch", both sides before a crop; None for no crop.
+            the input's sides. With "stretch" and a letterbox, both sides before a crop; None for no
+            crop. Height and width where they differ.
         interpolation: "bilinear", "bicubic", "nearest" or "area" (the mean of the pixels covered).
         antialias: Whether images are smoothed where they shrink.
         pad_color: Color of a letterbox's bars, one number or three from 0 to 255; 114 is YOLO's.
@@ -55,7 +56,7 @@ class InputResizing:
 
     size: tuple[int, int]
     fit: Fit = "crop"
-    short_side: int | None = None
+    short_side: int | tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
     pad_color: PadColor = 114
@@ -72,15 +73,8 @@ class InputResizing:
                 )
         if not isinstance(self.antialias, bool):
             raise ModelError(f"antialias {self.antialias!r}", "is no true or false", "correct it")
-        short = self.short_side
-        if short is None:
-            return
-        if isinstance(short, bool) or not isinstance(short, int) or short < max(self.size):
-            raise ModelError(
-                f"short_side {short!r}",
-                f"the crop is {self.size[1]}x{self.size[0]} px",
-                "give a whole number of px, at least that",
-            )
+        if self.short_side is not None:
+            object.__setattr__(self, "short_side", _checked_sides(self.short_side, self.size))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return ``images`` (b, c, h, w) in [0, 1] at the input's size; differentiable."""
@@ -90,7 +84,7 @@ class InputResizing:
         resized_size, (top, left) = self._placement(images.shape[-2], images.shape[-1])
         resized = self._interpolated(images, resized_size)
         height, width = self.size
-        if self.fit.startswith("letterbox"):
+        if self.fit.startswith("letterbox"):  # a negative margin is cut off
             below, right = height - top - resized_size[0], width - left - resized_size[1]
             return self._padded(resized, (left, right, top, below))
         return resized[..., -top : height - top, -left : width - left]
@@ -105,7 +99,8 @@ class InputResizing:
 
     def _factor(self, height: int, width: int) -> float:
         """What a letterbox scales an image by."""
-        return min(self.size[0] / height, self.size[1] / width)
+        rows, columns = self.uncropped_size
+        return min(rows / height, columns / width)
 
     def boxes_on_image(self, boxes: Tensor, height: int, width: int) -> Tensor:
         """Return boxes in px of an image that was resized.
@@ -141,7 +136,9 @@ class InputResizing:
     @property
     def uncropped_size(self) -> tuple[int, int]:
         """Height and width in px that images of the input's aspect have before a declared crop."""
-        return self.size if self.short_side is None else (self.short_side, self.short_side)
+        if isinstance(self.short_side, int):
+            return self.short_side, self.short_side
+        return self.short_side or self.size
 
     def in_words(self, sizes: Iterable[tuple[int, int]] = ()) -> str:
         """Return the rule in words, for reports on images of ``sizes`` (height, width) in px."""
@@ -157,21 +154,24 @@ class InputResizing:
             how = how if keeps_aspect else f", as the model declares{how}"
             if self.short_side is None:
                 return f"{way} {size}{how}"
-            side = self.short_side
-            return f"{way} {side}x{side} px, center crop of {size}{how}"
+            rows, columns = self.uncropped_size
+            return f"{way} {columns}x{rows} px, center crop of {size}{how}"
+        if self.fit == "letterbox" and self.short_side is not None:
+            rows, columns = self.uncropped_size
+            return f"resized to fit {columns}x{rows} px, center of {size}, padded{how}"
         if self.fit == "letterbox":
             return f"resized and padded to {size}{how}"
         if self.fit == "letterbox-corner":
             return f"resized and padded below and on the right to {size}{how}"
         rows, columns = self._least()
-        if self.size[0] == self.size[1]:
+        if rows == columns:
             return f"short side resized to {rows} px, center crop of {size}{how}"
         return f"resized to at least {columns}x{rows} px, center crop of {size}{how}"
 
     def _least(self) -> tuple[int, int]:
         """Height and width in px that a resized image has at least, before its crop."""
         if self.short_side is not None:
-            return self.short_side, self.short_side
+            return self.uncropped_size
         height, width = (round(s * STANDARD_SHORT_SIDE / STANDARD_SIDE) for s in self.size)
         return height, width
 
@@ -190,11 +190,19 @@ class InputResizing:
             inner = (max(1, round(height * scale)), max(1, round(width * scale)))
 
             # The odd pixel of padding goes below and right, as in YOLO's own.
-            return inner, ((rows - inner[0]) // 2, (columns - inner[1]) // 2)
+            margins = [
+                space // 2 if space >= 0 else -round(-space / 2)
+                for space in (rows - inner[0], columns - inner[1])
+            ]
+            return inner, (margins[0], margins[1])
 
-        # One side gets its least length exactly and the other is rounded down, as in torchvision.
+        # One side gets its least length exactly and the other is rounded down, as in torchvision;
+        # timm rounds it where the least lengths differ.
         least = self._least()
-        if least[0] * width >= least[1] * height:
+        if isinstance(self.short_side, tuple):
+            ratio = min(height / least[0], width / least[1])
+            inner = (max(rows, round(height / ratio)), max(columns, round(width / ratio)))
+        elif least[0] * width >= least[1] * height:
             inner = (least[0], max(columns, least[0] * width // height))
         else:
             inner = (max(rows, least[1] * height // width), least[1])
@@ -221,6 +229,19 @@ def _checked_color(color: Any) -> PadColor:
     if len(numbers) not in (1, 3) or not whole or not all(0 <= n <= 255 for n in numbers):
         raise ModelError(f"pad_color {color!r}", "A gray or three numbers, 0 to 255", "Use 114")
     return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def _checked_sides(sides: Any, crop: tuple[int, int]) -> int | tuple[int, int]:
+    """Sides before a crop as one number or two that differ. Raises ModelError for anything else."""
+    numbers = list(sides) if isinstance(sides, list | tuple) else [sides, sides]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != 2 or not whole or any(n < c for n, c in zip(numbers, crop, strict=True)):
+        raise ModelError(
+            f"short_side {sides!r}",
+            f"the crop is {crop[1]}x{crop[0]} px",
+            "give a whole number of px, at least that",
+        )
+    return numbers[0] if numbers[0] == numbers[1] else (numbers[0], numbers[1])
 
 
 def standard_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from physadv.core.types import Detections
 from physadv.models.cards import card_from
 from physadv.models.classifiers import Preprocessed
 from physadv.models.detectors import non_maximum_suppression
-from physadv.models.hub_models import _hf_table, _timm_table
+from physadv.models.hub_models import _hf_table, _resized_by_edges, _timm_table
 
 pytestmark = pytest.mark.frameworks
 
@@ -198,10 +199,16 @@ def test_pictures_reach_a_net_as_its_own_processor_brings_them(
         {"crop_pct": 0.9, "crop_mode": "squash"},
         {"crop_pct": 1.0, "crop_mode": "squash"},
         {"crop_pct": 1.0, "crop_mode": "border"},
+        {"crop_pct": 0.8, "crop_mode": "border"},
+        *(
+            {"input_size": (3, 160, 224), "crop_pct": share, "crop_mode": mode}
+            for share in (0.9, 1.0)
+            for mode in ("center", "squash", "border")
+        ),
     ],
 )
 def test_pictures_reach_a_net_as_timm_brings_them(stated: dict[str, Any]) -> None:
-    """The same for each crop mode of timm."""
+    """The same for each crop mode of timm, and for an input that is no square."""
     from timm.data import create_transform
 
     shown = {
@@ -218,7 +225,38 @@ def test_pictures_reach_a_net_as_timm_brings_them(stated: dict[str, Any]) -> Non
     assert float((found - wanted).abs().mul(std).mean()) < 1 / 255
 
 
-def prepared(table: dict[str, Any], image: Tensor) -> tuple[Tensor, Tensor]:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("TextNet", {}),
+        ("TextNet", {"size": {"shortest_edge": 96}, "size_divisor": 16}),
+        ("Detr", {"size": {"shortest_edge": 120, "longest_edge": 150}, "do_pad": False}),
+        ("Yolos", {"size": {"shortest_edge": 64, "longest_edge": 333}, "do_pad": False}),
+    ],
+)
+def test_pictures_of_many_sizes_are_those_of_their_processor(
+    name: str, settings: dict[str, Any]
+) -> None:
+    """Processors that bring an edge to a length: the size is theirs, and the pixels within 1 of
+    255 on average."""
+    import transformers as hf
+
+    processor = getattr(hf, f"{name}ImageProcessor")(**settings)
+    steps = json.loads(processor.to_json_string())
+    steps["image_processor_type"] = f"{name}ImageProcessor"
+    picture, image = photo()
+    wanted = processor(picture, return_tensors="pt")["pixel_values"]
+    table = _hf_table(steps, detects=name != "TextNet")
+    found, std = prepared(table, image, lambda net: _resized_by_edges(net, steps, table))
+    assert found.shape == wanted.shape
+    assert float((found - wanted).abs().mul(std).mean()) < 1 / 255
+
+
+def prepared(
+    table: dict[str, Any],
+    image: Tensor,
+    behind: Callable[[torch.nn.Module], torch.nn.Module] = lambda net: net,
+) -> tuple[Tensor, Tensor]:
     """What a net gets by a table of settings, and the standard deviations it was divided by."""
 
     class Kept(torch.nn.Module):
@@ -228,12 +266,16 @@ def prepared(table: dict[str, Any], image: Tensor) -> tuple[Tensor, Tensor]:
 
     kept = Kept()
     keys = {key: table[key] for key in ("mean", "std", "bgr", "scale") if key in table}
-    Preprocessed(kept, resizing=card_from(table, name="table").resizing, **keys)(image)
+    Preprocessed(behind(kept), resizing=card_from(table, name="table").resizing, **keys)(image)
     return kept.images, torch.tensor(table.get("std", [1.0])).view(1, -1, 1, 1)
 
 
-def test_a_detr_of_transformers(tmp_path: Path) -> None:
-    """YOLOS: boxes in px and softmax scores as transformers' own post-processing gives them."""
+@pytest.mark.parametrize(
+    "size", [{"height": 64, "width": 96}, {"shortest_edge": 64, "longest_edge": 333}]
+)
+def test_a_detr_of_transformers(size: dict[str, int], tmp_path: Path) -> None:
+    """YOLOS: boxes in px and softmax scores as transformers' own post-processing gives them, of a
+    fixed size and of one by its edges."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -248,7 +290,7 @@ def test_a_detr_of_transformers(tmp_path: Path) -> None:
     )
     net = hf.YolosForObjectDetection(config).eval()
     net.save_pretrained(tmp_path)
-    processor = hf.YolosImageProcessor(size={"height": 64, "width": 96}, do_pad=False)
+    processor = hf.YolosImageProcessor(size=size, do_pad=False)
     processor.save_pretrained(tmp_path)
     picture, image = photo(128, 192)
     model = physadv.load_model(f"hf:{tmp_path}")

@@ -21,6 +21,7 @@ from physadv.datasets.summary import sizes_in_words
 from physadv.evaluation.data import open_samples
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
+from physadv.models.edge_resizing import ResizedByEdges
 from physadv.models.load import as_model
 from physadv.models.resizing import InputResizing, standard_size
 
@@ -230,3 +231,46 @@ def test_without_a_declared_size_images_are_not_enlarged_beyond_the_most_frequen
     """The standard 224 px, or the short side of the most frequent size."""
     assert standard_size((375, 500)) == (224, 224)
     assert standard_size((32, 40)) == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "settings", "wanted"),
+    [
+        ((480, 640), 800, {"longest": 1333}, (800, 1066)),
+        ((640, 480), 800, {"longest": 1333}, (1066, 800)),
+        ((300, 900), 800, {"longest": 1333}, (444, 1333)),
+        ((480, 640), 512, {"longest": 1333, "multiple": 16, "down": True}, (512, 672)),
+        ((300, 400), 640, {"multiple": 32}, (640, 864)),
+        ((20, 1000), 40, {"longest": 100}, (2, 100)),
+    ],
+)
+def test_an_edge_is_brought_to_its_length(
+    size: tuple[int, int], short: int, settings: dict[str, Any], wanted: tuple[int, int]
+) -> None:
+    """The sizes of DETR's, YOLOS' and TextNet's own processors, and gradients pass."""
+    resized = ResizedByEdges(nn.Identity(), short, **settings)
+    assert resized.size_of(*size) == wanted
+    images = torch.rand(1, 1, *size, requires_grad=True)
+    (gradient,) = torch.autograd.grad(resized(images).sum(), images)
+    assert bool(gradient.abs().sum() > 0)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
+def test_an_input_that_is_no_square_has_two_sides_before_its_crop(fit: Any) -> None:
+    """160x224 px of 177x248: a disk stays where it was, and its box is found again."""
+    resizing = InputResizing((160, 224), fit, (177, 248))
+    image = torch.zeros(1, 1, 300, 400)
+    image[..., 140:161, 190:211] = 1
+    inside = resizing(image)[0, 0] > 0.6
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    box = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+    back = resizing.boxes_on_image(box, 300, 400)
+    assert (back - torch.tensor([190.0, 140, 211, 161])).abs().max() < 3
+    assert "248x177" in resizing.in_words()
+
+
+def test_a_crop_beyond_what_is_left_is_refused() -> None:
+    """Sides before a crop that are shorter than it, or no two whole numbers."""
+    for sides in ((159, 248), (177, 223), (1, 2, 3), (177.5, 248)):
+        with pytest.raises(ModelError, match="short_side"):
+            InputResizing((160, 224), "crop", sides)  # type: ignore[arg-type]
