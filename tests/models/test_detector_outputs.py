@@ -45,6 +45,47 @@ LAYOUTS: dict[str, tuple[Any, Tensor]] = {
         [{"boxes": CORNERS[0], "scores": SCORES[0].amax(1), "labels": SCORES[0].argmax(1)}],
         best_only(),
     ),
+    "list of images by other names": (
+        [{"boxes": CORNERS[0], "scores": SCORES[0].amax(1), "classes": SCORES[0].argmax(1)}],
+        best_only(),
+    ),
+    "list of images as arrays": (
+        [
+            {
+                "boxes": CORNERS[0].numpy(),
+                "scores": SCORES[0].amax(1).numpy(),
+                "labels": SCORES[0].argmax(1).numpy(),
+            }
+        ],
+        best_only(),
+    ),
+    "losses before a list of images": (
+        (
+            {},
+            [{"boxes": CORNERS[0], "scores": SCORES[0].amax(1), "labels": SCORES[0].argmax(1)}],
+        ),
+        best_only(),
+    ),
+    "object of an image": (
+        [
+            SimpleNamespace(
+                boxes=CORNERS[0], scores=SCORES[0].amax(1), pred_classes=SCORES[0].argmax(1)
+            )
+        ],
+        best_only(),
+    ),
+    "boxes, scores and labels": ((CORNERS, SCORES.amax(2), SCORES.argmax(2)), best_only()),
+    "boxes, labels and scores": ((CORNERS, SCORES.argmax(2), SCORES.amax(2)), best_only()),
+    "mapping with labels": (
+        {"boxes": CORNERS, "scores": SCORES.amax(2), "labels": SCORES.argmax(2)},
+        best_only(),
+    ),
+    "scores before boxes": ((SCORES, CORNERS), SCORES),
+    "rows after YOLO's suppression": (
+        [torch.cat([CORNERS, SCORES.amax(2, keepdim=True), SCORES.argmax(2, keepdim=True)], 2)[0]],
+        best_only(),
+    ),
+    "YOLO columns, transposed": (filled(torch.cat([CENTER, SCORES], 2)), SCORES),
     "boxes, labels and scores of one image": (
         {"boxes": CORNERS[0], "labels": SCORES[0].argmax(1), "scores": SCORES[0].amax(1)},
         best_only(),
@@ -84,6 +125,47 @@ def test_images_with_fewer_boxes_are_padded_with_score_zero() -> None:
     found = read_detections([none, one], 2, SIZE, classes=3)
     assert found.scores[0].abs().sum() == 0
     assert torch.equal(found.boxes[1], CORNERS[0])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_boxes_without_suppression_are_no_scores_of_a_grid(classes: int) -> None:
+    """(b, 300, 6) of corners, score and class, as YOLO26 exports it, is read so for a detector of
+    one class or two also, whose grids and DETRs have as many columns."""
+    labels = torch.tensor([[[0.0], [classes - 1]]])
+    best = torch.tensor([[[0.9], [0.6]]])
+    found = read_detections(
+        filled(torch.cat([CORNERS, best, labels], 2), 300), 1, SIZE, classes=classes
+    )
+    assert torch.equal(found.boxes[:, :2], CORNERS)
+    assert found.scores[0, 0, 0] == best[0, 0]
+    assert found.scores[0, 1, classes - 1] == best[0, 1]
+
+
+def test_a_grid_is_known_by_its_number_of_cells() -> None:
+    """Without names of classes: YOLOv5's rows of 3 classes are candidates of 3, not of thousands,
+    and so are YOLOv8's columns."""
+    count = 13 * 25 + 7 * 13 + 4 * 7
+    rows = torch.rand(2, 3 * count, 8)
+    assert read_detections(rows, 2, SIZE).scores.shape == (2, 3 * count, 3)
+    columns = torch.rand(2, 84, count)
+    assert read_detections(columns, 2, SIZE).scores.shape == (2, count, 80)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        (CORNERS, SCORES[:, :1]),
+        (CORNERS, SCORES.amax(2), SCORES),
+        {"boxes": CORNERS, "scores": SCORES.amax(2)},
+        {"boxes": CORNERS, "scores": "?"},
+        [{"boxes": CORNERS[0], "scores": SCORES[0].amax(1), "labels": torch.zeros(3)}],
+        CORNERS,
+    ],
+)
+def test_what_does_not_belong_together_is_refused(output: Any) -> None:
+    """Boxes and scores of other numbers, and scores that have no class."""
+    with pytest.raises(ModelError, match="the detector"):
+        read_detections(output, 1, SIZE, classes=3)
 
 
 @pytest.mark.parametrize(
