@@ -335,6 +335,7 @@ def _other_ways(model: LoadedModel) -> dict[str, Callable[[Tensor], Any]]:
             "scale": net.scale,
             "layout": net.layout,
             "classes": net.classes,
+            "gray": net.gray,
         }
         return Preprocessed(net.net, **{**plain, **settings}).eval().to(model.device)
 

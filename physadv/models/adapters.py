@@ -183,7 +183,7 @@ def weights_named_in(text: str) -> Path | None:
     file = Path(name.partition("@")[2])
     if library not in ("torchvision", "timm") or "@" not in name:
         return None
-    if not file.is_file():
+    if not file.exists():
         raise ModelError(f"{file}", "no such file", "Check the path behind @")
     return file
 

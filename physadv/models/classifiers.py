@@ -20,6 +20,7 @@ from physadv.models.resizing import InputResizing
 Outputs = Literal["logits", "probabilities", "logit", "probability"]
 """What a classifier returns: one value a class, or one value for the second of two classes."""
 Layout = Literal["nchw", "nhwc"]
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def resize_images(images: Tensor, height: int, width: int) -> Tensor:
@@ -51,6 +52,8 @@ class Preprocessed(nn.Module):
         scale: Factor on images in [0, 1] before mean and std, such as 255; positive.
         layout: "nchw", or "nhwc" for a network that takes channels last.
         classes: Number of a detector's classes; None where it is not known.
+        gray: Whether the network takes one channel; images of three become gray by BT.601, as
+            Pillow's do.
     """
 
     mean: Tensor
@@ -69,8 +72,10 @@ class Preprocessed(nn.Module):
         scale: float = 1.0,
         layout: Layout = "nchw",
         classes: int | None = None,
+        gray: bool = False,
     ) -> None:
         super().__init__()
+        self.gray = gray
         self.net, self.task, self.outputs, self.classes = net, task, outputs, classes
         self.bgr, self.scale, self.layout = bgr, scale, layout
         self.resizing = resizing
@@ -83,6 +88,8 @@ class Preprocessed(nn.Module):
         """Map ``images`` (b, 3, h, w) in [0, 1] to logits, or to Detections in pixels of
         ``images``."""
         height, width = images.shape[-2:]
+        if self.gray and images.shape[1] == 3:
+            images = (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
         resized = images if self.resizing is None else self.resizing(images)
 
         normalized = self._normalized(resized)

@@ -23,11 +23,11 @@ from physadv.core.text import read_text
 from physadv.datasets.known_sets import known_set
 from physadv.models.edge_resizing import ResizedByEdges
 from physadv.models.loading import load_state, read_state
+from physadv.models.weight_folders import WEIGHTS, file_in_folder, weight_files
 
 _IMAGENET = 1000
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of interpolations, as Hugging Face stores them."""
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _COUNTERS = ("num_batches_tracked", "position_ids")
 """Ends of the names of entries that older files lack, and that no result depends on."""
 _BY_SHORT_EDGE = (
@@ -62,7 +62,7 @@ def load_timm(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any
     config: dict[str, Any] = {}
     if (folder / "config.json").is_file():
         config = _read_json(folder / "config.json")
-        weights = weights or _weights_in(folder)
+        weights = weights or file_in_folder(folder)
     architecture = str(config.get("architecture", name))
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=2)
@@ -117,7 +117,7 @@ def _cached_timm(timm: Any, architecture: str) -> Path:
     if cfg is not None and cfg.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(cfg.hf_hub_id, cfg.hf_hub_filename or _WEIGHTS[0])
+        cached = try_to_load_from_cache(cfg.hf_hub_id, cfg.hf_hub_filename or WEIGHTS[0])
     if isinstance(cached, str):
         return Path(cached)
     raise ModelError(
@@ -151,9 +151,9 @@ def load_hf(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]
         return load_timm(name, weights)
     if weights is not None:
         raise ModelError(f"weights {weights}", "The folder has its own", "Leave --weights out")
-    file = _weights_in(folder)
-    if file.suffix != ".safetensors":
-        read_state(file)  # refuses a pickle of more than weights
+    for file in weight_files(folder):
+        if file.suffix != ".safetensors":
+            read_state(file)  # refuses a pickle of more than weights
     try:
         import transformers
     except (ImportError, RuntimeError) as error:
@@ -334,13 +334,6 @@ def _names_table(names: Sequence[Any], classes: int) -> dict[str, Any]:
 
 def _interpolation(name: str) -> str:
     return name if name in ("bilinear", "bicubic", "nearest") else "bicubic"
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise ModelError(f"{folder}", f"holds none of {', '.join(_WEIGHTS)}", "Copy the weights there")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -55,6 +55,7 @@ from physadv.models.loading import (
 )
 from physadv.models.onnx_loading import open_onnx
 from physadv.models.resizing import Fit, Interpolation, PadColor
+from physadv.models.weight_folders import sha256_of_weights
 from physadv.models.zoo import KNOWN
 
 __all__ = [
@@ -196,7 +197,7 @@ def _load(text: str, weights: Path | None, settings: dict[str, Any]) -> LoadedMo
         net, table = load_foreign(text, weights)
         table |= _stated_by(settings, {}, str(table.get("preprocessing", "")))
         weights = weights or weights_named_in(text)
-        sha256 = sha256_of(weights) if weights else ""
+        sha256 = sha256_of_weights(weights) if weights else ""
         return _wrap(net, {**table, **settings}, text, source=text, sha256=sha256)
     if Path(text).is_file():
         return _load_file(Path(text), weights, settings)
@@ -250,7 +251,8 @@ def as_model(
         mean: Mean that is subtracted, one number or one a channel.
         std: Standard deviation that is divided by, one number or one a channel.
         input_size: Side, or height and width, in px of the module's input; None for any size.
-        channels: Channels of the images that it takes: 3, or 1 for gray images; None stands for 3.
+        channels: Channels of the images that it takes: 3, or 1 for gray images, which images in
+            color become; None stands for 3.
         task: "classify" or "detect".
         outputs: "logits" or "probabilities" of a classifier, one value a class; "logit" or
             "probability" where it returns one value, that of the second of two classes.
@@ -336,7 +338,9 @@ def _wrap(net: nn.Module, table: dict[str, Any], name: str, **defaults: Any) -> 
     settings = {k: table[k] for k in _PREPARED_KEYS if k in table}
     _check_prepared(settings)
     classes = len(card.classes) or None
-    net = Preprocessed(net, task=card.task, resizing=card.resizing, classes=classes, **settings)
+    gray = card.extra.get("channels") == 1
+    facts: dict[str, Any] = {"task": card.task, "resizing": card.resizing, "classes": classes}
+    net = Preprocessed(net, gray=gray, **facts, **settings)
     for parameter in net.parameters():
         parameter.grad = None
     return LoadedModel(net, card).eval().requires_grad_(False)
@@ -452,7 +456,7 @@ def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> L
         if weights is not None:
             net = model.net.net if isinstance(model.net, Preprocessed) else model.net
             load_state(net, read_state(weights), name=text)
-            model.card = replace(model.card, sha256=sha256_of(weights))
+            model.card = replace(model.card, sha256=sha256_of_weights(weights))
         return model
     if not isinstance(found, nn.Module):
         raise ModelError(text, f"made a {type(found).__name__}", "a torch.nn.Module is needed")
@@ -460,4 +464,5 @@ def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> L
     if weights is not None:
         load_state(net, read_state(weights), name=text)
     table = {**settings, **_stated_by(settings, {}, "")}
-    return _wrap(net, table, text, source=text, sha256=sha256_of(weights) if weights else "")
+    sha256 = sha256_of_weights(weights) if weights else ""
+    return _wrap(net, table, text, source=text, sha256=sha256)

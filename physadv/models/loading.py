@@ -3,9 +3,11 @@ for."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
+import pathlib
 import pickle
 import re
 import sys
@@ -25,6 +27,7 @@ from physadv.core.tables import read_table
 from physadv.core.trust import assert_may_run
 from physadv.models.exported_archive import vetted_archive
 from physadv.models.torch_zip import assert_holds_its_members
+from physadv.models.weight_folders import weight_files
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights", "params", "network")
 """Keys under which checkpoints hold the weights, the commonest first."""
@@ -33,6 +36,12 @@ _COMPILED = "_orig_mod."
 _PACKED = "_packed_params._packed_params"
 """End of the key of a quantized linear layer, which holds its weight and its bias."""
 _QUANTIZATION = (_PACKED, "_packed_params.dtype", "scale", "zero_point")
+_PROFILE = ("total_ops", "total_params")
+_COUNTER = ".num_batches_tracked"
+_MEANS = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict")
+"""Keys under which checkpoints hold a running mean of the weights."""
+_INERT: list[Any] = [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath]
+"""Classes that checkpoints hold beside weights and that hold text and numbers alone."""
 _ONNX_BEGINNING = b"\x08"
 """Key of the first field of an ONNX file, its version, a whole number from 1 to 127."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -71,14 +80,25 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from ``path``, a safetensors or torch file, onto the CPU.
 
     A checkpoint that holds the state dict beside other things, as ``{"model": ..., "epoch": 3}``
-    does, is unwrapped, and a common ``module.`` prefix is stripped. Nothing is unpickled that
-    ``weights_only=True`` refuses.
+    does, is unwrapped, and a common ``module.`` prefix is stripped. Shards are read by their index
+    (``*.index.json``), and a folder as accelerate, ``save_pretrained`` or DeepSpeed writes it.
+    Nothing is unpickled but what ``weights_only=True`` takes, options of argparse and paths.
 
     Raises:
         ModelError: The file holds a whole pickled module, TorchScript, several state dicts of which
-            none has a usual name, or anything else.
+            none has a usual name or which differ, or anything else.
     """
-    file = Path(path)
+    state: dict[str, Tensor] = {}
+    for file in weight_files(Path(path)):
+        own = _read_file(file)
+        if twice := sorted(state.keys() & own.keys()):
+            raise ModelError(f"{path}", f"two shards hold {twice[0]}", "save the model anew")
+        state.update(own)
+    return state
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    """The state dict in one file."""
     kind = kind_of(file)
     if kind == "safetensors":
         return _read_safetensors(file)
@@ -103,13 +123,14 @@ def load_state(net: nn.Module, state: Mapping[str, Tensor], *, name: str) -> Non
     weights.
 
     What wrappers put before the keys is taken off: ``_orig_mod.`` of torch.compile, and any prefix,
-    as Lightning's ``model.``, where exactly one leaves the net's own keys.
+    as Lightning's ``model.``, where exactly one leaves the net's own keys. Counters of batches may
+    be missing, as in files of old, and those of thop are left out: no result depends on them.
 
     Raises:
         ModelError: Keys or shapes do not fit; the message names the first of them.
     """
     own = net.state_dict()
-    state = _with_keys_of(own, state)
+    state = _with_keys_of(own, _without_profile(own, state))
     lacking, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
 
@@ -346,15 +367,47 @@ def _unwrapped(found: Any, file: Path) -> Any:
             usual = next(iter(states or tables), None)
         if usual is None:
             return found
+        _refuse_two_meanings(tables, usual, file)
         found = tables[usual]
     return found
+
+
+def _refuse_two_meanings(tables: Mapping[str, Any], usual: str, file: Path) -> None:
+    """Raise ModelError where a running mean of the weights lies beside others than it."""
+    mean = next((k for k in _MEANS if k in tables and k != usual), None)
+    if mean is None or not (_is_state(tables[usual]) and _is_state(tables[mean])):
+        return
+    plain, running = (
+        {k.removeprefix("module."): v for k, v in tables[name].items()} for name in (usual, mean)
+    )
+    shared = plain.keys() & running.keys()
+    if shared and not all(torch.equal(plain[k], running[k]) for k in shared):
+        one = f"torch.save(torch.load('{file.name}')['{mean}'], 'meant.pth')"
+        limit = f"holds weights under '{usual}' and a running mean of them under '{mean}'"
+        raise ModelError(f"{file}", limit, f"Save the one that is meant: {one}")
+
+
+def _without_profile(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """``state`` without the counts that thop leaves in a net that it measured."""
+    odd = [k for k in state if k.rpartition(".")[2] in _PROFILE and k not in own]
+    return {k: v for k, v in state.items() if k not in odd} if odd else state
+
+
+def _with_counters(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``state`` with the net's own counters of batches where it lacks exactly those."""
+    lacking = own.keys() - state.keys()
+    if not lacking or not all(key.endswith(_COUNTER) for key in lacking):
+        return state
+    return {**state, **{key: own[key] for key in lacking}}
 
 
 def _with_keys_of(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """``state`` without what wrappers put before and within its keys, or as it is where none of
     that leaves the keys of ``own``."""
     plain = {key.replace(_COMPILED, ""): value for key, value in state.items()}
-    for candidate in (state, plain):
+    for candidate in (_with_counters(own, state), _with_counters(own, plain)):
         if candidate.keys() == own.keys():
             return candidate
 
@@ -362,7 +415,8 @@ def _with_keys_of(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Map
     prefixes = [key.removesuffix(first) for key in plain if key.endswith(f".{first}")]
     fitting = []
     for prefix in prefixes:
-        inner = {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
+        within = {k.removeprefix(prefix): v for k, v in plain.items() if k.startswith(prefix)}
+        inner = _with_counters(own, within)
         if inner.keys() == own.keys():
             fitting.append(inner)
     return fitting[0] if len(fitting) == 1 else state
@@ -384,7 +438,8 @@ def _unpickle_weights(path: Path) -> Any:
     try:
         with warnings.catch_warnings():  # torch remarks on pickle protocols; what matters is raised
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_INERT):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}",

@@ -19,8 +19,9 @@ def read_logits(output: Any, count: int) -> Tensor:
     """Return the logits in what a classifier returned for ``count`` images.
 
     Args:
-        output: A tensor; an object or a mapping with ``logits``, as transformers return; or a
-            tuple, list or mapping with exactly one tensor that can be logits.
+        output: A tensor, also with sides of 1 beside its classes; an object or a mapping with
+            ``logits``, as transformers return; or a tuple, list or mapping with exactly one tensor
+            that can be logits.
         count: Number of images the model was given.
 
     Returns:
@@ -35,7 +36,7 @@ def read_logits(output: Any, count: int) -> Tensor:
         >>> read_logits((features, {"unused": 0}, logits), 4).shape
         torch.Size([4, 3])
     """
-    logits = _opened(output, count)
+    logits = _without_ones(_opened(output, count))
     if logits.ndim == 1 and count == 1 and len(logits) > 1:
         return logits[None]  # of a model that squeezes its output
     if logits.shape in ((count,), (count, 1)):
@@ -74,11 +75,12 @@ def two_logits(output: Any, count: int, *, is_probability: bool) -> Tensor:
         >>> two_logits(torch.tensor([[2.0]]), 1, is_probability=False).tolist()
         [[-1.0, 1.0]]
     """
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
-    values = getattr(output, "logits", output)
-    if isinstance(values, Sequence) and len(values) == 1:
-        values = values[0]
+    values = _named_logits(output)
+    if not isinstance(values, Tensor) and isinstance(values, Mapping | Sequence):
+        members = list(values.values()) if isinstance(values, Mapping) else list(values)
+        able = [m for m in members if isinstance(m, Tensor) and m.is_floating_point()]
+        able = [m for m in able if m.ndim and len(m) == m.numel() == count]
+        values = able[0] if len(able) == 1 else values
     if not isinstance(values, Tensor) or values.numel() != count:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ModelError(
@@ -99,9 +101,7 @@ def two_logits(output: Any, count: int, *, is_probability: bool) -> Tensor:
 
 def _opened(output: Any, count: int) -> Tensor:
     """Return the tensor that stands for the logits in ``output``."""
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
-    output = getattr(output, "logits", output)
+    output = _named_logits(output)
     if isinstance(output, Tensor):
         return output
 
@@ -112,6 +112,7 @@ def _opened(output: Any, count: int) -> Tensor:
             "a tensor of logits is needed, or an object that holds it as `logits`",
             "Wrap the model so that it returns one",
         )
+    _refuse_ranking(members)
     able = [m for m in members if isinstance(m, Tensor) and m.ndim == 2 and m.shape[0] == count]
     able = [m for m in able if m.shape[1] > 1 and m.is_floating_point()]
     if len(able) != 1:
@@ -122,6 +123,35 @@ def _opened(output: Any, count: int) -> Tensor:
             "Wrap the model so that it returns the logits alone",
         )
     return able[0]
+
+
+def _named_logits(output: Any) -> Any:
+    """The entry or attribute ``logits`` of an output, or the output itself."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return getattr(output, "logits", output)
+
+
+def _without_ones(logits: Tensor) -> Tensor:
+    """(b, c, 1, 1), (b, 1, c) and the like as (b, c); other shapes as they are."""
+    sides = [side for side in logits.shape[1:] if side != 1]
+    if logits.ndim < 3 or len(sides) != 1:
+        return logits
+    return logits.reshape(len(logits), sides[0])
+
+
+def _refuse_ranking(members: Sequence[Any]) -> None:
+    """Raise ModelError for the scores of the best classes beside their numbers, as topk gives
+    them."""
+    tensors = [m for m in members if isinstance(m, Tensor) and m.ndim == 2]
+    if len(tensors) != 2 or tensors[0].shape != tensors[1].shape:
+        return
+    if sorted(t.is_floating_point() for t in tensors) == [False, True]:
+        raise ModelError(
+            f"output of {tensors[0].shape[1]} scores with their classes",
+            "Scores of all classes are needed, in their order",
+            "Let the model return what it ranks",
+        )
 
 
 def log_probabilities(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:

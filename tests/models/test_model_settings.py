@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 
 import physadv
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.image_io import save_png
 from physadv.core.model_settings import ModelSettings
-from physadv.models.outputs import two_logits
+from physadv.models.outputs import read_logits, two_logits
 
 
 class Received(nn.Module):
@@ -77,6 +78,55 @@ def test_one_probability_is_two_classes(p: float) -> None:
     logits = two_logits(torch.tensor([p], dtype=torch.float64), 1, is_probability=True)
     assert logits.isfinite().all()
     assert torch.allclose(logits.softmax(1)[0, 1], torch.tensor(p, dtype=torch.float64), atol=1e-9)
+
+
+VALUE = torch.tensor([[2.0], [-1.0]])
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        VALUE,
+        VALUE[:, 0],
+        VALUE[..., None, None],
+        {"out": VALUE},
+        (VALUE, torch.zeros(2, 8)),
+        (torch.zeros(2, 8), VALUE[:, 0]),
+        {"logits": VALUE, "loss": torch.zeros(())},
+    ],
+)
+def test_one_value_is_found_among_others(output: object) -> None:
+    """Alone, by any name, or beside features."""
+    assert torch.equal(two_logits(output, 2, is_probability=False)[:, 1], VALUE[:, 0] / 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (2, 1, 3), (2, 1, 1, 3), (2, 3, 1)])
+def test_logits_may_have_sides_of_one(shape: tuple[int, ...]) -> None:
+    """As fully convolutional nets return them; a map of classes is refused."""
+    logits = torch.arange(6.0).reshape(2, 3)
+    assert torch.equal(read_logits(logits.reshape(shape), 2), logits)
+    with pytest.raises(ModelError, match="logits"):
+        read_logits(logits[..., None, None].expand(2, 3, 4, 4), 2)
+
+
+def test_the_best_classes_are_no_logits() -> None:
+    """What topk gives, scores beside their classes, is no row of all classes."""
+    with pytest.raises(ModelError, match="all classes"):
+        read_logits(torch.rand(2, 5).topk(2), 2)
+
+
+def test_a_gray_model_takes_images_in_color() -> None:
+    """They become gray as Pillow's do, with gradients; gray images stay as they are."""
+    model = physadv.as_model(Received(), channels=1)
+    images = torch.rand(2, 3, 4, 5, requires_grad=True)
+    model(images).sum().backward()
+    pillow = [Image.fromarray(i) for i in images.mul(255).byte().permute(0, 2, 3, 1).numpy()]
+    wanted = torch.stack([torch.tensor(list(p.convert("L").tobytes())) for p in pillow]) / 255
+    assert (model.net.net.last.flatten(1) - wanted).abs().max() < 2 / 255
+    assert model.net.net.last.shape == (2, 1, 4, 5)
+    gray = torch.rand(2, 1, 4, 5)
+    model(gray)
+    assert torch.equal(model.net.net.last, gray)
 
 
 def test_gradients_pass_through_both() -> None:
