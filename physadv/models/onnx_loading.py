@@ -81,7 +81,8 @@ class NamedOutputs(nn.Module):
     """A network whose several outputs are given by name.
 
     Args:
-        net: Network that returns a tuple.
+        net: Network that returns a tuple, or a list with the boxes, scores and classes of each
+            image as a tuple in any order.
         names: Names of its members.
     """
 
@@ -89,9 +90,20 @@ class NamedOutputs(nn.Module):
         super().__init__()
         self.net, self.names = net, names
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the outputs for ``images`` by their names."""
-        return dict(zip(self.names, self.net(images), strict=True))
+    def forward(self, images: Tensor) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return the outputs for ``images`` by their names; of each where they are boxes."""
+        output = self.net(images)
+        if isinstance(output, list):
+            return [_named_boxes(parts) for parts in output]
+        return dict(zip(self.names, output, strict=True))
+
+
+def _named_boxes(parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Boxes (n, 4), scores and whole numbers of classes by the names of what they are."""
+    kinds = [
+        "boxes" if p.ndim == 2 else "scores" if p.is_floating_point() else "labels" for p in parts
+    ]
+    return dict(zip(kinds, parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ class _Facts:
     shape: tuple[int | None, ...]
     input_type: int
     metadata: Mapping[str, str]
-    last_operation: str
+    last_operations: tuple[str, ...]
     output: Any
 
 
@@ -167,12 +179,12 @@ def _as_tuple(output: Any) -> tuple[Tensor, ...]:
 def _facts_converted(net: OnnxModel) -> _Facts:
     program = net.program
     inputs = _first_that_runs(net, 1)
-    last = [n.operation for n in program.nodes if set(n.outputs) & set(program.outputs)]
+    made_by = {name: n.operation for n in program.nodes for name in n.outputs}
     return _Facts(
         program.input_shape,
         program.input_type,
         program.metadata,
-        last[-1] if last else "",
+        tuple(made_by.get(name, "") for name in program.outputs),
         net(inputs[0]) if inputs else None,
     )
 
@@ -186,7 +198,7 @@ def _facts_asked(net: OnnxRuntimeModel) -> _Facts:
     net.sent = 0
     kind = BYTE if net.input_type is np.uint8 else 1
     metadata = dict(net.session.get_modelmeta().custom_metadata_map)
-    return _Facts((net.batch, *net.input_shape), kind, metadata, "", output)
+    return _Facts((net.batch, *net.input_shape), kind, metadata, (), output)
 
 
 def _table_of(facts: _Facts) -> dict[str, Any]:
@@ -213,20 +225,28 @@ def _table_of(facts: _Facts) -> dict[str, Any]:
 
 def _outputs_of(facts: _Facts) -> dict[str, Any]:
     """What the outputs are, by their shape, the last operation and the exporter's word."""
+    if isinstance(facts.output, list):
+        return {"task": "detect", "score_threshold": 0.25}
     outputs = _as_tuple(facts.output) if facts.output is not None else ()
     task = facts.metadata.get("task", "")
-    if task == "detect" or any(o.ndim == 3 and o.shape[0] == 1 for o in outputs):
+    if task == "detect" or any(_is_grid(o) for o in outputs):
         yolo = {"resize": "letterbox", "antialias": False} if "stride" in facts.metadata else {}
         return {"task": "detect", "score_threshold": 0.25, **yolo}
-    if len(outputs) != 1:
+    able = [i for i, o in enumerate(outputs) if o.is_floating_point() and o.numel() == max(o.shape)]
+    if len(able) != 1:
         return {}
-    output = outputs[0]
-    ends_in_sigmoid = facts.last_operation == "Sigmoid"
+    output = outputs[able[0]]
+    last = facts.last_operations[able[0]] if facts.last_operations else ""
     if output.numel() == 1:
-        return {"outputs": "probability" if ends_in_sigmoid else "logit"}
-    sums_to_one = output.ndim == 2 and looks_like_probabilities(output.float())
-    probabilities = facts.last_operation == "Softmax" or ends_in_sigmoid or sums_to_one
+        return {"outputs": "probability" if last == "Sigmoid" else "logit"}
+    sums_to_one = looks_like_probabilities(output.reshape(1, -1).float())
+    probabilities = last in ("Softmax", "Sigmoid") or sums_to_one
     return {"outputs": "probabilities"} if probabilities else {}
+
+
+def _is_grid(output: Tensor) -> bool:
+    """Whether an output for one image has candidates; one of (1, 1, c) has classes alone."""
+    return output.ndim == 3 and output.shape[0] == 1 and 1 not in output.shape[1:]
 
 
 def _names_in(metadata: Mapping[str, str]) -> list[str]:
@@ -242,7 +262,8 @@ def _names_in(metadata: Mapping[str, str]) -> list[str]:
         return [numbered[i] for i in range(len(numbered))]
     if text.lstrip().startswith("["):
         return [a or b for a, b in _PYTHON_ITEM.findall(text)]
-    return [part.strip() for part in text.split(",") if part.strip()] if "{" not in text else []
+    parts = [part.strip() for part in re.split(r"[,\n]", text)]
+    return [part for part in parts if part] if "{" not in text else []
 
 
 def _named(net: nn.Module, names: tuple[str, ...]) -> nn.Module:

@@ -18,7 +18,12 @@ from physadv.models.loading import in_pieces
 from physadv.models.onnx_external import assert_external_within
 
 REMEDY = "pip install 'physadv[onnx]'"
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
 """onnxruntime's names of the types that images can have."""
 
 
@@ -48,12 +53,20 @@ class OnnxRuntimeModel(AskedModel):
         self.input, self.input_type = inputs[0].name, _TYPES[inputs[0].type]
         self.batch, *sides = (s if isinstance(s, int) and s > 0 else None for s in inputs[0].shape)
         self.input_shape = tuple(sides)
-        self.output_names = tuple(output.name for output in self.session.get_outputs())
+        outputs = self.session.get_outputs()
+        self.output_names = tuple(output.name for output in outputs)
+        self.gives_rows = self.batch == 1 and _are_rows([list(o.shape or ()) for o in outputs])
 
     def forward(self, images: Tensor) -> Any:
         """Return the file's output for ``images`` (b, *input_shape), a tuple where it has several;
-        images are rounded to whole numbers where the file takes those."""
+        images are rounded to whole numbers where the file takes those.
+
+        A list with a tuple for each image where the file takes one at a time and gives any number
+        of boxes, as suppression leaves them.
+        """
         self.sent += len(images)
+        if self.gives_rows:
+            return [self._run(image) for image in torch.split(images, 1)]
         if self.batch is not None:
             return in_pieces(self._run, images, self.batch)
         return self._run(images)
@@ -67,6 +80,14 @@ class OnnxRuntimeModel(AskedModel):
         tensors = [torch.from_numpy(np.array(v)).to(images.device) for v in found]
         whole = [t.float() if t.is_floating_point() else t for t in tensors]
         return whole[0] if len(whole) == 1 else tuple(whole)
+
+
+def _are_rows(shapes: list[list[Any]]) -> bool:
+    """Whether outputs of these declared shapes are any number of boxes (n, 4) beside their scores
+    and classes."""
+    free = all(shape and not isinstance(shape[0], int) for shape in shapes)
+    boxes = [shape for shape in shapes if len(shape) == 2 and shape[1] == 4]
+    return free and len(shapes) == 3 and len(boxes) == 1 and sum(map(len, shapes)) == 4
 
 
 def _open_session(path: Path) -> Any:

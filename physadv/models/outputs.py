@@ -88,6 +88,12 @@ def two_logits(output: Any, count: int, *, is_probability: bool) -> Tensor:
             "One value an image is needed",
             'State outputs = "logits" or "probabilities" for a value a class',
         )
+    if not values.is_floating_point():
+        raise ModelError(
+            f"output of {values.dtype}",
+            "A logit or a probability is needed, no number of a class",
+            "Let the model return what it decides by",
+        )
     values = values.reshape(count)
     if not is_probability:
         return torch.stack([-values / 2, values / 2], 1)

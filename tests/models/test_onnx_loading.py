@@ -308,3 +308,105 @@ def test_a_file_that_onnxruntime_quantized_is_asked(tmp_path: Path) -> None:
         assert np.allclose(model(images).numpy(), np.concatenate(theirs), atol=1e-4), name
         assert black_box_within(model) is not None, name
         assert "asked through onnxruntime" in model.card.extra["gradient"], name
+
+
+class Head(nn.Module):
+    """A linear classifier of four classes, and what an export does with its logits."""
+
+    def __init__(self, end: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.end = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), end
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.end(self.net(images))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 1, 4)])
+def test_probabilities_beside_their_best_class(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """A softmax is known beside the number of the best class, and with sides of one."""
+    images = torch.rand(3, 3, 8, 8)
+    for end in (
+        lambda z: (z.softmax(1), z.argmax(1)),
+        lambda z: z.softmax(1).reshape(-1, *shape[1:]),
+    ):
+        model = physadv.load_model(exported(Head(end), tmp_path / "h.onnx", 8))
+        assert model.net.outputs == "probabilities"
+        assert torch.allclose(model(images), Head(lambda z: z.log_softmax(1))(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (lambda z: z.argmax(1), "returns one number an image"),
+        (lambda z: tuple(z.topk(2)), "Scores of all classes"),
+        (lambda z: (z, 2 * z + 1), "2 of its parts could be it"),
+    ],
+)
+def test_what_is_no_row_of_logits_is_refused(end: Any, words: str, tmp_path: Path) -> None:
+    """The number of a class is no logit, and what topk gives is no row of all classes."""
+    model = physadv.load_model(exported(Head(end), tmp_path / "h.onnx", 8))
+    with pytest.raises(ModelError, match=words):
+        model(torch.rand(2, 3, 8, 8))
+
+
+def test_suppression_inside_leaves_a_detector(tmp_path: Path) -> None:
+    """Boxes, classes and scores that suppression leaves, another number for each image, are a
+    detector's, in whatever order; the image without any has none."""
+    helper, tensors = onnx.helper, onnx.TensorProto
+    corners = np.array([[[1, 2, 9, 12], [1, 2, 10, 12], [20, 20, 30, 31]]], np.float32)
+    constants = {
+        "boxes0": corners,
+        "gain": np.array([[[1.0, 0.9, 0.8]]], np.float32),
+        "most": np.array([5]),
+        "iou": np.array([0.5], np.float32),
+        "least": np.array([0.1], np.float32),
+        "last": np.array(2),
+        "zero": np.array([0]),
+        "one": np.array(1),
+    }
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["light"], keepdims=0),
+        helper.make_node("Mul", ["light", "gain"], ["all"]),
+        helper.make_node("NonMaxSuppression", ["boxes0", "all", "most", "iou", "least"], ["kept"]),
+        helper.make_node("Gather", ["kept", "last"], ["index"], axis=1),
+        helper.make_node("Gather", ["kept", "one"], ["classes"], axis=1),
+        helper.make_node("Squeeze", ["boxes0", "zero"], ["boxes1"]),
+        helper.make_node("Gather", ["boxes1", "index"], ["out_a"], axis=0),
+        helper.make_node("Add", ["classes", "one"], ["out_b"]),
+        helper.make_node("Reshape", ["all", "flat"], ["scores1"]),
+        helper.make_node("Gather", ["scores1", "index"], ["out_c"], axis=0),
+    ]
+    constants["flat"] = np.array([-1])
+    outputs = [
+        helper.make_tensor_value_info("out_a", tensors.FLOAT, ["n", 4]),
+        helper.make_tensor_value_info("out_b", tensors.INT64, ["n"]),
+        helper.make_tensor_value_info("out_c", tensors.FLOAT, ["n"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", tensors.FLOAT, [1, 3, 64, 64])],
+        outputs,
+        [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    file = tmp_path / "nms.onnx"
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(file))
+
+    model = physadv.load_model(file, settings={"classes": ["a", "b"]})
+    assert model.card.task == "detect"
+    assert "NonMaxSuppression" in model.card.extra["gradient"]
+    found = model(torch.cat([torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)]))
+    assert isinstance(found, Detections)
+    assert found.scores[0].abs().sum() == 0
+    assert torch.equal(found.boxes[1], torch.from_numpy(corners[0, [0, 2]]))
+    assert torch.allclose(found.scores[1], torch.tensor([[0, 1.0], [0, 0.8]]))
+    with pytest.raises(ModelError, match="must be known"):
+        physadv.load_model(file)(torch.ones(1, 3, 64, 64))
+
+
+def test_names_of_classes_may_be_lines(tmp_path: Path) -> None:
+    """As a text file of them has them."""
+    file = with_metadata(written(tmp_path, *linear(3)), classes="stop\nyield\nother\n")
+    assert physadv.load_model(file).card.classes == ("stop", "yield", "other")
