@@ -361,11 +361,13 @@ class BoxListing:
         boxes: Boxes in the order of the file, crowds included.
         images: Names of all images, those without an object included.
         classes: Names of its categories, in the order of the file.
+        without_area: Number of boxes that are left out, as they have a side of 0.
     """
 
     boxes: tuple[LabeledBox, ...]
     images: tuple[str, ...]
     classes: tuple[str, ...]
+    without_area: int = 0
 
 
 def parse_json_boxes(text: str, where: str) -> BoxListing:
@@ -445,8 +447,10 @@ def parse_coco(text: str, where: str) -> BoxListing:
     images = {image.id: image for image in coco.images}
     classes = {each.id: each.name for each in coco.categories}
     boxes = tuple(_coco_boxes(where, coco.annotations, images, classes, remedy))
+    flat = [each for each in coco.annotations if not each.iscrowd]
+    without_area = len(flat) - sum(not box.is_crowd for box in boxes)
     names = tuple(image.file_name.replace("\\", "/") for image in coco.images)
-    return BoxListing(boxes, names, tuple(dict.fromkeys(classes.values())))
+    return BoxListing(boxes, names, tuple(dict.fromkeys(classes.values())), without_area)
 
 
 def _coco_boxes(
@@ -461,8 +465,8 @@ def _coco_boxes(
         if each.image_id not in images:
             raise DataError(f"'{place}': image {each.image_id} is not listed", remedy)
         x, y, width, height = (parse_number(str(value), "bbox", place) for value in each.bbox)
-        if each.iscrowd and (width <= 0 or height <= 0):
-            continue
+        if (each.iscrowd and min(width, height) <= 0) or (min(width, height) == 0):
+            continue  # COCO's own training part has boxes without area
         _assert_area(width, height, place)
         image = images[each.image_id]
         size = (image.width or 0.0, image.height or 0.0)

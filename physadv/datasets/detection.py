@@ -71,6 +71,10 @@ class ObjectBoxes:
         return len(self.labels)
 
 
+_MOST_ASPECT = 0.02
+"""Largest share by which the aspect of a picture may differ from the one that a file states."""
+
+
 @dataclass(frozen=True)
 class _BoxArrays:
     """Boxes of all images, in order of the images.
@@ -121,11 +125,23 @@ class _BoxArrays:
             starts,
         )
 
-    def of_image(self, index: int, width: int, height: int) -> ObjectBoxes:
-        """Return the objects of an image of ``width`` and ``height`` in px."""
+    def of_image(self, index: int, width: int, height: int, name: str = "") -> ObjectBoxes:
+        """Return the objects of an image of ``width`` and ``height`` in px.
+
+        Raises:
+            DataError: They were drawn in one of another shape, as before it was set upright.
+        """
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
         shown, drawn = np.array([width, height], np.float32), self.sizes[rows]
         scale = np.where(drawn > 0, shown / np.maximum(drawn, 1e-6), 1.0)
+        odd = (drawn > 1).all(1) & (np.abs(scale[:, 0] / scale[:, 1] - 1) > _MOST_ASPECT)
+        if odd.any():
+            stated = "x".join(f"{side:g}" for side in drawn[odd][0])
+            raise DataError(
+                f"{name}: its boxes are of a picture of {stated} px",
+                f"It is shown with {width}x{height}",
+                "Label the picture as it is shown (upright), or correct the size",
+            )
         boxes = (self.boxes[rows] * np.tile(scale, 2)).astype(np.float32)
         limits = np.array([width, height, width, height], np.float32)
         boxes = np.clip(boxes, 0, limits)
@@ -329,6 +345,8 @@ def _read_coco(source: FileSource, images: Sequence[str], only: str | None) -> _
         found.files.append(name)
         if absent:
             found.notes.append(f"{absent} images of {name} are not here")
+        if listing.without_area:
+            found.notes.append(f"{listing.without_area} boxes without area of {name} are left out")
     if not found.files:
         return None
     if not found.boxes:
@@ -619,7 +637,7 @@ def detection_arrays(
     note += f", {empty} images without one" if empty else ""
     return DetectionDataset(
         read,
-        arrays.of_image,
+        lambda i, width, height: arrays.of_image(i, width, height, names[i]),
         every,
         names,
         tuple(np.unique(arrays.labels).tolist()),

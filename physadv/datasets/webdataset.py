@@ -19,6 +19,7 @@ from physadv.datasets.file_access import FileSource, FolderSource, TarSource
 from physadv.datasets.parts import choose_parts, part_of, shown_parts
 from physadv.datasets.summary import DatasetSummary
 
+_WHOLE = re.compile(r"[0-9]{1,7}\.0*")
 _LABEL_SUFFIXES = (".cls", ".label", ".json", ".txt")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "target")
 _MOST_LABEL_BYTES = 1 << 20
@@ -101,7 +102,7 @@ def read_webdataset(source: FileSource, split: str | None) -> ImageDataset:
     """
     names = set(source.names)
     by_part: dict[str, list[str]] = {}
-    for image in source.images():
+    for image in _one_a_key(source):
         by_part.setdefault(_part_name(image), []).append(image)
     parts = {name: part for name in by_part if (part := part_of(name))}
     if parts and len(parts) == len(by_part):
@@ -157,6 +158,11 @@ def number_labels(
         >>> number_labels(["2", "0"], "set"), number_labels(["b", "a"], "set")[1]
         ((array([2, 0]), ('0', '1', '2')), ('a', 'b'))
     """
+    empty = next((number for number, word in enumerate(words, 1) if not word.strip()), None)
+    if empty is not None:
+        raise DataError(f"{where}: image {empty}", "Its label is empty", "Give each image one")
+    if words and all(_WHOLE.fullmatch(word) for word in words):  # as a table of numbers has them
+        words = [word.partition(".")[0] for word in words]
     if all(word.isascii() and word.isdecimal() for word in words):
         numbers = [parse_whole_number(w, "a label", where, most=MAX_CLASSES) for w in words]
         highest = max(numbers, default=0)
@@ -168,6 +174,23 @@ def number_labels(
     classes = known or tuple(sorted(set(words), key=natural_key))
     index = {name: i for i, name in enumerate(classes)}
     return np.asarray([index[word] for word in words], np.int64), classes
+
+
+def _one_a_key(source: FileSource) -> list[str]:
+    """The image of each key: its only one, or the only one of one suffix, as beside ``seg.png``."""
+    by_key: dict[str, list[str]] = {}
+    for image in source.images():
+        by_key.setdefault(_key(image), []).append(image)
+    chosen = []
+    for key, images in by_key.items():
+        plain = [n for n in images if n.removeprefix(key).count(".") == 1]
+        able = images if len(images) == 1 else plain
+        if len(able) != 1:
+            names = ", ".join(name.removeprefix(key) for name in images[:4])
+            limit = "Which of them is meant cannot be told"
+            raise DataError(f"{source.path}: {key} has images {names}", limit, "Leave one")
+        chosen.append(able[0])
+    return chosen
 
 
 def _key(image: str) -> str:
@@ -206,7 +229,7 @@ def _part_name(image: str) -> str:
 
 def _used(source: FileSource, names: set[str]) -> set[str]:
     """Images of all parts, their labels, and lists of classes."""
-    images = source.images()
+    images = _one_a_key(source)
     labels = {file for image in images if (file := _label_file(image, names)) is not None}
     lists = {name for name in names if PurePosixPath(name).name in _CLASS_LISTS}
     return {*images, *labels, *lists}

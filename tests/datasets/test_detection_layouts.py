@@ -217,3 +217,33 @@ def test_names_of_classes_in_yaml_stay_words() -> None:
         parse_yaml("[" * 5000, "d")
     with pytest.raises(DataError, match="no valid YAML"):
         parse_yaml("a: [1", "d")
+
+
+def test_boxes_without_area_are_left_out_and_counted(tmp_path: Path) -> None:
+    """COCO's own training part has some: they are no objects, and the summary says how many."""
+    coco(tmp_path, roboflow=False)
+    file = tmp_path / "annotations/valid2017.json"
+    table = json.loads(file.read_text())
+    table["annotations"] += [{"id": 3, "image_id": 7, "category_id": 9, "bbox": [1, 2, 0, 9]}]
+    text(file, json.dumps(table))
+    data = read_detection_dataset(tmp_path, split="val")
+    assert len(data[0][1].boxes) == 2
+    assert any(note.startswith("1 boxes without area") for note in data.summary.notes)
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_boxes_of_a_picture_before_it_was_set_upright_are_refused(
+    orientation: int, tmp_path: Path
+) -> None:
+    """A stated size of another shape than the picture as it is shown is an error that names it; of
+    the same shape, the boxes are scaled."""
+    coco(tmp_path, roboflow=False)
+    image = tmp_path / "images/valid2017/a.jpg"
+    turned = Image.new("RGB", (WIDTH, HEIGHT))
+    exif = turned.getexif()
+    exif[0x112] = orientation
+    turned.save(image, exif=exif.tobytes())
+    with pytest.raises(DataError, match=r"a\.jpg.*40x20 px.*20x40"):
+        read_detection_dataset(tmp_path, split="val")[0]
+    Image.new("RGB", (2 * WIDTH, 2 * HEIGHT)).save(image)
+    assert read_detection_dataset(tmp_path, split="val")[0][1].boxes[0].tolist() == [20, 10, 60, 30]

@@ -384,3 +384,37 @@ def test_a_csv_as_a_german_excel_writes_it(tmp_path: Path) -> None:
     (tmp_path / "liste.csv").write_text("Foto;Art\na.png;x\n")
     with pytest.raises(DataError, match="has Foto, Art"):
         read_dataset(tmp_path / "liste.csv")
+
+
+def test_labels_as_a_table_of_numbers_has_them(tmp_path: Path) -> None:
+    """1.0 and 2.0 are the classes 1 and 2, not two names in order; no label is one error."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "l.csv").write_text(",path,label\n0,a.png,1.0\n1,b.png,2.0\n")
+    data = read_dataset(tmp_path / "l.csv")
+    assert data.labels.tolist() == [1, 2]
+    assert data.classes == ("0", "1", "2")
+    (tmp_path / "l.csv").write_text(",path,label\n0,a.png,cat\n1,b.png,\n")
+    with pytest.raises(DataError, match="image 2: Its label is empty"):
+        read_dataset(tmp_path / "l.csv")
+
+
+def test_masks_in_shards_are_no_images_of_their_own(tmp_path: Path) -> None:
+    """``key.seg.png`` beside ``key.png`` is left out and counted; two that could be meant are
+    refused."""
+
+    def shard(*names: str) -> None:
+        with tarfile.open(tmp_path / "val-0.tar", "w") as archive:
+            for name in names:
+                data = b"1" if name.endswith("cls") else png(1)
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+
+    shard("a.png", "a.seg.png", "a.cls", "b.image.png", "b.cls")
+    data = read_dataset(tmp_path, split="val")
+    assert [name.rpartition("/")[2] for name in data.names] == ["a.png", "b.image.png"]
+    assert sum(data.summary.skipped.values()) == 1
+    shard("a.png", "a.jpg", "a.cls")
+    with pytest.raises(DataError, match="cannot be told"):
+        read_dataset(tmp_path, split="val")

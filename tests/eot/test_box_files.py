@@ -167,7 +167,7 @@ def test_coco(tmp_path: Path) -> None:
     table(tmp_path, coco([2, 4, 60, 80], width=200, height=160), "_annotations.coco.json")
     assert [sign.corners.tolist() for sign in read_signs(tmp_path)[0]] == [BOX]
     for broken, said in (
-        (coco([1, 2, 0, 40]), "0x40 px"),
+        (coco([1, 2, 0, 40]), "a side of 0 px"),
         (coco([1, 2, float("nan"), 40]), "NaN is no number of JSON"),
         ('{"images": []}', "no COCO file"),
         ("[1]", "no CreateML file"),

@@ -297,6 +297,9 @@ def _read_yolo(path: Path, name: str, classes: Sequence[str]) -> list[LabeledBox
 def _read_json(path: Path) -> list[LabeledBox]:
     """Read the boxes of a COCO or CreateML file; crowds are left out."""
     listing = parse_json_boxes(read_text(path, most_bytes=MAX_COCO_BYTES), str(path))
+    if listing.without_area:
+        count = f"{listing.without_area} boxes have a side of 0 px"
+        raise DataError(f"'{path}': {count}", "A box has an area", "Correct them")
     return [box for box in listing.boxes if not box.is_crowd]
 
 
