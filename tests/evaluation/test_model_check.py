@@ -229,3 +229,28 @@ def test_the_program_writes_a_page_and_calls_nothing_sound_untested(tmp_path: Pa
     assert page.count("data:image/png;base64,") == 10
     assert "as it is read now" in page
     assert "red" in page
+
+
+def test_photos_are_taken_from_every_folder_and_a_better_way_is_told(tmp_path: Path) -> None:
+    """A dozen of many photos, some of each folder, under names that tell them apart; another way
+    to read images that is right more often, though few images do not prove it, stands beside the
+    accuracy."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom physadv import as_model\nclass Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return 10 * x.flip(1).mean((2, 3))\n"
+        "def make():\n    return as_model(Net(), classes=['red', 'green', 'blue'])\n"
+    )
+    for number, name in enumerate(("red", "green")):
+        for i in range(20):
+            pixels = np.full((8, 8, 3), 10 * number, np.uint8)
+            pixels[..., number] = 100 + i
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    words = ["--photos", "data", "--data", "data", "--limit", "4", "--json"]
+    done = program(tmp_path, "models", "check", "mine:make", *words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    shown = [name.partition("/")[0] for name in result["answers"]]
+    assert shown.count("red") == shown.count("green") == 6
+    assert result["accuracy"]["rate"] < 1
+    assert "do not tell apart" in " ".join(done.stderr.split())

@@ -254,7 +254,7 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
     print_findings([finding.as_dict() for finding in findings])
     facts = model_facts(model, batch[:1])
     _print_facts(facts, answers if config.photos else [])
-    verdict = _verdict(warnings, len(findings), accuracy, detects=detects)
+    verdict = _verdict(warnings, [f.name for f in findings], accuracy, detects=detects)
     result: dict[str, Any] = {
         "victim": config.model,
         "warnings": warnings,
@@ -278,17 +278,22 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
 
 
 def _verdict(
-    warnings: Sequence[str], doubts: int, accuracy: Accuracy | None, *, detects: bool
+    warnings: Sequence[str], doubts: Sequence[str], accuracy: Accuracy | None, *, detects: bool
 ) -> str:
     """What the examination shows, in a line; never that a model is good that was not tested."""
     parts = [count_noun(len(warnings), "warning")] if warnings else ["outputs can be used"]
     if doubts:
-        parts.append(count_noun(doubts, "doubt"))
+        parts.append(count_noun(len(doubts), "doubt"))
     if accuracy is None:
         how = "see `physadv evaluate`" if detects else "give --data with labels"
         parts.append(f"whether its answers are right was not tested: {how}")
     else:
         parts.append(f"accuracy {accuracy.rate}")
+        others = accuracy.variants
+        best = max(others, key=lambda name: others[name].rate, default="")
+        unsaid = not {"read-otherwise", "class-order"} & {*doubts}
+        if unsaid and best and others[best].rate > accuracy.rate.rate:
+            parts.append(f"{best} {others[best]}, which so few images do not tell apart")
     return "; ".join(parts) + "."
 
 
@@ -361,7 +366,12 @@ def _photos(folder: str | None, *, gray: bool) -> dict[str, Tensor]:
         made = [synthetic_background(0, "check", i, height=240, width=320) for i in range(4)]
         photos = {f"made by code {i}": to_tensor(picture) for i, picture in enumerate(made)}
     else:
-        photos = {file.name: read_image(file) for file in list_images(folder)[:_MOST_PHOTOS]}
+        files = list_images(folder)
+        step = max(1, len(files) / _MOST_PHOTOS)  # some of each subfolder
+        chosen = [files[int(i * step)] for i in range(min(len(files), _MOST_PHOTOS))]
+        top = Path(folder)
+        names = [f.name if f == top else f.relative_to(top).as_posix() for f in chosen]
+        photos = {name: read_image(file) for name, file in zip(names, chosen, strict=True)}
     for name, image in photos.items():
         height, width = image.shape[-2:]
         shrink = max(height, width) / 640
