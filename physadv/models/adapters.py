@@ -259,11 +259,13 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         raise ModelError(f"torchvision:{name}", "no such model", hint)
 
     published: Any = get_model_weights(name).DEFAULT
+    names = list(published.meta["categories"])
     if weights is not None:
-        net = get_model(
-            name, weights=None, **({"weights_backbone": None} if _detects(published) else {})
-        )
-        load_state(net, read_state(weights), name=name)
+        bare: dict[str, Any] = {"weights_backbone": None} if _detects(published) else {}
+        net, state = get_model(name, weights=None, **bare), read_state(weights)
+        if (classes := _fine_tuned_classes(net, state, len(names))) is not None:
+            net, names = get_model(name, weights=None, num_classes=classes, **bare), []
+        load_state(net, state, name=name)
     elif (
         file := Path(torch.hub.get_dir()) / "checkpoints" / Path(str(published.url)).name
     ).is_file():
@@ -277,7 +279,7 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
             f'Run once python -c "{code}", or give the file with --weights',
         )
     table: dict[str, Any] = {
-        "classes": list(published.meta["categories"]),
+        "classes": names,
         "data": "as torchvision's card says",
     }
     if _detects(published):
@@ -295,6 +297,23 @@ def _torchvision(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, 
         "preprocessing": "torchvision's transforms",
     }
     return net, {**table, **preprocessing}
+
+
+def _fine_tuned_classes(net: nn.Module, state: Mapping[str, Tensor], classes: int) -> int | None:
+    """Number of classes of weights whose head alone differs from that of ``classes``; None where
+    it does not, or more than the head does.
+
+    Heads have a row a class, or several: of each box's side, or of each anchor.
+    """
+    wanted = set()
+    for key, own in net.state_dict().items():
+        given = next((v for k, v in state.items() if k == key or k.endswith(f".{key}")), own)
+        if given.shape == own.shape:
+            continue
+        if given.shape[1:] != own.shape[1:] or len(given) * classes % len(own):
+            return None
+        wanted.add(len(given) * classes // len(own))
+    return wanted.pop() if len(wanted) == 1 else None
 
 
 def _detects(published: Any) -> bool:

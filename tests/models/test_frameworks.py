@@ -412,3 +412,21 @@ def _write_scenes(folder: Path, names: tuple[str, str]) -> None:
     (folder / "boxes/annotations.json").write_text(json.dumps(table))
     for old, new in zip(("other", "stop"), names, strict=True):
         (folder / "d" / old).rename(folder / "d" / new)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "ssdlite320_mobilenet_v3_large"])
+def test_torchvision_with_a_head_of_ones_own(name: str, tmp_path: Path) -> None:
+    """Weights of three classes, as fine-tuning leaves them, behind a wrapper's prefix."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    bare = {"weights_backbone": None} if name.startswith("ssd") else {}
+    net = get_model(name, weights=None, num_classes=3, **bare).eval()
+    state = {f"model.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    settings = {"classes": ["a", "b", "c"]}
+    model = physadv.load_model(f"torchvision:{name}@{tmp_path / 'w.pth'}", settings=settings)
+    output = model(torch.rand(1, 3, 320, 320))
+    scores = output.scores if isinstance(output, Detections) else output
+    assert scores.shape[-1] == 3
+    assert model.card.classes == ("a", "b", "c")

@@ -22,6 +22,7 @@ def test_yolox_as_onnx_is_attacked_filmed_and_checked(tmp_path: Path, shared_dat
 
     filmed = physadv(tmp_path, "twin", "sticker", "--clips", "1", "--frames", "3", "--out", "twin")
     assert filmed.returncode == 0, filmed.stderr
+    assert "--bundle sticker --model YOUR-MODEL" in " ".join(filmed.stderr.split())
     words = ["check", "twin", "--bundle", "sticker", "--out", "check", "--json"]
     refused = physadv(tmp_path, *words)
     assert refused.returncode == 1

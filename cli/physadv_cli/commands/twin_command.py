@@ -67,8 +67,17 @@ def film_twin(config: TwinConfig, run: RunOptions) -> None:
     run.finish(
         result,
         f"simulation: {clips} clips of each block (clean, blank, patch), {config.frames} frames "
-        f"each, in {folder}\nnext: physadv check {folder} --bundle {config.bundle}",
+        f"each, in {folder}\nnext: physadv check {folder} --bundle {config.bundle}"
+        f"{_model_to_name(patch)}",
     )
+
+
+def _model_to_name(patch: PatchBundle) -> str:
+    """The option that `check` needs for a model that no bundle may name: never the card's own
+    text, which would have its reader run what a stranger wrote there."""
+    from physadv.models.load import is_built_in
+
+    return "" if is_built_in(patch.card.victim.name) else " --model YOUR-MODEL"
 
 
 def _prepare(config: TwinConfig, patch: PatchBundle) -> dict[str, Any]:
