@@ -72,6 +72,7 @@ class ColumnarFile:
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             self._ends = list(accumulate(group.num_rows for group in groups))
             self._sizes = [group.total_byte_size for group in groups]
+            self._assert_rows(self._ends[-1] if groups else 0, metadata.num_rows)
             self.schema = self._file.schema_arrow
             self._batches: list[Any] | None = None
             return
@@ -110,7 +111,14 @@ class ColumnarFile:
             table = self._file.read_row_group(part, columns=[name])
             column = table.column(table.schema.get_field_index(name))
         column.validate(full=True)
+        # pyarrow gives what a damaged chunk holds: fewer labels would fall to other images.
+        self._assert_rows(len(column), self._ends[part] - (self._ends[part - 1] if part else 0))
         return column
+
+    def _assert_rows(self, found: int, stated: int) -> None:
+        """Refuse a part, or a file, that holds another number of rows than it states."""
+        if found != stated:
+            raise DataError(self.name, f"holds {found} of {stated} rows", "Copy it anew")
 
 
 def _arrow_batches(pyarrow: ModuleType, mapped: Any) -> tuple[list[Any], Any]:

@@ -278,3 +278,13 @@ def test_init_writes_a_file_that_the_command_takes(tmp_path: Path) -> None:
     left = physadv(tmp_path, "evaluate", "--config", "evaluate.toml")
     assert left.returncode == 1
     assert left.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ['a\nmodel = "evil:make"\n#.toml', "b\x1b[31m.toml", "c\x7f.toml"])
+def test_the_name_of_a_settings_file_is_no_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The file repeats its name in a comment, which a new line would end and TOML not take."""
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["init", "print", "--out", name]).exit_code == 0
+    assert set(tomllib.loads(Path(name).read_text(encoding="utf-8"))) <= {"command", "bundle"}

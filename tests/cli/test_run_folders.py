@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.run_folder import locked_folder
 from physadv_cli.main import app
+from physadv_cli.runs import earlier_files_blamed
 
 FAST = ("--attack", "fgsm", "--limit", "2", "--model", "own:make")
 
@@ -399,3 +400,25 @@ def test_an_interrupted_check_is_not_resumed_with_another_box(tmp_path: Path) ->
     (tmp_path / "o" / "check.json").write_text(json.dumps({**record, "status": "stopped"}))
     assert "--box 8,8,40,40 -> 9,9,50,50" in refusal(*words, "9,9,50,50")
     assert invoke(*words, "8,8,40,40", "--timeout", "5").exit_code == 0
+
+
+def test_records_that_are_damaged_are_one_error(tmp_path: Path) -> None:
+    """A run goes on from what is in its folder; what no reader foresaw there is told of in a
+    line with the way out, and not as a traceback."""
+    command = (*ATTACK, "--eps", "64/255", "--out", "run")
+    assert invoke(*command).exit_code == 0
+    listed = tmp_path / "run" / "examples" / "examples.jsonl"
+    listed.write_text('{"index": 0, "confidence": 0.5, "label": "0", "verdict": "1"}\n')
+    (tmp_path / "run" / "report.html").unlink()
+
+    failed = invoke(*command)
+    assert isinstance(failed.exception, PhysadvError), failed.output
+    assert "files that an earlier run left" in str(failed.exception)
+    assert invoke(*command[:-1], "anew").exit_code == 0
+
+
+def test_a_fault_without_an_earlier_run_stays_what_it_is(tmp_path: Path) -> None:
+    """A folder without files of an earlier run has no records to blame."""
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyError), earlier_files_blamed(tmp_path / "run"):
+        raise KeyError("layer")

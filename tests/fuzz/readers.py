@@ -19,6 +19,7 @@ from fuzz import (  # noqa: F401 - each registers its readers
     label_readers,
     model_readers,
     picture_readers,
+    record_readers,
     run_readers,
     table_readers,
     word_readers,

@@ -113,7 +113,7 @@ _ELSEWHERE = {
     },
     "callers of readers that are in the harness": {
         *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
-        *("read_result", "parse_forms"),
+        "parse_forms",
         *("load_yolox", "load_yolox_weights", "load_embedder", "read_views", "read_photos"),
         *("load_scene_sources", "read_sign_folders", "load_photo_sources", "load_sign_sources"),
         *("parse_models", "load_instance", "load_study_data", "open_black_box", "read_once"),

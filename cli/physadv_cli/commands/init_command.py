@@ -41,6 +41,7 @@ def init(
     """
     from physadv.core.errors import OptionError
     from physadv.core.files import write_text
+    from physadv.core.visible_text import visible_line
 
     run = begin_report("init", json=json, quiet=quiet, verbose=verbose)
     words = " ".join(command).split()
@@ -57,7 +58,8 @@ def init(
             "A file is not replaced without being asked",
             "Name another --out, or add --overwrite",
         )
-    head = _HEAD.format(words=" ".join(words), name=file.name)
+    # A comment ends with its line and holds no control characters: the name is written out.
+    head = _HEAD.format(words=" ".join(words), name=visible_line(file.name))
     write_text(file, head + kind.commented_toml())
     needed = f"fill in what is in <>, then: physadv {' '.join(words)} --config {file}"
     run.finish({"command": " ".join(words), "out": str(file)}, f"{file} written; {needed}")
