@@ -281,11 +281,15 @@ class _RunningCommand:
         self._process = process
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._complaints: deque[bytes] = deque(maxlen=20)
-        for stream, take in (
-            (process.stdout, self._lines.put),
-            (process.stderr, self._complaints.append),
-        ):
-            threading.Thread(target=_forward, args=(stream, take), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=_forward, args=(stream, take), daemon=True)
+            for stream, take in (
+                (process.stdout, self._lines.put),
+                (process.stderr, self._complaints.append),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
         self.close = weakref.finalize(self, _end, process, self._folder)
 
     @property
@@ -329,6 +333,8 @@ class _RunningCommand:
     def _ended(self) -> ModelError:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
+        for reader in self._readers:  # its last words may still be on their way
+            reader.join(_END_S)
         said = [text_of(line).strip() for line in self._complaints]
         return _ended(self.name, self._process.poll(), [line for line in said if line])
 

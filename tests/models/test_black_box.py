@@ -214,10 +214,13 @@ def test_a_command_with_lines_is_started_once(
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("print('loading', flush=True); print('3', flush=True); input()", "unasked|'loading'"),
+        (
+            "print('loading'); print('3'); [print('a', flush=True) for line in sys.stdin]",
+            "unasked|'loading'",
+        ),
         ("input(); sys.exit('out of order')", "status 1 .out of order"),
         ("[line for line in iter(input, 'end')]", "flush its output"),
-        ("print('[0.5, 0.5, 0.5')", "JSON"),
+        ("input(); print('[0.5, 0.5, 0.5')", "JSON"),
     ],
 )
 def test_a_running_command_that_fails_is_one_error(
