@@ -114,7 +114,7 @@ class Division:
         from physadv.core.process_group import ProcessGroup
         from physadv.evaluation.merge_runs import gather_ranks
 
-        ProcessGroup.current().gather(None)
+        ProcessGroup.current().wait()
         if self.is_first:
             gather_ranks(self.folder)
 
@@ -176,14 +176,21 @@ def divided_run(
             f"--shard {run.shard} under torchrun", "torchrun divides the run", "Leave one of them"
         )
     with joined_processes() as group:
-        first = None
-        if group.is_first:
-            first = run.open_folder(config, claim, data=data)
-            gather_ranks(first)
-        folder = Path(group.from_first(str(first)))
+
+        def opened() -> Path:
+            folder = run.open_folder(config, claim, data=data)
+            gather_ranks(folder)
+            return folder
+
+        folder = agreed_folder(group, opened)
         own = make_folder(rank_folder(folder, group.rank))
         claim(own)
         yield Division(Shard(group.rank + 1, group.count), folder, own, several=True)
+
+
+def agreed_folder(group: ProcessGroup, opened: Callable[[], Path]) -> Path:
+    """Return the run's folder, which the first process of ``group`` alone opens by ``opened``."""
+    return Path(group.from_first(str(opened()) if group.is_first else ""))
 
 
 @contextmanager

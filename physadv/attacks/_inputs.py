@@ -25,6 +25,7 @@ from physadv.core.tensors import (
     LabelsLike,
     as_class_numbers,
     as_float_images,
+    device_of,
     has_float64,
 )
 from physadv.eot.sampling import moved_to
@@ -88,7 +89,7 @@ def open_inputs(
         **options: _P.kwargs,
     ) -> _Result:
         classifier = resolve_classifier(model)
-        own = _device_of(classifier)
+        own = device_of(classifier)
         if own is not None and not has_float64(own) and not isinstance(classifier, OnOwnDevice):
             return _from_the_cpu(opened, classifier, own, images, labels, *args, **options)
         home = None if isinstance(images, Tensor) else own
@@ -226,9 +227,3 @@ def _fewest_steps(attack: Callable[..., Any]) -> dict[str, int]:
     if "refine" in known:
         fewest |= {"refine": 1, "steps": 2}
     return {name: number for name, number in fewest.items() if name in known}
-
-
-def _device_of(model: Any) -> Any:
-    """The device of a module's first parameter or buffer; None where there is none."""
-    owners = (getattr(model, name, tuple) for name in ("parameters", "buffers"))
-    return next((tensor.device for owner in owners for tensor in owner()), None)

@@ -30,6 +30,7 @@ from physadv.core.tensors import (
     LabelsLike,
     as_class_numbers,
     as_float_images,
+    device_of,
     exact_device,
 )
 from physadv.models.load import resolve_classifier
@@ -274,8 +275,7 @@ def _checked_images(
 ) -> Tensor:
     """The images as floats on the device of the model, with ``exact`` on the CPU where that has no
     float64; ImageError where they cannot be used."""
-    owners = (getattr(model, name, tuple) for name in ("parameters", "buffers"))
-    home = next((tensor.device for owner in owners for tensor in owner()), None)
+    home = device_of(model)
     if exact and home is not None:
         home = exact_device(home)
     pixels = as_float_images(images, home).detach()

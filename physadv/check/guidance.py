@@ -142,7 +142,7 @@ def _call(
         return directions[0], False
 
     clips = states[block].clips_missing if block in states else None
-    missing = "" if clips is None else f": {clips} more {'clip' if clips == 1 else 'clips'}"
+    missing = "" if clips is None else f": {count_noun(clips, 'more clip')}"
     return f"Hold still{missing}", True
 
 

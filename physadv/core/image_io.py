@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -149,8 +150,7 @@ def decode_rgba(data: bytes, name: str) -> Array:
     Raises:
         ImageError: The data are empty, truncated, of too many pixels, or no image.
     """
-    with open_picture(data, name) as opened:
-        load_picture(opened, data, name)
+    with _loaded(data, name) as opened:
         return srgb_pixels(opened, name)
 
 
@@ -167,11 +167,18 @@ def decode_rgb(data: bytes, name: str) -> Array:
     Raises:
         ImageError: The data are empty, truncated, of too many pixels, or no image.
     """
-    with open_picture(data, name) as opened:
-        load_picture(opened, data, name)
+    with _loaded(data, name) as opened:
         if _is_plain(opened):  # most photos of a data set: no detour by transparency
             return np.array(opened.convert("RGB"))
         return lay_on_white(srgb_pixels(opened, name))
+
+
+@contextmanager
+def _loaded(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A picture with its pixels."""
+    with open_picture(data, name) as opened:
+        load_picture(opened, data, name)
+        yield opened
 
 
 def _is_plain(image: Image.Image) -> bool:

@@ -69,6 +69,10 @@ class ProcessGroup:
             distributed.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        self.gather(None)
+
     def from_first(self, value: T) -> T:
         """Return the first process's ``value``."""
         if self.count == 1:

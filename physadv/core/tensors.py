@@ -52,6 +52,13 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
         ) from error
 
 
+def device_of(model: object) -> torch.device | None:
+    """Return the device of the first parameter or buffer of ``model``; None where there is none, as
+    of a function."""
+    owners = (getattr(model, name, tuple) for name in ("parameters", "buffers"))
+    return next((tensor.device for owner in owners for tensor in owner()), None)
+
+
 def has_float64(device: torch.device) -> bool:
     """Return whether ``device`` has numbers of 64 bits; Apple's GPUs have not."""
     return _has_float64(device.type)

@@ -349,13 +349,18 @@ def _read_coco(source: FileSource, images: Sequence[str], only: str | None) -> _
             found.notes.append(f"{listing.without_area} boxes without area of {name} are left out")
     if not found.files:
         return None
+    _assert_placed(found, source)
+    return found
+
+
+def _assert_placed(found: _Annotated, source: FileSource) -> None:
+    """Raise DataError where no box is of an image of ``source``."""
     if not found.boxes:
         raise DataError(
             f"{source.path}: {found.files[0]}",
             "None of its images is here",
             "Name the folder that holds both",
         )
-    return found
 
 
 def _may_be_coco(name: str) -> bool:
@@ -440,12 +445,7 @@ def _read_csv(source: FileSource, images: Sequence[str], only: str | None) -> _A
         found.files.append(name)
     if not found.files:
         return None
-    if not found.boxes:
-        raise DataError(
-            f"{source.path}: {found.files[0]}",
-            "None of its images is here",
-            "Name the folder that holds both",
-        )
+    _assert_placed(found, source)
     without = len(images) - len(found.boxes)
     found.notes += [f"{without} images without a row are left out"] if without else []
     return found

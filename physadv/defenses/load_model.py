@@ -51,11 +51,4 @@ def load_model(
         return load_undefended_model(text, weights=weights, device=device, settings=settings)
 
     model = load_model(base, weights=weights, device=device, settings=settings)
-    return defend_model(model, defense).eval().requires_grad_(False).to(_model_device(model))
-
-
-def _model_device(model: LoadedModel) -> str | torch.device:
-    """Return the device that a model's parameters and buffers are on; the CPU without any.
-
-    A model is moved to it, also where its images stay elsewhere."""
-    return next((t.device for t in [*model.parameters(), *model.buffers()]), "cpu")
+    return defend_model(model, defense).eval().requires_grad_(False).to(model.home)

@@ -123,7 +123,7 @@ class CertificationTask:
         if config.labels is not None and samples.match is not None:
             facts["labels"] = config.labels
             facts["class_numbers"] = ", ".join(map(str, samples.match.numbers))
-        device = str(next((p.device for p in model.parameters()), "cpu"))
+        device = str(model.home)
         return cls(
             method.certifier,
             samples,

@@ -26,7 +26,7 @@ from physadv.core.notebook_html import result_html
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
-from physadv.core.tensors import exact_device
+from physadv.core.tensors import device_of, exact_device
 from physadv.datasets import ImageDataset
 from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
@@ -672,5 +672,4 @@ def _data_name(data: EvaluationData) -> str:
 
 def _device_of(model: nn.Module) -> torch.device:
     """Where a model's images are kept; those of one without parameters on the CPU."""
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return exact_device(home)
+    return exact_device(device_of(model) or torch.device("cpu"))

@@ -24,6 +24,7 @@ from physadv.attacks._gate import (
 )
 from physadv.core.errors import ModelError
 from physadv.core.findings import Finding as Finding
+from physadv.core.tensors import device_of
 from physadv.core.types import Model
 from physadv.core.wording import format_percent
 from physadv.models.black_box import black_box_within
@@ -96,7 +97,7 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
         ModelError: The output is no finite (b, classes) logits, or of another number of classes
             than the model's card names.
     """
-    device = next((parameter.device for parameter in model.parameters()), images.device)
+    device = device_of(model) or images.device
     with torch.random.fork_rng():
         count = checked_logits(model, images.to(device)).shape[1]
     card = getattr(model, "card", None)

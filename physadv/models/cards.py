@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, PhysadvError, is_out_of_memory
 from physadv.core.names import plain_name
-from physadv.core.tensors import exact_device, has_float64
+from physadv.core.tensors import device_of, exact_device, has_float64
 from physadv.core.types import Prediction
 from physadv.models.failures import failure_of
 from physadv.models.own_device import moved_prediction
@@ -163,8 +163,7 @@ class LoadedModel(nn.Module):
     @property
     def home(self) -> torch.device:
         """Device of its parameters or buffers; the CPU where it has none."""
-        owners = (self.parameters(), self.buffers())
-        return next((t.device for owner in owners for t in owner), torch.device("cpu"))
+        return device_of(self) or torch.device("cpu")
 
     @property
     def device(self) -> torch.device:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.core.tensors import device_of
 from physadv.core.types import Prediction
 from physadv.models.detector_outputs import read_detections
 from physadv.models.outputs import log_probabilities, read_logits, two_logits
@@ -80,7 +81,7 @@ class Preprocessed(nn.Module):
         self.bgr, self.scale, self.layout = bgr, scale, layout
         self.resizing = resizing
         # A net that lies on a device already gets its images normalized there.
-        home = next((t.device for t in (*net.parameters(), *net.buffers())), None)
+        home = device_of(net)
         self.register_buffer("mean", _channels(mean, 0.0, "mean").to(home), persistent=False)
         self.register_buffer("std", _channels(std, 1.0, "std").to(home), persistent=False)
 

@@ -198,7 +198,7 @@ def _read_attribute(attribute: memoryview, outside: ExternalData) -> Attribute:
     if kind == _TYPE_INT:
         return signed(number_in(attribute, _ATTRIBUTE_INT))
     if kind == _TYPE_FLOAT:
-        return next(iter(floats_in(attribute, _ATTRIBUTE_FLOAT)), 0.0)
+        return next(reversed(floats_in(attribute, _ATTRIBUTE_FLOAT)), 0.0)
     if kind == _TYPE_TEXT:
         return text_in(attribute, _ATTRIBUTE_TEXT)
     if kind == _TYPE_INTS:

@@ -84,11 +84,7 @@ def render_scenes(
     Returns:
         Images (b, 3, h, w) in [0, 1], and what is judged in them.
     """
-    draw = sample_eot(task, scenes, name)
-    moved = scenes.to(task.device)
-    mask = task.mask.to(task.device)
-    images = task.stages.apply(patch, mask, task.placement, moved, draw)
-    return images, annotations_of(task, moved)
+    return StepDraws.sample(task, scenes, name).render(patch)
 
 
 @dataclass
@@ -104,6 +100,11 @@ class StepDraws:
     task: PatchTask
     scenes: SceneBatch
     draw: Draw
+
+    @classmethod
+    def sample(cls, task: PatchTask, scenes: SceneBatch, name: tuple[str | int, ...]) -> StepDraws:
+        """Return ``scenes`` on the task's device, with the draw of EOT called ``name``."""
+        return cls(task, scenes.to(task.device), sample_eot(task, scenes, name))
 
     def render(
         self, patch: Tensor, rows: slice | None = None, *, task: PatchTask | None = None
@@ -264,8 +265,7 @@ def training_views(task: PatchTask, draws: int, *, by_scores: bool = False) -> l
             if index not in drawn:
                 drawn.clear()
                 scenes = sample_scenes(part, part.scene_sources.train, count, "train", index)
-                draw = sample_eot(part, scenes, ("train", index))
-                drawn[index] = StepDraws(part, scenes.to(part.device), draw)
+                drawn[index] = StepDraws.sample(part, scenes, ("train", index))
             return drawn[index].render(appearance.printed(current), rows)
 
         victims = training_victims(part, by_scores=by_scores)

@@ -222,20 +222,19 @@ class PatchRun:
                 "avoided": self._avoided_names(),
             }
         card.heldout.update(self._further_models(best))
-        if not self._processes.is_first:
-            self._processes.gather(None)  # until it is written
-            return read_bundle(self.out), measured
-        bundle = write_bundle(
-            self.out,
-            card=card,
-            patch=best,
-            mask=self.task.mask,
-            preview=preview_picture(self.task, best),
-            rows=list(measured.rows),
-        )
-        _keep_profiles(self.config, self.out)
-        self._processes.gather(None)
-        return bundle, measured
+        bundle = None
+        if self._processes.is_first:
+            bundle = write_bundle(
+                self.out,
+                card=card,
+                patch=best,
+                mask=self.task.mask,
+                preview=preview_picture(self.task, best),
+                rows=list(measured.rows),
+            )
+            _keep_profiles(self.config, self.out)
+        self._processes.wait()  # the others read it once it is written
+        return bundle or read_bundle(self.out), measured
 
     def _avoided_names(self) -> list[str]:
         """Names of the classes that the steps did not aim at, one a model that has such a class."""

@@ -144,8 +144,7 @@ class _SharedDraws:
         for part, count in zip(self.parts, self.counts, strict=True):
             source = getattr(part.scene_sources, kind)
             scenes = sample_scenes(part, source, count, "race", kind, index)
-            draw = sample_eot(part, scenes, ("race", kind, index))
-            self.drawn.append(StepDraws(part, scenes.to(part.device), draw))
+            self.drawn.append(StepDraws.sample(part, scenes, ("race", kind, index)))
 
     def render(
         self, number: int, task: PatchTask, patch: Tensor, rows: slice | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import as_file, files
 from typing import Any
 
 from physadv.core.visible_text import visible_text
 from physadv.report.figure_files import (
     RunPictures,
+    figure_font,
     figure_markup,
     first_frame,
     is_animated,
@@ -63,8 +63,7 @@ def _styles() -> dict[str, Any]:
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
 
-    with as_file(files("ziafont") / "fonts" / "DejaVuSans.ttf") as file:
-        pdfmetrics.registerFont(TTFont(FONT, str(file)))
+    pdfmetrics.registerFont(TTFont(FONT, figure_font()))
 
     def style(name: str, size: float, **more: Any) -> ParagraphStyle:
         return ParagraphStyle(name, fontName=FONT, fontSize=size, leading=size * 1.4, **more)

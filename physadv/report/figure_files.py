@@ -149,14 +149,15 @@ def rasterize_figure(svg: str, width_px: int = PNG_WIDTH) -> bytes:
         "resvg_py",
         svg.encode("utf-8", "replace"),
         str(int(width_px)),
-        _font_file(),
+        figure_font(),
         name="a figure",
     )
 
 
 @cache
-def _font_file() -> str:
-    """The font that ziamath's package brings."""
+def figure_font() -> str:
+    """Return the file of the font of figures, DejaVu Sans, which ziamath's package brings; it has
+    Greek letters and mathematical signs."""
     with as_file(files("ziafont") / "fonts" / "DejaVuSans.ttf") as file:
         return str(file)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 from functools import cache
-from importlib.resources import as_file, files
 from typing import Any
+
+from physadv.report.figure_files import figure_font
 
 FONT = "DejaVu Sans"
 
@@ -52,9 +53,8 @@ def figure_pdf(svg: str, width_pt: float) -> bytes:
 
 @cache
 def _register_font() -> None:
-    """Set text in the font that ziamath's package brings, whatever fonts the system has."""
+    """Set text in this program's font, whatever fonts the system has."""
     from svglib.svglib import register_font
 
-    with as_file(files("ziafont") / "fonts" / "DejaVuSans.ttf") as file:
-        for weight in ("normal", "600"):  # those of this program's figures
-            register_font(FONT, str(file), weight=weight, rlgFontName="physadv-figure")
+    for weight in ("normal", "600"):  # those of this program's figures
+        register_font(FONT, figure_font(), weight=weight, rlgFontName="physadv-figure")

@@ -143,7 +143,7 @@ def _picture_rows(
 ) -> list[Row]:
     """Return the rows of one (n, n, 3) image: predictions for each version, on disk and
     photographed."""
-    clean = to_tensor(picture)[None].to(_device_of(model))
+    clean = to_tensor(picture)[None].to(model.device)
     truth, rows = _classify(model, clean), []
 
     def photographed(version: Array) -> dict[str, int]:
@@ -215,12 +215,7 @@ def make_adversarial(model: LoadedModel, clean: Tensor, attack: str, eps: int) -
 
 @torch.no_grad()
 def _classify(model: LoadedModel, image: Tensor) -> int:
-    return int(model(image.to(_device_of(model))).argmax(1))
-
-
-def _device_of(model: LoadedModel) -> torch.device:
-    """Return the device of a model's parameters; the CPU for one without parameters."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return int(model(image.to(model.device)).argmax(1))
 
 
 def _square(picture: Array, size: int) -> Array:

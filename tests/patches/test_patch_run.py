@@ -180,7 +180,7 @@ def test_ctrl_c_keeps_the_best_patch(own_model: str, tmp_path: Path) -> None:
     run.send_signal(signal.SIGINT)
     stdout, stderr = run.communicate(timeout=120)
     assert run.returncode == 0, stderr
-    assert json.loads(stdout)["stopped"] is True
+    assert json.loads(stdout)["stopped"] is True, stderr
     assert 0 < read_bundle(tmp_path / "out").card.optimisation["steps_done"] < 3000
 
 

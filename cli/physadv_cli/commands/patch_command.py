@@ -18,7 +18,7 @@ from physadv.patches.measure_config import TransferConfig, VerifyConfig, Visibil
 from physadv_cli import options
 from physadv_cli.configured import Override, from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.ranks import joined_processes
+from physadv_cli.ranks import agreed_folder, joined_processes
 from physadv_cli.runs import (
     RunOptions,
     begin_report,
@@ -114,16 +114,18 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     targeted --target toaster --mask circle --size 180x180
     """
     with joined_processes() as group:
-        first = None
-        if group.is_first:
-            first = run.take_folder(run.out or default_folder("patch"))
-            run.make_room(first, config, compares_settings=False)  # PatchRun compares the bundle
-        folder = Path(group.from_first(str(first)))
+        folder = agreed_folder(group, lambda: _taken_folder(config, run))
         result, summary = run_patch(
             config, folder, overwrite=run.overwrite, force=run.force, processes=group
         )
         if group.is_first:
             run.finish(result, summary)
+
+
+def _taken_folder(config: PatchConfig, run: RunOptions) -> Path:
+    folder = run.take_folder(run.out or default_folder("patch"))
+    run.make_room(folder, config, compares_settings=False)  # PatchRun compares the bundle
+    return folder
 
 
 def _join_models(values: dict[str, Any]) -> dict[str, Any]:

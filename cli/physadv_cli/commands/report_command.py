@@ -62,9 +62,8 @@ def report(
         if folder.is_dir():
             run.take_folder(folder)
         if command_of(folder) == "check" and not (drawn or listed or open_page):
-            report_run(
-                folder, run, write_check_report(folder)
-            )  # tells the result of the check as well
+            # It tells the result of the check as well.
+            report_run(folder, run, write_check_report(folder))
             return
         page = rebuild_report(folder)
         files = _export(page, drawn, listed)

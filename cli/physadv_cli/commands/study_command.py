@@ -77,20 +77,14 @@ def run_one_study(entry: StudyEntry, config: StudyConfig, run: RunOptions) -> No
     Raises:
         SystemExit: Ctrl-C ended it, with code 130.
     """
-    from physadv.report.study_report import study_chapter, study_summary, write_study_report
-    from physadv.studies.study import claim_study
+    from physadv.report.study_report import study_summary
 
-    study = entry.load()
-    folder = run.open_folder(config, lambda folder: claim_study(study, config, folder))
-    if not _watch_study(study, config, folder):
-        run.finish(
-            {"study": entry.name, "complete": False, "out": str(folder)},
-            "stopped; the same command with the same --out resumes",
-        )
+    folder, written = _run_in_folder(entry, config, run)
+    if written is None:
+        run.finish({"study": entry.name, "complete": False, "out": str(folder)}, _STOPPED)
         raise SystemExit(130)
 
-    chapter = study_chapter(study, config, folder)
-    page = write_study_report(chapter)
+    chapter, page = written
     result = study_summary(chapter)
     result |= {"complete": True, "report": str(page), "out": str(folder)}
     run.finish(result, _study_lines(result))
@@ -116,17 +110,22 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
     for name, reason in left_out.items():
         console.print(f"left out: {name}, which {reason}")
     folder = run.open_folder(config)
-    chapters = []
+    chapters: list[StudyChapter] = []
     for entry, own in plan.chosen:
         try:
-            chapters.append(_chapter_of(entry, own, folder, run))
+            within = replace(run, command=f"study-{entry.name}", out=folder / entry.name)
+            _, written = _run_in_folder(entry, own, within)
         except (DataError, ModelError) as error:
             if entry.name in config.study or (not chapters and entry is plan.chosen[-1][0]):
                 raise
             left_out[entry.name] = str(error)
             console.print(f"left out: {entry.name}. {error}")
-        else:
-            console.print(f"{entry.name}: {chapters[-1].page.answer}")
+            continue
+        if written is None:
+            run.finish({"complete": False, "out": str(folder)}, _STOPPED)
+            raise SystemExit(130)
+        chapters.append(written[0])
+        console.print(f"{entry.name}: {chapters[-1].page.answer}")
 
     page, document = write_booklet(chapters, left_out, folder)
     keep_result(folder, "booklet", {"left_out": left_out})
@@ -141,25 +140,23 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
     run.finish(result, f"booklet {page}\nand {document}")
 
 
-def _chapter_of(
-    entry: StudyEntry, config: StudyConfig, folder: Path, run: RunOptions
-) -> StudyChapter:
-    """Run a study in its folder within ``folder``, or go on with it."""
+_STOPPED = "stopped; the same command with the same --out resumes"
+
+
+def _run_in_folder(
+    entry: StudyEntry, config: StudyConfig, run: RunOptions
+) -> tuple[Path, tuple[StudyChapter, Path] | None]:
+    """Run a study with a bar, or go on with it; return its folder, and what it found with its page:
+    None where Ctrl-C ended it."""
     from physadv.report.study_report import study_chapter, write_study_report
     from physadv.studies.study import claim_study
 
     study = entry.load()
-    own = replace(run, command=f"study-{entry.name}", out=folder / entry.name)
-    own.open_folder(config, lambda folder: claim_study(study, config, folder))
-    if not _watch_study(study, config, folder / entry.name):
-        run.finish(
-            {"complete": False, "out": str(folder)},
-            "stopped; the same command with the same --out resumes",
-        )
-        raise SystemExit(130)
-    chapter = study_chapter(study, config, folder / entry.name)
-    write_study_report(chapter)
-    return chapter
+    folder = run.open_folder(config, lambda folder: claim_study(study, config, folder))
+    if not _watch_study(study, config, folder):
+        return folder, None
+    chapter = study_chapter(study, config, folder)
+    return folder, (chapter, write_study_report(chapter))
 
 
 def _watch_study(study: Study[Any], config: StudyConfig, folder: Path) -> bool:

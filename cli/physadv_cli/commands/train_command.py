@@ -11,7 +11,7 @@ from physadv.core.wording import format_percent
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
-from physadv_cli.ranks import joined_processes
+from physadv_cli.ranks import agreed_folder, joined_processes
 from physadv_cli.runs import RunOptions, print_data, print_findings
 
 
@@ -51,10 +51,9 @@ def train(config: TrainConfig, run: RunOptions) -> None:
         task = ClassifierTask.from_config(config)
     print_data(task.data.summary)
     with joined_processes() as group:
-        first = None
-        if group.is_first:
-            first = run.open_folder(config, task.claim, data=task.data.summary)
-        folder = Path(group.from_first(str(first)))
+        folder = agreed_folder(
+            group, lambda: run.open_folder(config, task.claim, data=task.data.summary)
+        )
         is_over = watch(task.run(folder, group), judged=True)
     if not is_over:
         if group.is_first:

@@ -22,7 +22,7 @@ from physadv.certification.bounds.operation_recorder import record_layers
 from physadv.certification.bounds.rounding import rounding_of_margins
 from physadv.core.errors import ModelError
 from physadv.core.random_streams import generator
-from physadv.core.tensors import has_float64
+from physadv.core.tensors import device_of, has_float64
 
 _BATCH = 7
 """Batch size of the traced pass; no layer has this first size by accident."""
@@ -114,8 +114,8 @@ def folded_graph(
 
 def _where_float64_is(net: nn.Module) -> nn.Module:
     """``net``, or a copy on the CPU where its own device has no float64."""
-    home = next((p.device for p in net.parameters()), torch.device("cpu"))
-    return net if has_float64(home) else copy.deepcopy(net).cpu()
+    home = device_of(net)
+    return net if home is None or has_float64(home) else copy.deepcopy(net).cpu()
 
 
 def _check_in_double(graph: LayerGraph, net: nn.Module, probes: Tensor) -> None:

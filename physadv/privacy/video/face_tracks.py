@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from physadv.core.boxes import box_iou
 from physadv.models.faces.face_detection import Box, DetectedFace, Points, Scheme
 
 _SAME = 0.3
@@ -86,14 +88,11 @@ def overlap(first: Box, second: Box) -> float:
     """Return the intersection over union of two boxes (x0, y0, x1, y1) in px, in [0, 1].
 
     Example:
-        >>> overlap((0, 0, 2, 2), (1, 0, 3, 2)) == 1 / 3
-        True
+        >>> round(overlap((0, 0, 2, 2), (1, 0, 3, 2)), 3)
+        0.333
     """
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    both = max(width, 0) * max(height, 0)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
-    return both / max(sum(areas) - both, 1)
+    one, other = (torch.tensor([box], dtype=torch.float64) for box in (first, second))
+    return float(box_iou(one, other))
 
 
 def _smoothed(found: dict[int, DetectedFace], fps: float, frames: int) -> dict[int, DetectedFace]:
