@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from physadv.core.errors import DataError
 from physadv.core.random_streams import numpy_generator
-from physadv.core.tensors import as_class_numbers, as_unit_images
+from physadv.core.reading import foreign_errors
+from physadv.core.tensors import as_class_numbers, as_float_images, as_unit_images
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
 from physadv.datasets.summary import sizes_in_words
@@ -158,6 +160,11 @@ class TensorSamples:
         return f"#{self.indices[position]}"
 
 
+_IMAGES = ("image", "images", "pixel_values", "img")
+_LABELS = ("label", "labels", "target", "targets")
+"""Usual names of an image and its class in data sets that return mappings."""
+
+
 def open_samples(
     data: EvaluationData,
     card: ModelCard,
@@ -173,7 +180,8 @@ def open_samples(
     Args:
         data: a path to a data set, an :class:`~physadv.datasets.ImageDataset`, a pair (images,
             labels) of tensors or arrays, a DataLoader of such pairs, or a torch Dataset of (image,
-            label). Floats in [0, 1] stay as they are, uint8 is divided by 255.
+            label), what follows them left out, or of mappings of both. Floats in [0, 1] stay as
+            they are, uint8 is divided by 255.
         card: the model's card, whose class names and input size decide how files are read.
         split: the part of a data set of files, "train", "test" or None for all of it.
         limit: draw so many images at random, the same for the same seed; a loader or an iterable
@@ -268,16 +276,47 @@ def _draw(count: int, limit: int | None, seed: int) -> list[int]:
 
 
 def _batch_of_one(item: Any) -> tuple[Any, Any]:
-    image, label = item
-    picture = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    image, label = _pair_of(item)
+    if isinstance(label, str):
+        raise DataError(f"label {label[:80]!r}", "A class number is needed", "Give its number")
+    if isinstance(image, Tensor):
+        picture = image
+    elif isinstance(image, Image.Image):
+        picture = as_float_images(image)[0]
+    else:
+        with foreign_errors("an image of the data set", DataError, "is no array of numbers"):
+            picture = torch.from_numpy(np.array(image))
     if picture.ndim == 3 and picture.shape[-1] in (1, 3) and picture.shape[0] not in (1, 3):
-        picture = picture.movedim(-1, 0)  # a PIL image or an array has its channels last
-    return picture[None], torch.as_tensor(label).reshape(1)
+        picture = picture.movedim(-1, 0)  # an array has its channels last
+    return picture[None], as_class_numbers(label).reshape(-1)
+
+
+def _pair_of(item: Any) -> tuple[Any, Any]:
+    """Images and labels of an item or a batch: the first two of a tuple, or by their usual names.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if isinstance(item, Mapping):
+        found = [next((k for k in names if k in item), None) for names in (_IMAGES, _LABELS)]
+        if found[0] is not None and found[1] is not None:
+            return item[found[0]], item[found[1]]
+    elif isinstance(item, tuple | list) and len(item) >= 2:
+        return item[0], item[1]
+    kind = f"{type(item).__name__}"
+    if isinstance(item, Mapping):
+        kind = f"mapping of {', '.join(str(key) for key in list(item)[:6])}"
+    raise DataError(
+        f"an item or a batch of type {kind}",
+        "pairs (images, labels) are needed, or a mapping of image and label",
+        "let the data set return (image, label)",
+    )
 
 
 def _batches(data: Iterable[Any], limit: int | None) -> Iterator[tuple[Any, Any]]:
     """Batches, or single items made batches, of an iterable."""
-    for images, labels in islice(data, limit):
+    for item in islice(data, limit):
+        images, labels = _pair_of(item)
         single = not hasattr(labels, "__len__") and getattr(labels, "ndim", 0) == 0
         yield _batch_of_one((images, labels)) if single else (images, labels)
 
@@ -288,14 +327,9 @@ def _concatenate(batches: Iterable[Any], limit: int | None) -> tuple[Tensor, Ten
     labels: list[Tensor] = []
     count = 0
     for batch in batches:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise DataError(
-                f"a batch of type {type(batch).__name__}",
-                "pairs (images, labels) are needed",
-                "let the data set return (image, label)",
-            )
-        images.append(as_unit_images(batch[0]))
-        labels.append(as_class_numbers(batch[1]))
+        pictures, numbers = _pair_of(batch)
+        images.append(as_unit_images(pictures))
+        labels.append(as_class_numbers(numbers))
         count += len(images[-1])
         if limit is not None and count >= limit:
             break

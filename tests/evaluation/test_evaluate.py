@@ -82,8 +82,44 @@ def forms(images: Tensor, labels: Tensor, folder: Path) -> dict[str, Any]:
         "dataset": TensorDataset(floats, labels),
         "pictures": Pictures(images, labels),
         "iterable": list(zip(floats, labels.tolist(), strict=True)),
+        "mappings": [
+            {"image": Image.fromarray(pixels), "label": label}
+            for pixels, label in zip(channels_last, labels.tolist(), strict=True)
+        ],
+        "loader of mappings": DataLoader(
+            [  # type: ignore[arg-type]
+                {"pixel_values": pixels, "labels": label}
+                for pixels, label in zip(floats, labels.tolist(), strict=True)
+            ],
+            batch_size=5,
+        ),
+        "with metadata": [
+            (pixels, label, {"id": 3})
+            for pixels, label in zip(floats, labels.tolist(), strict=True)
+        ],
+        "transparent pictures": [
+            (Image.fromarray(pixels).convert("RGBA"), label)
+            for pixels, label in zip(channels_last, labels.tolist(), strict=True)
+        ],
         "file": file,
     }
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        torch.rand(3, SIZE, SIZE),
+        {"image": torch.rand(3, SIZE, SIZE), "caption": "a cat"},
+        (torch.rand(3, SIZE, SIZE), "cat"),
+        (torch.rand(3, SIZE, SIZE),),
+        ("a.png", 0),
+    ],
+)
+def test_items_of_another_form_are_one_error(net: nn.Sequential, item: Any) -> None:
+    """No label, a name in its place, or a path in place of an image."""
+    for data in ([item] * 3, iter([item] * 3)):
+        with pytest.raises((DataError, ImageError, OptionError)):
+            evaluate(net, data, attack="fgsm")
 
 
 def test_every_form_of_data_gives_the_same_result(
