@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from physadv.core.archive_files import is_zip, open_zip
 from physadv.core.errors import ModelError
+from physadv.models.weight_folders import file_in_folder
 
 _HDF5, _TFLITE = b"\x89HDF\r\n\x1a\n", b"TFL3"
 _SUFFIXES = {
@@ -76,4 +78,8 @@ def _folder_error(path: Path) -> ModelError:
         )
     if (path / "config.json").is_file():
         return ModelError(f"{path} is a folder", "A model file is needed", f"Use hf:{path}")
+    with contextlib.suppress(ModelError):
+        file_in_folder(path)
+        limit, remedy = "holds weights without a model", "Name module:factory and give it with"
+        return ModelError(f"{path}", limit, f"{remedy} --weights {path}")
     return ModelError(f"{path} is a folder", "A model file is needed", "Name the file in it")

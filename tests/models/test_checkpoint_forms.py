@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError
+from physadv.models.load import load_undefended_model
 from physadv.models.loading import load_state, read_state
 from physadv.models.weight_folders import sha256_of_weights
 
@@ -173,6 +174,8 @@ def test_folders_of_accelerate_and_deepspeed(tmp_path: Path) -> None:
     save_file(weights(), saved / "model.safetensors")
     torch.save({"state": {}}, saved / "optimizer.bin")
     assert fits(saved)
+    with pytest.raises(ModelError, match=f"--weights {saved}"):
+        load_undefended_model(saved)
 
     deep = tmp_path / "deep"
     (deep / "step7").mkdir(parents=True)
