@@ -291,6 +291,7 @@ def test_a_failed_training_is_reported_without_a_rate(uncloaked: float, believed
     table = {
         "name": "judge",
         "role": "held-out",
+        "judged": {"png": rates(0.3)},
         "pairs": {"cross photo": asked},
         "gallery": {},
         "adaptive": {"cross photo": trained},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from physadv.privacy.check.protection_verdict import (
     worst_rate,
 )
 from physadv.privacy.check.provenance import Role, provenance_of
-from physadv.privacy.check.run_cloak_check import run_cloak_check
+from physadv.privacy.check.run_cloak_check import _judged, run_cloak_check
 from physadv.privacy.photo_io.photo import encode_photo, read_photo
 
 FACE = KnownFinder()(np.zeros((140, 140, 3)))[0]
@@ -217,6 +218,33 @@ def test_the_false_green_is_amber_and_a_true_one_is_green(tmp_path: Path) -> Non
     assert light("marked", "own", "a") == "amber"
     assert light("bare", "own", "a", "b") == "amber"
     assert light("marked", "own", "a", "b") == "green"
+
+
+def test_two_people_in_one_folder_are_no_protection() -> None:
+    """Pairs that never matched uncloaked count for nothing: three photos of one person and one of
+    another, of which half the pairs are of different people, are no half protected."""
+    rows = []
+    for folder in range(20):
+        for i, j in permutations(range(4), 2):
+            pair = {
+                "kind": "cross photo",
+                "channel": "png",
+                "person": f"p{folder}",
+                "photo": f"p{folder}/{i}",
+                "other": f"p{folder}/{j}",
+            }
+            same = 3 not in (i, j)
+            rows.append({**pair, "variant": "original", "matched_0.01": same})
+            rows.append({**pair, "variant": "cloaked", "matched_0.01": same and i == 0})
+    judged = _judged(rows)
+    assert (judged["png"].n, judged["png"].rate) == (120, pytest.approx(1 / 3))
+    before = rates(0.5)
+    found = judge_protection(
+        dict.fromkeys(JUDGES, judged), dict.fromkeys(JUDGES, before), JUDGES, {}
+    )
+    assert found.light == "amber"
+    assert found.reasons[0].startswith("first matches only 50 % of the uncloaked pairs")
+    assert _judged([{**row, "matched_0.01": False} for row in rows])["png"].n == 0
 
 
 def test_a_requirement_is_judged_by_the_worst_rate_of_enough_judges() -> None:

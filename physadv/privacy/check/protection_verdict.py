@@ -14,6 +14,8 @@ from physadv.evaluation.metrics.intervals import RateInterval, clustered_interva
 SAFE, LOST = 0.2, 0.5
 """Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was
 matched."""
+_USUAL = 0.8
+"""Share of uncloaked pairs below which the folders may hold photos of several people."""
 JUDGES = 2
 """Recognizers known to have had no part in the cloak that green takes."""
 _WORDS = {
@@ -140,7 +142,7 @@ def judge_protection(
 
     Args:
         crossed: Match rates of cloaked photos with other photos of the person, by recognizer and
-            channel.
+            channel, of the pairs that match uncloaked.
         before: The same rate of uncloaked photos, by recognizer.
         roles: "held-out", "surrogate", "unknown", "suspect" or "copy" by recognizer; anything but
             "held-out" counts as no independent judge.
@@ -156,6 +158,12 @@ def judge_protection(
         f"{name} does not match the uncloaked photos either, so it says nothing here."
         for name in crossed
         if name not in usable
+    ]
+    reasons += [
+        f"{name} matches only {format_percent(before[name].rate, 0)} of the uncloaked pairs, and "
+        "these alone count: are there two people in one folder?"
+        for name in usable
+        if before[name].rate < _USUAL
     ]
     findings = [
         ProtectionFinding(

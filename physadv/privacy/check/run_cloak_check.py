@@ -290,9 +290,34 @@ def _ask(
         "role": role,
         "card": recognizer.card.as_dict(),
         "thresholds": [_threshold(limit) for limit in limits],
+        "judged": _judged(pairs),
         "pairs": _tables(pairs),
         "gallery": _tables(told),
         "adaptive": _tables(adapted),
+    }
+
+
+def _judged(rows: Sequence[Row]) -> dict[str, RateInterval]:
+    """Rates of cloaked cross pairs by channel, of those pairs alone that match uncloaked.
+
+    A pair that a recognizer never matched tells nothing of a cloak: photos of two people in one
+    folder would pass for protected.
+    """
+    crossed = [row for row in rows if row["kind"] == "cross photo"]
+    matched = {
+        (row["photo"], row["other"])
+        for row in crossed
+        if row["variant"] == "original" and row["channel"] == "png" and row["matched_0.01"]
+    }
+    groups: dict[str, list[Row]] = {}
+    for row in crossed:
+        if row["variant"] == "cloaked":
+            group = groups.setdefault(row["channel"], [])
+            if (row["photo"], row["other"]) in matched:
+                group.append(row)
+    return {
+        channel: rate_of(group) if group else wilson_interval(0, 0)
+        for channel, group in groups.items()
     }
 
 
@@ -322,9 +347,7 @@ def _judge(tables: Sequence[Mapping[str, Any]], *, one_person: bool = False) -> 
     nothing = wilson_interval(0, 0)
     for table in tables:
         name, cells = table["name"], table["pairs"].get("cross photo", {})
-        crossed[name] = {
-            channel: v["cloaked"]["0.01"] for channel, v in cells.items() if "cloaked" in v
-        }
+        crossed[name] = table["judged"]
         before[name] = cells["png"]["original"]["0.01"] if "png" in cells else nothing
 
         for kind, question in _BESIDE.items():
