@@ -29,7 +29,7 @@ from physadv.printing.layout import smallest_paper
 from physadv.printing.sheet import write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
-LARGEST = 300_000
+LARGEST = 500_000
 BOXES = "stop-photos-boxes.csv"
 FASTESTDET = "weights/fastestdet_coco.pth"
 YOLOX = "weights/yolox_nano_coco.onnx"
@@ -78,8 +78,8 @@ PATCHES = {
         mask="circle",
         size_mm=(180, 180),
         share=(0.35, 0.55),
-        steps=300,
-        draws=12,
+        steps=1000,
+        draws=16,
         lr=0.08,
         tv=0.1,
         resolution=128,
@@ -91,8 +91,8 @@ PATCHES = {
         object="person",
         photos="coco128/images",
         size_mm=(190, 190),
-        steps=340,
-        draws=12,
+        steps=1000,
+        draws=16,
         resolution=96,
     ),
 }
