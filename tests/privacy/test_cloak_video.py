@@ -22,6 +22,7 @@ from physadv.privacy.embedding_loss import own_embeddings
 from physadv.privacy.photo_cloaker import PhotoCloaker
 from physadv.privacy.video.cloak_video import cloak_video
 from physadv.privacy.video.face_tracks import follow_faces
+from physadv.privacy.video.live_photos import cloak_live_videos, live_videos
 from physadv.privacy.video.moved_change import FaceChange
 
 HEAD = drawn_photo(70, 70, face_at(0, 0, 70))
@@ -255,3 +256,28 @@ def test_a_change_follows_a_turned_and_larger_face() -> None:
     gain_turned, flow_turned = change.shares(FaceWindow.around(photo, turned))
     assert float((gain_turned - gain.rot90(-1, (2, 3))).abs().mean()) < 0.02
     assert flow_turned[0, :, 30, 30].tolist() == pytest.approx([0.0, 0.5], abs=0.02)
+
+
+def test_the_video_of_a_live_photo_is_cloaked_beside_it(tmp_path: Path) -> None:
+    """A MOV belongs to the photo of its name in its folder, whatever the case; a broken one is told
+    with its reason and the others follow; one that is there already stays."""
+    album, out = tmp_path / "album", tmp_path / "out"
+    for name in ("a/IMG_1.HEIC", "a/IMG_2.jpg", "a/IMG_2.MOV", "a/IMG_3.MOV", "IMG_1.MOV"):
+        (album / name).parent.mkdir(parents=True, exist_ok=True)
+        (album / name).write_bytes(b"x")
+    write_video(album / "a/img_1.mov", [filmed(k) for k in range(3)])
+    pairs = {"a/img_1.mov": "a/IMG_1.HEIC", "a/IMG_2.MOV": "a/IMG_2.jpg"}
+    assert {v.name: v.photo for v in live_videos(album)} == pairs
+    assert [v.name for v in live_videos(album / "a/IMG_2.jpg")] == ["IMG_2.MOV"]
+
+    def run() -> dict[str, str]:
+        done = cloak_live_videos(
+            album, out, cloaker("low"), progress=lambda name: lambda *told: None
+        )
+        return {v.name: v.status for v in done if bool(v.reason) == (v.status == "failed")}
+
+    assert run() == {"a/img_1.mov": "cloaked", "a/IMG_2.MOV": "failed"}
+    written = (out / "a/img_1.mov").read_bytes()
+    assert not (out / "a/IMG_2.MOV").exists()
+    assert run() == {"a/img_1.mov": "already there", "a/IMG_2.MOV": "failed"}
+    assert (out / "a/img_1.mov").read_bytes() == written

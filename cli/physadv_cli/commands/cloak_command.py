@@ -20,6 +20,8 @@ from physadv_cli.runs import RunOptions, console, print_unused, record_config
 if TYPE_CHECKING:
     from physadv.privacy.batch import PhotoJob, PhotoOutcome
     from physadv.privacy.cloak_task import CloakTask
+    from physadv.privacy.video.cloak_video import Progress
+    from physadv.privacy.video.live_photos import LiveVideo
     from physadv_cli.gate import Gate
 
 _NAMED = 5
@@ -106,13 +108,19 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
         record_config(task.folder, config)
         with closing(task.run(overwrite=run.overwrite)) as outcomes:
             done = _follow(outcomes, len(task.jobs))
+        live = _cloak_live_videos(task, config, run)
 
     result = _counts(done) | {
         "out": task.folder,
         "mode": task.cloaker.mode.name,
         "embedders": [e.card.name for e in task.cloaker.embedders],
         "judge": task.judge,
-        "left_as_they_are": dict(list_unhandled(config.source)),
+        "live_photo_videos": {video.name: video.status for video in live},
+        "left_as_they_are": {
+            name: kind
+            for name, kind in list_unhandled(config.source)
+            if name not in {video.name for video in live}
+        },
     }
     run.finish(result, _cloak_summary(result, task.folder, config.source))
     if not result["cloaked"] and not result["already done"]:
@@ -238,6 +246,29 @@ def _cloak_video(config: CloakConfig, run: RunOptions) -> None:
     run.finish(result, "\n".join([*words, *done.notes]))
 
 
+def _cloak_live_videos(task: CloakTask, config: CloakConfig, run: RunOptions) -> list[LiveVideo]:
+    """Cloak the videos of Live Photos beside their photos, and say what became of each."""
+    from physadv.privacy.video.live_photos import cloak_live_videos
+    from physadv_cli.progress import bar
+
+    videos = []
+    with bar(transient=True) as progress:
+
+        def follow(name: str) -> Progress:
+            line = progress.add_task(visible_line(name))
+            return lambda done, total, activity: progress.update(
+                line, completed=done, total=total, description=activity
+            )
+
+        for video in cloak_live_videos(
+            config.source, task.folder, task.cloaker, overwrite=run.overwrite, progress=follow
+        ):
+            words = f"{video.name}, the video of the Live Photo {video.photo}: {video.status}"
+            console.print(visible_line(words + (f": {video.reason}" if video.reason else "")))
+            videos.append(video)
+    return videos
+
+
 def _finished_check(
     config: CloakCheckConfig, run: RunOptions
 ) -> tuple[Path, dict[str, Any]] | None:
@@ -302,6 +333,7 @@ def _look(task: CloakTask, run: RunOptions) -> None:
     nothing else."""
     from physadv.core.errors import PhysadvError
     from physadv.privacy.face_choice import Reason
+    from physadv.privacy.video.live_photos import live_videos
 
     settings = ("mode", "budget", "face_mode", "decoys", "keep_metadata", "strip_dates", "seed")
     why = f"{'--dry-run' if run.dry_run else '--preview'} cloaks nothing"
@@ -320,8 +352,17 @@ def _look(task: CloakTask, run: RunOptions) -> None:
         rows.append({"photo": job.name, **row})
         console.print(visible_line(f"{job.name}: {words}"))
 
+    live = live_videos(task.config.source)
+    for video in live:
+        words = f"{video.name}: the video of the Live Photo {video.photo}, would be cloaked too"
+        console.print(visible_line(words))
     faces = sum(row["faces"] for row in rows)
-    result = {"dry_run": True, "photos": rows, "faces": faces}
+    result = {
+        "dry_run": True,
+        "photos": rows,
+        "faces": faces,
+        "live_photo_videos": [video.name for video in live],
+    }
     words = f"{count_noun(faces, 'face')} in {count_noun(len(rows), 'photo')} would be cloaked; "
     if folder is None:
         run.finish(result, words + "nothing was written.")
@@ -424,6 +465,15 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")
+    if live := result["live_photo_videos"]:
+        failed = [name for name, status in live.items() if status == "failed"]
+        words = (
+            f"{count_noun(len(live), 'video')} of Live Photos: {len(live) - len(failed)} cloaked"
+        )
+        if failed:
+            more = ", ..." if len(failed) > _NAMED else ""
+            words += f"; {len(failed)} not protected ({', '.join(failed[:_NAMED])}{more})"
+        lines.append(words)
     if rest := result["left_as_they_are"]:
         kinds = Counter(rest.values())
         counted = ", ".join(count_noun(number, kind) for kind, number in sorted(kinds.items()))
