@@ -523,8 +523,9 @@ def _load_surrogate(
             f"the model has {len(needed)}",
             "choose one trained alike",
         )
-    differing = [i for i in range(len(own)) if plain_name(own[i]) != plain_name(needed[i])]
-    if needed and differing:
+    pairs = zip(own, needed, strict=False)  # a model that names no classes is not compared
+    differing = [i for i, (one, other) in enumerate(pairs) if plain_name(one) != plain_name(other)]
+    if differing:
         i = differing[0]
         raise OptionError(
             f"surrogate {surrogate!r}, class {i}: {own[i]!r}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from math import isfinite
@@ -93,6 +94,32 @@ def format_interval(low: float | None, high: float | None, digits: int = 1) -> s
     return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
 
 
+def format_setting(value: object, name: str, facts: Mapping[str, Any]) -> str:
+    """Format a setting of a run as it is typed: radii in l_inf as multiples of 1/255.
+
+    Args:
+        value: The setting.
+        name: Its name: ``eps`` and ``radii`` hold radii.
+        facts: All settings of the run, of which ``threat`` names the norm.
+
+    Returns:
+        Text for a cell.
+
+    Example:
+        >>> format_setting(0.00392157, "eps", {"threat": "linf:1/255"})
+        '1/255'
+    """
+    numbers = re.fullmatch(r"[\d.e-]+(, [\d.e-]+)*", str(value))
+    is_radius = name in ("eps", "radii") and str(facts.get("threat")).startswith("linf")
+    if not is_radius or not numbers:
+        return format_value(value)
+    radii = [float(radius) for radius in str(value).split(", ")]
+    # Kept with six digits, 8/255 is a little beside itself.
+    steps = [round(radius * 255) for radius in radii]
+    near = [k / 255 if abs(r * 255 - k) < 1e-3 else r for r, k in zip(radii, steps, strict=True)]
+    return ", ".join(map(format_eps, near))
+
+
 def format_value(value: Any) -> str:
     """Format a plain ``value`` for a table: short numbers, yes, no, lists, a dash for nothing."""
     if value is None or value == "" or value == []:
@@ -171,6 +198,7 @@ def _environment() -> Environment:
         "label": field_label,
         "coded": coded,
         "radius": format_eps,
+        "setting": format_setting,
         "with_values": with_values,
     }
     environment.globals |= {

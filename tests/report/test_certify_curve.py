@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from physadv.report.certify_report import certified_curve, render_certify_report, round_steps
+from physadv.report.design import format_setting
 
 
 @given(st.floats(1e-6, 1e4))
@@ -68,3 +69,13 @@ def test_a_curve_without_a_correct_image_is_empty() -> None:
     """Where the model is wrong on every image the chart is drawn, at zero."""
     chart = str(certified_curve([{"label": 1, "predicted": 0, "radius": 0.0}], "l2", 0.1))
     assert "<polyline" in chart
+
+
+def test_radii_of_the_settings_are_as_typed() -> None:
+    """Multiples of 1/255 where pixels are bounded one by one; other norms keep their number."""
+    linf, l2 = {"threat": "linf:1/255"}, {"threat": "l2:0.2"}
+    assert format_setting(1 / 255, "eps", linf) == "1/255"
+    assert format_setting("0, 0.00392157, 0.0313725, 0.3", "radii", linf) == "0, 1/255, 8/255, 0.3"
+    assert format_setting(0.2, "eps", l2) == "0.2"
+    assert format_setting("unknown", "eps", linf) == "unknown"
+    assert format_setting(3, "seed", linf) == "3"
