@@ -13,11 +13,12 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -32,6 +33,8 @@ from physadv.models.black_box_answers import BoxAnswer, joined_answers, read_ans
 from physadv.models.black_box_settings import IMAGE, IMAGES, LINES, BlackBoxSettings
 
 _MOST_ANSWER = 1 << 24
+_LONGEST_LINE = 1 << 16
+"""Bytes of a complaint that are kept in one piece."""
 _START_S = 300.0
 """Seconds that a command which is kept running may take for its first answer, at least."""
 _END_S = 2.0
@@ -149,9 +152,12 @@ class HttpConnection(BoxConnection):
                 self.connection = opener(
                     address.hostname or "", address.port, timeout=self.settings.timeout_s
                 )
-            self.connection.request(method, path, body, headers)
-            reply = self.connection.getresponse()
-            content = reply.read(_MOST_ANSWER + 1)
+            if self.connection.sock is None:
+                self.connection.connect()
+            with _deadline(self.connection.sock, self.settings.timeout_s):
+                self.connection.request(method, path, body, headers)
+                reply = self.connection.getresponse()
+                content = reply.read(_MOST_ANSWER + 1)
             if len(content) > _MOST_ANSWER:
                 raise ModelError(
                     public_address(self.settings.url),
@@ -171,6 +177,34 @@ class HttpConnection(BoxConnection):
         if self.connection is not None:
             self.connection.close()
         self.connection = None
+
+
+@contextmanager
+def _deadline(connected: socket.socket, seconds: float) -> Iterator[None]:
+    """End a request at its time: a socket's own timeout begins anew with every byte that comes.
+
+    Raises:
+        TimeoutError: The time is over.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError):  # it is closed already
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError
 
 
 @dataclass
@@ -202,26 +236,69 @@ class CommandConnection(BoxConnection):
 
     def _run(self, words: Sequence[str], stdin: bytes, count: int) -> BoxAnswer:
         try:
-            done = subprocess.run(
-                words,
-                input=stdin,
-                capture_output=True,
-                timeout=self.settings.timeout_s,
-                check=False,
-            )
+            status, printed, complaints = _finished(words, stdin, self.settings.timeout_s)
         except subprocess.TimeoutExpired as error:
             raise RequestError(f"no answer in {self.settings.timeout_s:g} s") from error
         except OSError as error:
             raise _cannot_run(self.name, error) from error
-        if done.returncode:
-            said = text_of(done.stderr).strip().splitlines()
-            raise _ended(self.name, done.returncode, said)
-        if len(done.stdout) > _MOST_ANSWER:
+        if len(printed) > _MOST_ANSWER:
             raise ModelError(f"{self.name}", "Its answer is too long", "Print the scores alone")
-        text = text_of(done.stdout).strip()
+        if status:
+            raise _ended(self.name, status, text_of(complaints).strip().splitlines())
+        text = text_of(printed).strip()
         if text[:1] not in ("{", "["):
             return BoxAnswer(labels=[*text.splitlines()[-count:]])
         return read_answer(text.encode(), self.name)
+
+
+def _finished(words: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+    """Run a command to its end; return its status, what it printed and its last complaints.
+
+    One that prints over ``_MOST_ANSWER`` bytes is ended, so that no endless answer fills the
+    memory.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not end in time.
+    """
+    pipes = subprocess.PIPE
+    process = subprocess.Popen(words, stdin=pipes, stdout=pipes, stderr=pipes)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    printed, complaints = bytearray(), deque[bytes](maxlen=20)
+
+    def feed(stream: IO[bytes]) -> None:
+        with suppress(OSError, ValueError), stream:  # it need not read what it is given
+            stream.write(stdin)
+
+    def listen(stream: IO[bytes]) -> None:
+        with suppress(OSError, ValueError), stream:
+            printed.extend(stream.read(_MOST_ANSWER + 1))
+        if len(printed) > _MOST_ANSWER:
+            process.kill()
+
+    # Each thread closes its own end: a child of the command may hold the other one for long.
+    work = (
+        threading.Thread(target=feed, args=(process.stdin,), daemon=True),
+        threading.Thread(target=listen, args=(process.stdout,), daemon=True),
+        threading.Thread(
+            target=_forward, args=(process.stderr, complaints.append, _LONGEST_LINE), daemon=True
+        ),
+    )
+    end = time.monotonic() + timeout_s
+    for thread in work:
+        thread.start()
+    try:
+        for thread in work[1:]:
+            thread.join(max(0.0, end - time.monotonic()))
+        status = process.wait(max(0.0, end - time.monotonic()))
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if any(thread.is_alive() for thread in work[1:]):
+        raise subprocess.TimeoutExpired(words, timeout_s)
+    return status, bytes(printed), b"".join(complaints)
 
 
 @dataclass
@@ -279,13 +356,14 @@ class _RunningCommand:
             self._folder.cleanup()
             raise _cannot_run(name, error) from error
         self._process = process
-        self._lines: queue.Queue[bytes] = queue.Queue()
+        # One that prints without end waits for its pipe, and fills no memory.
+        self._lines: queue.Queue[bytes] = queue.Queue(maxsize=2)
         self._complaints: deque[bytes] = deque(maxlen=20)
         self._readers = [
-            threading.Thread(target=_forward, args=(stream, take), daemon=True)
-            for stream, take in (
-                (process.stdout, self._lines.put),
-                (process.stderr, self._complaints.append),
+            threading.Thread(target=_forward, args=(stream, take, longest), daemon=True)
+            for stream, take, longest in (
+                (process.stdout, self._lines.put, _MOST_ANSWER),
+                (process.stderr, self._complaints.append, _LONGEST_LINE),
             )
         ]
         for reader in self._readers:
@@ -345,10 +423,10 @@ def _written(file: Path, png: bytes) -> str:
     return str(file)
 
 
-def _forward(stream: IO[bytes], take: Any) -> None:
-    """Hand the lines of a stream on, and nothing at its end."""
+def _forward(stream: IO[bytes], take: Any, longest: int) -> None:
+    """Hand the lines of a stream on, in parts of ``longest`` bytes, and nothing at its end."""
     with suppress(OSError, ValueError), stream:
-        while line := stream.readline(_MOST_ANSWER):
+        while line := stream.readline(longest):
             take(line)
     take(b"")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -227,7 +231,9 @@ def test_a_running_command_that_fails_is_one_error(
     monkeypatch: pytest.MonkeyPatch, code: str, words: str
 ) -> None:
     """What it prints unasked, its end, and an answer that never comes."""
-    monkeypatch.setattr("physadv.models.black_box_connections._START_S", 1.5)
+    # Only the one that never answers is waited for to the end; a busy machine starts slowly.
+    start_s = 1.5 if "flush" in words else 60
+    monkeypatch.setattr("physadv.models.black_box_connections._START_S", start_s)
     command = f'{python_words()} -c "import sys; {code}" {{lines}}'
     settings = BlackBoxSettings(
         command=command, outputs="labels", classes=("a", "b"), timeout_s=1.5, retries=0
@@ -250,6 +256,64 @@ def test_a_command_that_fails_is_one_error(command: str, words: str) -> None:
     """With the last line of what it said."""
     with pytest.raises(ModelError, match=words):
         physadv.load_model(command)
+
+
+@pytest.mark.parametrize("kept", ["", " {lines}"], ids=["anew", "kept running"])
+@pytest.mark.parametrize("ending", ["", r"\n"], ids=["one line", "lines"])
+def test_an_endless_answer_of_a_command_fills_no_memory(kept: str, ending: str) -> None:
+    """It is ended, or waits, once it has printed more than an answer may have."""
+    code = f"while True: sys.stdout.write('y' * 65536 + '{ending}')"
+    command = f'{python_words()} -c "import sys\n{code}"{kept}'
+    settings = BlackBoxSettings(
+        command=command, outputs="labels", classes=("a", "b"), timeout_s=20, retries=0
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=r"too long|unasked|none of its classes|class"):
+        BlackBox("box", settings)(reds(3))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
+def test_a_command_that_reads_nothing_and_leaves_a_child_is_not_waited_for() -> None:
+    """Its child holds the pipe of the answer for a minute; the time of a request ends it."""
+    command = "sh -c 'sleep 60 & exit 0'"
+    settings = BlackBoxSettings(
+        command=command, outputs="labels", classes=("a", "b"), timeout_s=0.5, retries=0
+    )
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer in 0\.5 s"):
+        BlackBox("box", settings)(reds(1))
+    assert time.monotonic() - start < 20
+
+
+DRIPS = {
+    "head": (b"", b"HTTP/1.1 200 OK\r\nX-A: "),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"["),
+    "body without a length": (b"HTTP/1.0 200 OK\r\n\r\n", b"["),
+    "endless heads": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+}
+
+
+@pytest.mark.parametrize(("first", "then"), DRIPS.values(), ids=DRIPS)
+def test_a_server_that_drips_is_left_at_the_time_of_a_request(first: bytes, then: bytes) -> None:
+    """A byte now and then keeps a socket alive for ever, but no request."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                client, _ = server.accept()
+                with client:
+                    client.sendall(first)
+                    while True:
+                        client.sendall(then)
+                        time.sleep(0.02)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        settings = BlackBoxSettings(url=url, classes=("a", "b"), timeout_s=0.5, retries=0)
+        start = time.monotonic()
+        with pytest.raises(ModelError, match="no answer in time"):
+            BlackBox("box", settings)(reds(1))
+        assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize(
