@@ -132,7 +132,10 @@ KINDS = {
     "one logit": Kind(lambda net, x: net(x)[:, :1], refused="2 classes"),
     "one number": Kind(lambda net, x: net(x)[:, 0], refused="2 classes"),
     "one row": Kind(lambda net, x: net(x)[:1], refused="logits"),
-    "feature map": Kind(lambda net, x: net(x)[:, :, None, None], refused="logits"),
+    "feature map": Kind(
+        lambda net, x: net(x)[:, :, None, None].repeat(1, 1, 2, 2), refused="logits"
+    ),
+    "sides of 1": Kind(lambda net, x: net(x)[:, :, None, None]),
     "text": Kind(lambda net, x: "stop", refused="str"),
     "none": Kind(lambda net, x: None, refused="NoneType"),
     "batch-dependent": Kind(batch_statistics, "batch-dependent", exact=False),
@@ -204,5 +207,5 @@ def truth(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         output = next(part for part in output if part.shape[1:] == (3,))
     if isinstance(output, dict):
         output = output.get("logits", output.get("out"))
-    logits = getattr(output, "logits", output)
+    logits = getattr(output, "logits", output).flatten(1)
     return (logits.argmax(1) != labels) & logits.amax(1).isfinite()
