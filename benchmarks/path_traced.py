@@ -12,8 +12,9 @@ pose by pose. Rows that exist are not measured again: kill it at any moment.
 Of each frame there are three versions ("arms"): `tracer`, as above; `twin camera`, the same traced
 light photographed by the twin's camera of that name; and `twin`, the same face, pose and field of
 view filmed by the twin in its own light. The first two differ by the camera alone, the last two by
-light, wear, placing and background: both show the colors of a screen, printed by no printer. Two
-more leave out a part of the twin's scene: `twin, even light` and `twin, no wear`.
+light, wear, placing and background: both have the same reflectances, and no printer is in between.
+More leave out or replace a part of the twin's scene: `twin, even light`, `twin, no wear`, `twin, exact
+place`, `twin, white light` and `twin, traced street`.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ from physadv.printing.layout import smallest_paper
 from physadv.printing.sheet import write_sheet
 from physadv.twin import sign_clips, surface
 from physadv.twin.cameras import KNOWN, develop_frame, exposure_at
-from physadv.twin.linear_light import srgb_to_light
+from physadv.twin.linear_light import light_to_srgb, srgb_to_light
 from physadv.twin.optics import blur_kernel, blur_light
 from physadv.twin.printed_sheet import read_sticker
 from physadv.twin.sign_clips import SignClip, StickerPrint, print_out
 from physadv.twin.trajectories import AngleLimits, SignPose
+from physadv.twin.virtual_printer import IDEAL_WHITE
 
 if TYPE_CHECKING:
     from path_traced_scene import TracedPose
@@ -61,6 +63,14 @@ if TYPE_CHECKING:
 ROWS = Path(__file__).with_suffix(".jsonl")
 BLOCKS = ("clean", "blank", "patch")
 TEXELS = 2048
+
+
+def _sheeting(light: F32) -> F32:
+    return np.asarray(0.02 + 0.83 * light, np.float32)
+
+
+def _print(light: F32) -> F32:
+    return np.asarray(0.035 + 0.845 * light, np.float32)
 
 
 def reflectances(face: SignFace, bundle: PatchBundle) -> dict[str, F32]:
@@ -71,7 +81,7 @@ def reflectances(face: SignFace, bundle: PatchBundle) -> dict[str, F32]:
     size = (TEXELS, TEXELS)
     rgba = cv2.resize(face.rgba, size, interpolation=cv2.INTER_AREA)
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    color = 0.02 + 0.83 * srgb_to_light(rgba[..., :3] / 255.0)
+    color = _sheeting(srgb_to_light(rgba[..., :3] / 255.0))
     clean = np.concatenate([color * alpha, alpha], 2).astype(np.float32)
 
     card = bundle.card
@@ -88,7 +98,7 @@ def reflectances(face: SignFace, bundle: PatchBundle) -> dict[str, F32]:
 
     blocks = {"clean": clean}
     for block, encoded in (("blank", np.ones_like(patch)), ("patch", patch)):
-        printed = np.dstack([0.035 + 0.845 * srgb_to_light(encoded), np.ones((height, width))])
+        printed = np.dstack([_print(srgb_to_light(encoded)), np.ones((height, width))])
         sign = clean.copy()
         sign[place] = sign[place] * (1 - mask[..., None]) + printed * mask[..., None]
         blocks[block] = sign
@@ -131,12 +141,14 @@ class Signs:
     Attributes:
         faces: Faces by name.
         blocks: Reflectances of :func:`reflectances` by face.
-        printed: The sticker in the twin, in the colors of a screen as in the traced frames.
+        in_twin: Faces by name as the twin is given them, of the same reflectances.
+        printed: The sticker in the twin, of the same reflectances too.
         sign_mm: Width of the sign.
     """
 
     faces: dict[str, SignFace]
     blocks: dict[str, dict[str, F32]]
+    in_twin: dict[str, SignFace]
     printed: StickerPrint
     sign_mm: float
 
@@ -153,12 +165,27 @@ def signs_of(bundle: PatchBundle, drawings: Path | None) -> Signs:
         sheet = Path(folder) / "sheet.pdf"
         write_sheet(bundle, sheet, paper=smallest_paper(size.width_mm, size.height_mm))
         sticker = read_sticker(bundle.folder, sheet)
+    ideal = print_out(sticker, None, 0)
+    printed = replace(
+        ideal,
+        colors=_print(ideal.colors / np.float32(IDEAL_WHITE)),
+        paper=_print(ideal.paper / np.float32(IDEAL_WHITE)),
+    )
     return Signs(
         {face.name: face for face in faces},
         {face.name: reflectances(face, bundle) for face in faces},
-        print_out(sticker, None, 0),
+        {face.name: _of_sheeting(face) for face in faces},
+        printed,
         placement.sign_width_mm,
     )
+
+
+def _of_sheeting(face: SignFace) -> SignFace:
+    """Return the face with its colors encoded as what sheeting reflects of them."""
+    rgba = face.rgba.copy()
+    light = _sheeting(srgb_to_light(rgba[..., :3] / 255.0))
+    rgba[..., :3] = np.round(255 * light_to_srgb(light))
+    return replace(face, rgba=rgba)
 
 
 Photographer = Callable[[str], Mapping[str, U8]]
@@ -203,7 +230,7 @@ def in_twin(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     def photograph(face: str) -> dict[str, U8]:
         clip = SignClip(
             numpy_generator(0, *number),
-            signs.faces[face],
+            signs.in_twin[face],
             np.asarray(background, np.uint8),
             signs.printed,
             camera,
@@ -252,12 +279,62 @@ def without_wear(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     return photograph
 
 
+def exactly_placed(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, the same draws, with the sticker exactly where the card says."""
+    real = surface.sticker_layer
+
+    class Steady:
+        def normal(self, mean: float, deviation: float, size: int | None = None) -> Any:
+            return 0.0 if size is None else np.zeros(size)
+
+    def placed(*given: Any) -> F32:
+        return real(*given[:-1], Steady())  # type: ignore[arg-type]
+
+    def photograph(face: str) -> Mapping[str, U8]:
+        with mock.patch.object(sign_clips, "sticker_layer", placed):
+            return in_twin(scene, name, signs)(face)
+
+    return photograph
+
+
+def in_white_light(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, the same draws, in light of 6500 K and with the right white balance."""
+    real = sign_clips.random_exposure
+
+    def white(camera: Any, rng: np.random.Generator, exposure: float) -> Any:
+        return replace(real(camera, rng, exposure), white=np.ones(3, np.float32))
+
+    def photograph(face: str) -> Mapping[str, U8]:
+        with (
+            mock.patch.object(sign_clips, "random_exposure", white),
+            mock.patch.object(sign_clips, "daylight_tint", return_value=np.ones(3, np.float32)),
+        ):
+            return in_twin(scene, name, signs)(face)
+
+    return photograph
+
+
+def before_traced_street(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, before the traced picture of the pose, which sets light and exposure."""
+    light = scene.around * min(1.0, 0.9 / float(np.quantile(scene.around @ surface.LUMA, 0.99)))
+    encoded = np.round(255 * light_to_srgb(np.clip(light, 0, 1))).astype(np.uint8)
+
+    def photograph(face: str) -> Mapping[str, U8]:
+        with mock.patch(f"{__name__}.synthetic_background", return_value=encoded):
+            return in_twin(scene, name, signs)(face)
+
+    return photograph
+
+
 ARMS = {
     "tracer": in_traced_light,
     "twin camera": by_twin_camera,
     "twin": in_twin,
     "twin, even light": in_even_light,
     "twin, no wear": without_wear,
+    "twin, exact place": exactly_placed,
+    "twin, white light": in_white_light,
+    "twin, traced street": before_traced_street,
 }
 
 

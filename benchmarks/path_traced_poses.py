@@ -73,12 +73,12 @@ class Pose:
 
     @property
     def angles_deg(self) -> tuple[float, float, float]:
-        """Yaw, pitch and roll of the sign in the camera, in the twin's convention."""
+        """Yaw, pitch and roll of the sign in the camera: the twin turns it about x, then y, then z."""
         r = self.rotation
         return (
-            float(np.degrees(np.arctan2(r[2, 0], r[2, 2]))),
-            float(np.degrees(-np.arcsin(r[2, 1]))),
-            float(np.degrees(np.arctan2(-r[0, 1], r[1, 1]))),
+            float(np.degrees(np.arcsin(r[2, 0]))),
+            float(np.degrees(np.arctan2(r[2, 1], r[2, 2]))),
+            float(np.degrees(np.arctan2(r[1, 0], r[0, 0]))),
         )
 
 
