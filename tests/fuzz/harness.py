@@ -139,7 +139,10 @@ def run_batch(
         child = os.fork()
         if child == 0:
             os.close(pipe_out)
-            _work(name, reader, seed, range(done, numbers.stop), shared, pipe_in)
+            try:
+                _work(name, reader, seed, range(done, numbers.stop), shared, pipe_in)
+            finally:  # whatever was raised, a child does not go on as a second caller
+                os._exit(1)
         os.close(pipe_in)
         status, usage, records = _wait(child, pipe_out, shared)
         at, accepted, slowest, base = struct.unpack("<QQQQ", shared[:32])

@@ -19,7 +19,7 @@ from fuzz.reader_kit import SEEDS, Call, registered, written
 
 from physadv.core.errors import PhysadvError
 
-_RUNS = SEEDS / "runs"
+_RUNS = SEEDS / "run-folders"
 _SHARES = {"attack": 0.2, "certify": 0.2, "train": 0.2, "study-masked": 0.1, "cloak-check": 0.1}
 
 
