@@ -25,7 +25,7 @@ class ResizedByEdges(nn.Module):
         >>> import torch
         >>> resized = ResizedByEdges(nn.Identity(), 80, longest=133)
         >>> resized(torch.rand(1, 3, 20, 30)).shape, resized(torch.rand(1, 3, 20, 80)).shape
-        (torch.Size([1, 3, 80, 120]), torch.Size([1, 3, 33, 132]))
+        (torch.Size([1, 3, 80, 120]), torch.Size([1, 3, 33, 133]))
     """
 
     def __init__(
