@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fuzz import mutations
 from fuzz.label_readers import COCO, CREATEML, VOC
-from fuzz.picture_readers import png_bytes
+from fuzz.picture_readers import encoded, noise_picture, png_bytes
 from fuzz.reader_kit import registered, texts_of, written
 
 
@@ -44,7 +44,7 @@ def _coco_set(folder: Path, data: bytes) -> object:
 def _voc_set(folder: Path, data: bytes) -> object:
     from physadv.datasets.read import read_detection_dataset
 
-    written(folder, "a.jpg", png_bytes())
+    written(folder, "a.jpg", encoded("PNG", noise_picture(20).crop((0, 0, 20, 16))))
     written(folder, "a.xml", data)
     return read_detection_dataset(folder)[0]
 
