@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,37 +251,42 @@ def in_twin(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     return photograph
 
 
-def in_even_light(scene: TracedPose, name: str, signs: Signs) -> Photographer:
-    """As :func:`in_twin`, the same draws, without ramp, shadow and glare on the sign."""
-    real = sign_clips.random_light
-
-    def even(rng: np.random.Generator, level: F32) -> surface.SignLight:
-        return replace(real(rng, level), ramp=0.0, shadow=0.0, gloss=0.0)
+def _changed_twin(scene: TracedPose, name: str, signs: Signs, *changes: Any) -> Photographer:
+    """As :func:`in_twin`, the same draws, with parts of the twin replaced by ``changes``, which
+    are patchers of :mod:`unittest.mock`."""
 
     def photograph(face: str) -> Mapping[str, U8]:
-        with mock.patch.object(sign_clips, "random_light", even):
+        with ExitStack() as stack:
+            for change in changes:
+                stack.enter_context(change)
             return in_twin(scene, name, signs)(face)
 
     return photograph
 
 
+def in_even_light(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, without ramp, shadow and glare on the sign."""
+    real = sign_clips.random_light
+
+    def even(rng: np.random.Generator, level: F32) -> surface.SignLight:
+        return replace(real(rng, level), ramp=0.0, shadow=0.0, gloss=0.0)
+
+    return _changed_twin(scene, name, signs, mock.patch.object(sign_clips, "random_light", even))
+
+
 def without_wear(scene: TracedPose, name: str, signs: Signs) -> Photographer:
-    """As :func:`in_twin`, the same draws, on a face that is neither faded nor dirty."""
+    """As :func:`in_twin`, on a face that is neither faded nor dirty."""
     real = surface._weathered
 
     def new(layer: F32, rng: np.random.Generator) -> F32:
         real(layer.copy(), rng)
         return layer
 
-    def photograph(face: str) -> Mapping[str, U8]:
-        with mock.patch.object(surface, "_weathered", new):
-            return in_twin(scene, name, signs)(face)
-
-    return photograph
+    return _changed_twin(scene, name, signs, mock.patch.object(surface, "_weathered", new))
 
 
 def exactly_placed(scene: TracedPose, name: str, signs: Signs) -> Photographer:
-    """As :func:`in_twin`, the same draws, with the sticker exactly where the card says."""
+    """As :func:`in_twin`, with the sticker exactly where the card says."""
     real = surface.sticker_layer
 
     class Steady:
@@ -290,40 +296,32 @@ def exactly_placed(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     def placed(*given: Any) -> F32:
         return real(*given[:-1], Steady())  # type: ignore[arg-type]
 
-    def photograph(face: str) -> Mapping[str, U8]:
-        with mock.patch.object(sign_clips, "sticker_layer", placed):
-            return in_twin(scene, name, signs)(face)
-
-    return photograph
+    return _changed_twin(scene, name, signs, mock.patch.object(sign_clips, "sticker_layer", placed))
 
 
 def in_white_light(scene: TracedPose, name: str, signs: Signs) -> Photographer:
-    """As :func:`in_twin`, the same draws, in light of 6500 K and with the right white balance."""
+    """As :func:`in_twin`, in light of 6500 K and with the right white balance."""
     real = sign_clips.random_exposure
+    neutral = np.ones(3, np.float32)
 
     def white(camera: Any, rng: np.random.Generator, exposure: float) -> Any:
-        return replace(real(camera, rng, exposure), white=np.ones(3, np.float32))
+        return replace(real(camera, rng, exposure), white=neutral)
 
-    def photograph(face: str) -> Mapping[str, U8]:
-        with (
-            mock.patch.object(sign_clips, "random_exposure", white),
-            mock.patch.object(sign_clips, "daylight_tint", return_value=np.ones(3, np.float32)),
-        ):
-            return in_twin(scene, name, signs)(face)
-
-    return photograph
+    return _changed_twin(
+        scene,
+        name,
+        signs,
+        mock.patch.object(sign_clips, "random_exposure", white),
+        mock.patch.object(sign_clips, "daylight_tint", return_value=neutral),
+    )
 
 
 def before_traced_street(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     """As :func:`in_twin`, before the traced picture of the pose, which sets light and exposure."""
     light = scene.around * min(1.0, 0.9 / float(np.quantile(scene.around @ surface.LUMA, 0.99)))
-    encoded = np.round(255 * light_to_srgb(np.clip(light, 0, 1))).astype(np.uint8)
-
-    def photograph(face: str) -> Mapping[str, U8]:
-        with mock.patch(f"{__name__}.synthetic_background", return_value=encoded):
-            return in_twin(scene, name, signs)(face)
-
-    return photograph
+    encoded = np.round(255 * light_to_srgb(light)).astype(np.uint8)
+    street = mock.patch(f"{__name__}.synthetic_background", return_value=encoded)
+    return _changed_twin(scene, name, signs, street)
 
 
 ARMS = {
