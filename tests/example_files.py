@@ -135,17 +135,19 @@ def _cifar(target: Path, pool: Pool) -> None:
     shutil.make_archive(str(target.with_suffix("")), "zip", folder)
 
 
-def _faces(count: int = 1) -> Maker:
+def _faces(target: Path, pool: Pool) -> None:
     """Two drawn photos of each of three people, in files."""
+    world = _world(target.parent)
+    shutil.copytree(world / ("cloaked" if "cloaked" in target.name else "faces"), target)
 
-    def make(target: Path, pool: Pool) -> None:
-        world = target.parent / ".world"
-        if not world.exists():
-            world.mkdir()
-            write_inputs(world)
-        shutil.copytree(world / ("cloaked" if "cloaked" in target.name else "faces"), target)
 
-    return make
+def _world(folder: Path) -> Path:
+    """The inputs of small_commands, made once below a folder."""
+    world = folder / ".world"
+    if not world.exists():
+        world.mkdir()
+        write_inputs(world)
+    return world
 
 
 def _people(target: Path, pool: Pool) -> None:
@@ -303,18 +305,13 @@ def _street_objects(target: Path, pool: Pool) -> None:
     (target / "data.yaml").write_text("names: [person]\ntrain: images\nval: images\n")
 
 
-def _boxed(classes: str) -> Maker:
+def _boxed(target: Path, pool: Pool) -> None:
     """Two photos with a box each in boxes.csv."""
-
-    def make(target: Path, pool: Pool) -> None:
-        target.mkdir()
-        for number in range(2):
-            Image.fromarray(_pixels(number, 352, 352, 3)).save(target / f"{number}.png")
-        rows = "".join(f"{n}.png,90,60,250,220{classes}\n" for n in range(2))
-        head = "file,x0,y0,x1,y1" + (",label" if classes else "")
-        (target / "boxes.csv").write_text(f"{head}\n{rows}")
-
-    return make
+    target.mkdir()
+    for number in range(2):
+        Image.fromarray(_pixels(number, 352, 352, 3)).save(target / f"{number}.png")
+    rows = "".join(f"{n}.png,90,60,250,220,person\n" for n in range(2))
+    (target / "boxes.csv").write_text(f"file,x0,y0,x1,y1,label\n{rows}")
 
 
 def _program(target: Path, pool: Pool) -> None:
@@ -340,7 +337,7 @@ def recorded_sticker(target: Path, pool: Pool) -> None:
 
 def album(target: Path, pool: Pool) -> None:
     """Drawn photos of faces, one of them called IMG_1.jpg."""
-    _faces()(target, pool)
+    _faces(target, pool)
     shutil.copyfile(target / "a-0.jpg", target / "IMG_1.jpg")
 
 
@@ -370,11 +367,7 @@ _TWIN = ("twin", "my-patch", "--clips", "1", "--frames", "2", "--frame-size", "3
 
 def _of_small_commands(target: Path, pool: Pool) -> None:
     """A file that small_commands writes."""
-    world = target.parent / ".world"
-    if not world.exists():
-        world.mkdir()
-        write_inputs(world)
-    shutil.copyfile(world / target.name, target)
+    shutil.copyfile(_world(target.parent) / target.name, target)
 
 
 FILES: dict[str, Maker] = {
@@ -383,7 +376,7 @@ FILES: dict[str, Maker] = {
     **dict.fromkeys(("my-patch", "my-sticker", "sticker", "hide-the-sign"), _sticker),
     **dict.fromkeys(("runs/stop", "runs/a", "runs/b", "runs/my-sticker"), _sticker),
     "patches/stop-sticker-signs-v1": _measured,
-    **dict.fromkeys(("photos", "posters"), _boxed(",person")),
+    **dict.fromkeys(("photos", "posters"), _boxed),
     **dict.fromkeys(("streets", "backgrounds", "drawings"), _signs),
     "stop-photos": stop_photos,
     "experiments": _ran(*_EVALUATE, needs=_OWN),
@@ -397,7 +390,7 @@ FILES: dict[str, Maker] = {
     "coco128": _street_objects,
     "map.toml": _text('stop = "stop"\nyield = "yield"\nposter = "background"\n'),
     "films": _film,
-    **dict.fromkeys(("faces", "photos-cloaked", "cloaked"), _faces()),
+    **dict.fromkeys(("faces", "photos-cloaked", "cloaked"), _faces),
     "other-people": _people,
     "decoys": _people,
     "press.icc": lambda target, pool: (cmyk_profile(target), None)[1],

@@ -41,6 +41,10 @@ MAX_COCO_BYTES = 512 << 20
 """COCO's own training annotations are 448 MB."""
 
 
+MOST_ASPECT = 0.02
+"""Largest share by which the aspect of a picture may differ from the one that a file states."""
+
+
 @dataclass(frozen=True)
 class LabeledBox:
     """One box of an annotation file.
@@ -76,7 +80,7 @@ class LabeledBox:
             x0, y0, x1, y1 = x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]
         elif self.size is not None:
             scale = (size[0] / self.size[0], size[1] / self.size[1])
-            if abs(scale[0] / scale[1] - 1) > 0.02:
+            if abs(scale[0] / scale[1] - 1) > MOST_ASPECT:
                 stated = f"{self.size[0]:g}x{self.size[1]:g}"
                 raise DataError(
                     f"'{self.where}': the box is of a picture of {stated} px",

@@ -24,6 +24,7 @@ from physadv.core.text import decode_text
 from physadv.datasets.box_annotations import (
     CLASS_FILES,
     MAX_COCO_BYTES,
+    MOST_ASPECT,
     LabeledBox,
     class_lines,
     csv_boxes,
@@ -69,10 +70,6 @@ class ObjectBoxes:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-_MOST_ASPECT = 0.02
-"""Largest share by which the aspect of a picture may differ from the one that a file states."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ class _BoxArrays:
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
         shown, drawn = np.array([width, height], np.float32), self.sizes[rows]
         scale = np.where(drawn > 0, shown / np.maximum(drawn, 1e-6), 1.0)
-        odd = (drawn > 1).all(1) & (np.abs(scale[:, 0] / scale[:, 1] - 1) > _MOST_ASPECT)
+        odd = (drawn > 1).all(1) & (np.abs(scale[:, 0] / scale[:, 1] - 1) > MOST_ASPECT)
         if odd.any():
             stated = "x".join(f"{side:g}" for side in drawn[odd][0])
             raise DataError(

@@ -303,7 +303,7 @@ def _pair_of(item: Any) -> tuple[Any, Any]:
             return item[found[0]], item[found[1]]
     elif isinstance(item, tuple | list) and len(item) >= 2:
         return item[0], item[1]
-    kind = f"{type(item).__name__}"
+    kind = type(item).__name__
     if isinstance(item, Mapping):
         kind = f"mapping of {', '.join(str(key) for key in list(item)[:6])}"
     raise DataError(

@@ -140,10 +140,9 @@ def _boxes_first(parts: Sequence[Tensor]) -> list[Tensor]:
 
 def _is_boxes(boxes: Tensor, *rest: Tensor) -> bool:
     """Whether these are boxes with scores, and perhaps labels, of the same candidates."""
-    able = 2 if len(rest) == 2 else 3
+    sides = boxes.ndim - (len(rest) == 2)  # beside labels, scores are one number a box
     return boxes.shape[-1:] == (4,) and all(
-        part.ndim == boxes.ndim - (3 - able) and part.shape[: boxes.ndim - 1] == boxes.shape[:-1]
-        for part in rest
+        part.ndim == sides and part.shape[: boxes.ndim - 1] == boxes.shape[:-1] for part in rest
     )
 
 
