@@ -401,7 +401,7 @@ FILES: dict[str, Maker] = {
         ("photos-of-the-board", "board-photos"), _prepared("calibrate camera", "board")
     ),
     "laser-phone.json": _ran(
-        "calibrate", "fit", "chart-1.jpg", "chart-2.jpg", needs=("chart-1.jpg", "chart-2.jpg")
+        "calibrate", "fit", "IMG_1.jpg", "IMG_2.jpg", needs=("IMG_1.jpg", "IMG_2.jpg")
     ),
     "webcam.json": _ran("calibrate", "camera", "board-photos", needs=("board-photos",)),
     "fastestdet.pth": _weights("fastestdet_coco.pth"),

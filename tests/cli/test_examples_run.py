@@ -36,6 +36,7 @@ NOT_HERE = {
     r"(ui|cloak --serve)\b": "serves until it is ended, as in test_ui and test_cloak_page",
     r"models fetch (?!fastestdet)": "downloads; test_fetch does so from a server of its own",
     r"check films/ --model http": "needs films of a sign, as test_black_box_detectors has",
+    r"study privacy --people": "needs photos of faces that a detector finds",
     r"cloak clip": "needs a film of faces; test_cloak_video makes one",
 }
 """Examples that cannot run as they stand, by a pattern of their words, and why."""
