@@ -106,13 +106,25 @@ def reflectances(face: SignFace, bundle: PatchBundle) -> dict[str, F32]:
     return blocks
 
 
-def rule_of(bundle: PatchBundle, model: LoadedModel, true_class: str | None) -> VerdictRule:
-    """Return what counts as success: the bundle's goal, on the model's own class of the sign."""
+def rule_of(
+    bundle: PatchBundle,
+    model: LoadedModel,
+    true_class: str | None,
+    threshold: float | None = None,
+) -> VerdictRule:
+    """Return what counts as success: the bundle's goal, on the model's own class of the sign, at the
+    model's own score or at ``threshold``."""
     about = bundle.card.patch
     names = [true_class] if true_class else [about.true_class, "stop sign", "stop"]
     known = next((n for n in names if n in model.card.classes), names[0])
     target = about.target_class if about.goal == "targeted" else None
-    return verdict_rule(model.card, goal=about.goal, true_class=known, target_class=target or None)
+    return verdict_rule(
+        model.card,
+        goal=about.goal,
+        true_class=known,
+        target_class=target or None,
+        threshold=threshold,
+    )
 
 
 def judge(model: LoadedModel, rule: VerdictRule, frame: U8, corners: Any) -> dict[str, Any]:
@@ -364,7 +376,7 @@ def measure(options: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     bundle = read_bundle(options.bundle)
     model = load_model(options.model, weights=options.weights)
-    rule = rule_of(bundle, model, options.true_class)
+    rule = rule_of(bundle, model, options.true_class, options.threshold)
     signs = signs_of(bundle, options.faces)
 
     about = {"bundle": bundle.card.patch.name, "run_id": bundle.card.patch.run_id}
@@ -387,6 +399,7 @@ def measure(options: argparse.Namespace) -> None:
                 photograph = ARMS[arm](scene, device.name, signs) if waiting else None
                 for name in waiting if photograph else []:
                     row: Row = {**where, "face": name, "distance_m": round(pose.distance_m, 3)}
+                    row |= {"threshold": rule.threshold} if model.card.task == "detect" else {}
                     row |= {"yaw_deg": round(pose.yaw_deg, 1), "light": pose.light}
                     row["sign_px"] = round(float(np.ptp(corners[:, 1])), 1)
                     frames = photograph(name)
@@ -398,13 +411,33 @@ def measure(options: argparse.Namespace) -> None:
                         for block, frame in frames.items():
                             save_png(options.pictures / f"{head}-{block}.png", frame)
         print(f"pose {pose.number}", flush=True)
-    table(list(read_rows(options.rows)))
+    table(rows_of_table(options))
+
+
+def rows_of_table(options: argparse.Namespace) -> list[Row]:
+    """Return the rows asked for: all, or those of the model at the threshold that is given."""
+    rows = list(read_rows(options.rows))
+    if options.threshold is None:
+        return rows
+    return hidden_below([row for row in rows if row["model"] == options.model], options.threshold)
 
 
 def _key(row: Row) -> tuple[Any, ...]:
     return tuple(
         row[name] for name in ("bundle", "run_id", "model", "arm", "camera", "pose", "face")
     )
+
+
+def hidden_below(rows: Sequence[Row], threshold: float) -> list[Row]:
+    """Judge the rows of hidden signs anew, at another score from which a detection counts."""
+    judged = []
+    for row in rows:
+        blocks = {
+            block: {**row[block], "success": row[block]["true_score"] < threshold}
+            for block in BLOCKS
+        }
+        judged.append({**row, **blocks, "threshold": threshold})
+    return judged
 
 
 def table(rows: Sequence[Row]) -> None:
@@ -496,13 +529,19 @@ def main() -> None:
     )
     parser.add_argument("--arms", nargs="*", default=list(ARMS)[:3], choices=list(ARMS))
     parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="score from which a detection counts, where not the model's own; with 'table', the rows "
+        "of --model are judged anew at it (goal: vanish)",
+    )
     parser.add_argument("--pictures", type=Path, help="folder that keeps the frames")
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "physadv-path-traced"
     )
     options = parser.parse_args()
     if options.bundle == "table":
-        table(list(read_rows(options.rows)))
+        table(rows_of_table(options))
     else:
         measure(options)
 

@@ -16,7 +16,7 @@ from physadv.camera.localization.reference_images import reference_images, shows
 from physadv.camera.localization.with_pose import WidthOf, with_pose
 from physadv.camera.open_source import BLOCKS, FrameSource, open_frame_source
 from physadv.check.config import CheckConfig
-from physadv.check.frame_verdict import ANYWHERE, THRESHOLD, verdict_rule
+from physadv.check.frame_verdict import ANYWHERE, verdict_rule
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.locators import locator_for, select_box
 from physadv.check.run_check import BlockSource, CheckProgress, run_check
@@ -273,8 +273,6 @@ class CheckTask:
         live = any(source.source.live for source in sources)
         width = WIDTH if live and config.width is None else config.width
 
-        card_threshold = float(self.model.card.extra.get("score_threshold", THRESHOLD))
-
         return run_check(
             sources,
             self.model,
@@ -283,7 +281,7 @@ class CheckTask:
             goal=goal.goal,
             true_class=goal.true_class,
             target_class=goal.target,
-            threshold=card_threshold if config.threshold is None else config.threshold,
+            threshold=config.threshold,
             iou=config.iou,
             max_frames=config.max_frames,
             device=str(pick_device(config.device)),

@@ -114,7 +114,7 @@ def verdict_rule(
     goal: str,
     true_class: str | int,
     target_class: str | int | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     iou: float = IOU,
 ) -> VerdictRule:
     """Build the rule for a model's card.
@@ -125,7 +125,7 @@ def verdict_rule(
         true_class: Class of the object, by name or by index; "anywhere" for "targeted" on no
             object in particular. It does not matter for "create".
         target_class: Class aimed at; needed for "targeted" and "create".
-        threshold: Score in (0, 1] from which a detection counts.
+        threshold: Score in (0, 1] from which a detection counts; None: the card's, else 0.25.
         iou: Overlap in (0, 1] from which a detection belongs to the object.
 
     Returns:
@@ -143,6 +143,8 @@ def verdict_rule(
         >>> rule.true_class, rule.target_class
         (0, 1)
     """
+    if threshold is None:
+        threshold = float(card.extra.get("score_threshold", THRESHOLD))
     if goal not in GOALS:
         raise OptionError(f"goal {goal!r}", f"one of {', '.join(GOALS)}", "Correct the goal")
     if goal == "create" and card.task != "detect":

@@ -21,7 +21,7 @@ from physadv.camera.localization.by_markers import LEAST_PX
 from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.example_frames import ExampleFrames
 from physadv.check.folder import EXAMPLES, ROWS, SETTINGS, assert_fresh, earlier_record
-from physadv.check.frame_verdict import IOU, THRESHOLD, CardedModel, VerdictRule, verdict_rule
+from physadv.check.frame_verdict import IOU, CardedModel, VerdictRule, verdict_rule
 from physadv.check.live.remote_control import RemoteControl
 from physadv.check.located_frames import LocatedFrames
 from physadv.check.page_identity import PageIdentity
@@ -55,7 +55,7 @@ def run_check(
     goal: str,
     true_class: str | int,
     target_class: str | int | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     iou: float = IOU,
     margin: float = MARGIN,
     batch: int = 16,
@@ -84,7 +84,7 @@ def run_check(
         true_class: Class of the sign or object, by name or by index, as in
             :func:`physadv.check.frame_verdict.verdict_rule`.
         target_class: Class aimed at; needed for "targeted" and "create".
-        threshold: Score in (0, 1] from which a detection counts.
+        threshold: Score in (0, 1] from which a detection counts; None: the card's, else 0.25.
         iou: Overlap in (0, 1] from which a detection belongs to the sign.
         margin: Share of the sign's side added on each side of a classifier's crop.
         batch: Frames per forward pass.

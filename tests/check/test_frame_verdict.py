@@ -190,3 +190,18 @@ def test_goals_in_words() -> None:
         ("targeted", "toaster"): ("“toaster” reported", "no “toaster”"),
         ("create", "stop sign"): ("“stop sign” reported where there is none", "no “stop sign”"),
     }
+
+
+def test_a_detection_counts_from_the_score_on_the_models_card() -> None:
+    """Whoever names no threshold gets the model's own; where it has none, 0.25."""
+    own = ModelCard("d", task="detect", classes=("stop",), extra={"score_threshold": 0.65})
+    plain = ModelCard("d", task="detect", classes=("stop",))
+    assert verdict_rule(own, goal="vanish", true_class="stop").threshold == 0.65
+    assert verdict_rule(own, goal="vanish", true_class="stop", threshold=0.3).threshold == 0.3
+    assert verdict_rule(plain, goal="vanish", true_class="stop").threshold == 0.25
+
+    box = (0.0, 0.0, 10.0, 10.0)
+    weak = Detections(torch.tensor([[box]]), torch.tensor([[[0.5]]]))
+    for card, hidden in ((own, True), (plain, False)):
+        rule = verdict_rule(card, goal="vanish", true_class="stop")
+        assert frame_verdicts(weak, [box], rule)[0].success is hidden
