@@ -11,6 +11,7 @@ from torch import Tensor
 
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
+from physadv.attacks.fewest_pixels import sigma_zero
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.attacks.input_views import (
     BlockShuffle,
@@ -21,11 +22,24 @@ from physadv.attacks.input_views import (
 from physadv.attacks.minimum_norm import cw_l2, deepfool, fab, superdeepfool
 from physadv.attacks.norm_descent import ddn, fmn
 from physadv.attacks.score_based import square_attack
+from physadv.attacks.sparse import saliency_attack, sparse_search
 from physadv.attacks.transfer_based import GradientRelevance, mi_fgsm
 from physadv.attacks.universal import universal_perturbation
 from physadv.threat.norms import NORMS, Norm
 
-EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5, "l1": 5.0}
+EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5, "l1": 5.0, "l0": 3.0}
+AND_L0: tuple[Norm, ...] = (*NORMS, "l0")
+
+
+def in_pixels(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+    """The attack on a number of pixels, called with the radius in l_0; one of 0 changes nothing."""
+
+    def run(model: Any, x: Tensor, y: Tensor, *, eps: float, **options: Any) -> AttackResult:
+        if eps == 0:
+            return sigma_zero(model, x, y, eps=0)
+        return attack(model, x, y, pixels=int(eps), **options)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,8 @@ class Entry:
     random: bool = False
     targeted: bool = True
     levels: bool = True
-    scoreless: bool = False
+    indexed: bool = True
+    """Whether each sample has draws of its own, by its number."""
 
     def __call__(
         self, model: Any, x: Tensor, y: Tensor, norm: Norm, eps: float | None = None, **more: Any
@@ -50,15 +65,15 @@ class Entry:
         options = {**self.fixed, **more}
         if options.pop("plain", False):
             options.update(self.plain)
-        if self.norms != ("l2",):
+        if len(self.norms) > 1:
             options["norm"] = norm
         return self.function(model, x, y, eps=EPS[norm] if eps is None else eps, **options)
 
 
 ENTRIES = [
-    Entry("fgsm", fgsm, 1, plain={}),
+    Entry("fgsm", fgsm, 1, plain={}, norms=AND_L0),
     Entry("gradient_ascent", gradient_ascent, 10, {"steps": 10}),
-    Entry("pgd", pgd, 10, {"steps": 10}, random=True),
+    Entry("pgd", pgd, 10, {"steps": 10}, random=True, norms=AND_L0),
     Entry(
         "pgd-margin", pgd, 10, {"steps": 10, "loss": "margin", "schedule": "constant"}, random=True
     ),
@@ -95,11 +110,25 @@ ENTRIES = [
         square_attack,
         40,
         {"queries": 40},
-        norms=("linf", "l2"),
         plain={},
         random=True,
         targeted=False,
         levels=False,
+        indexed=False,
+    ),
+    Entry("sigma_zero", sigma_zero, 30, {"steps": 30}, norms=("l0",)),
+    Entry("jsma", in_pixels(saliency_attack), 3, norms=("l0",), plain={}, levels=False),
+    Entry(
+        "sparse_search",
+        in_pixels(sparse_search),
+        40,
+        {"queries": 40},
+        norms=("l0",),
+        plain={},
+        random=True,
+        targeted=False,
+        levels=False,
+        indexed=False,
     ),
 ]
 CASES = [(entry, norm) for entry in ENTRIES for norm in entry.norms]

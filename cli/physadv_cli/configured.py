@@ -235,8 +235,8 @@ def hidden_option(name: str, flag: str, help_text: str) -> inspect.Parameter:
 def threat_forms() -> list[inspect.Parameter]:
     """Return the short forms of ``--threat``: ``--norm`` and ``--eps``."""
     return [
-        hidden_option("norm", "--norm", "Norm of the threat: linf, l2 or l1."),
-        hidden_option("eps", "--eps", "Radius of the threat: 8/255, 0.03, 2.0."),
+        hidden_option("norm", "--norm", "Norm of the threat: linf, l2, l1 or l0 (pixels)."),
+        hidden_option("eps", "--eps", "Radius of the threat: 8/255, 0.03, 2.0; in l0 pixels."),
     ]
 
 

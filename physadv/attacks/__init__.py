@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from physadv.attacks.decision_based import rays as rays
     from physadv.attacks.detection import DetectorAttackResult as DetectorAttackResult
     from physadv.attacks.detection import detector_attack as detector_attack
+    from physadv.attacks.fewest_pixels import sigma_zero as sigma_zero
     from physadv.attacks.geometric_decision import geoda as geoda
     from physadv.attacks.geometric_decision import surfree as surfree
     from physadv.attacks.gradient import fgsm as fgsm
@@ -84,6 +85,7 @@ _HOMES = {
     "pgd": "gradient",
     "rays": "decision_based",
     "saliency_attack": "sparse",
+    "sigma_zero": "fewest_pixels",
     "sparse_search": "sparse",
     "square_attack": "score_based",
     "surfree": "geometric_decision",

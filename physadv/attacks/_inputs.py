@@ -51,7 +51,12 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "share": (1e-300, 1, False),
     "seed": (-math.inf, math.inf, True),
 }
-_OWN_NORMS: dict[str, Norm] = {**dict.fromkeys(("cw_l2", "ddn", "superdeepfool", "surfree"), "l2")}
+_SPARSE = ("fgsm", "pgd")
+"""Attacks that take l_0 beside the other norms."""
+_OWN_NORMS: dict[str, Norm] = {
+    **dict.fromkeys(("cw_l2", "ddn", "superdeepfool", "surfree"), "l2"),
+    **dict.fromkeys(("sigma_zero", "sparse_search", "saliency_attack"), "l0"),
+}
 """Norms of the attacks without an option for it, l_inf for all others."""
 
 
@@ -98,7 +103,8 @@ def open_inputs(
         settings = _parsed(attack, options, pixels)
         limits = _limits(attack, settings)
         if limits.eps is not None:
-            check_radius(limits.eps, limits.norm, pixels.shape[1:].numel())
+            channels = pixels.shape[1] if pixels.ndim > 2 else 1
+            check_radius(limits.eps, limits.norm, pixels.shape[1:].numel(), channels)
 
         if limits.eps == 0:
             settings.update(_fewest_steps(attack))
@@ -151,7 +157,8 @@ def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tens
     """Return the options of an attack with norms, radii, targets and models as it takes them."""
     settings = dict(options)
     if "norm" in settings:
-        settings["norm"] = parse_norm(settings["norm"])
+        sparse = getattr(attack, "__name__", "") in _SPARSE
+        settings["norm"] = parse_norm(settings["norm"], sparse=sparse)
     if settings.get("eps") is not None:
         settings["eps"] = parse_eps(settings["eps"], _norm_of(attack, settings))
     if settings.get("targets") is not None:
@@ -203,7 +210,7 @@ def _check_number(name: str, value: Any, low: float, high: float, whole: bool) -
 def _norm_of(attack: Callable[..., Any], options: Mapping[str, Any]) -> Norm:
     """Return the norm that an attack uses with these options."""
     if "norm" in options:
-        return parse_norm(options["norm"])
+        return parse_norm(options["norm"], sparse=True)
     parameter = inspect.signature(attack).parameters.get("norm")
     if parameter is None:
         return _OWN_NORMS.get(getattr(attack, "__name__", ""), "linf")
@@ -225,5 +232,5 @@ def _fewest_steps(attack: Callable[..., Any]) -> dict[str, int]:
     known = inspect.signature(attack).parameters
     fewest = dict.fromkeys(("steps", "restarts", "queries", "probes", "searches", "epochs"), 1)
     if "refine" in known:
-        fewest |= {"refine": 1, "steps": 2}
+        fewest |= {"refine": 2, "steps": 3}
     return {name: number for name, number in fewest.items() if name in known}

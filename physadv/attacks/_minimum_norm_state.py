@@ -64,7 +64,8 @@ class NearestAdversarial:
         speed: Speed | FusedModel,
     ) -> None:
         check_batch(images, labels, targets)
-        self.norm, self.eps, self.images, self.targets = parse_norm(norm), eps, images, targets
+        self.norm, self.eps = parse_norm(norm, sparse=True), eps
+        self.images, self.targets = images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
 
         gradient_model = gradient_model_for(model, speed, images)

@@ -43,6 +43,9 @@ ROUGH = 0.75
 """Share of the steps that a bfloat16 copy may make; the rest are made in full precision."""
 # Default length of all steps together, in eps; twice that in l_1.
 _PATH_LENGTH = {"constant": 5.0, "linear": 10.0, "cosine": 10.0}
+_SPARSE_STEP = 1.5
+"""Mean change of an element in a step in l_0. Pixels are chosen before they are clipped to [0, 1],
+so that a step of this length lets new ones replace those already at an end."""
 
 
 @open_inputs
@@ -60,14 +63,14 @@ def fgsm(
     """Attack with a single gradient step, the fast gradient method (Goodfellow et al. 2015).
 
     The step is optimal for the linearized loss in any norm: eps times the sign of the gradient in
-    l_inf, the optimum over the ball within [0, 1] in l_2 and l_1. Takes 2 forward passes a sample.
+    l_inf, the optimum over the ball within [0, 1] in the others. Takes 2 forward passes a sample.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, ...), floats in [0, 1].
         labels: True classes (b,), int64.
-        eps: Radius of the ball, at least 0, in units of [0, 1].
-        norm: "linf", "l2" or "l1".
+        eps: Radius of the ball, at least 0, in units of [0, 1]; in l_0 a number of pixels.
+        norm: "linf", "l2", "l1" or "l0".
         loss: "ce", "margin", "dlr" or "pm", the margin of probabilities.
         targets: Target classes (b,) for a targeted attack.
         levels: Round the images to k / levels (255 for 8 bits).
@@ -127,6 +130,9 @@ def pgd(
 ) -> AttackResult:
     """Attack with projected gradient descent (Madry et al. 2018), keeping the best iterates.
 
+    In l_0 it is PGD_0 (Croce & Hein 2019): steps along the gradient, then all but ``eps`` pixels
+    are set back to the clean image.
+
     Takes at most restarts * (steps + 1) forward passes a sample with ``speed="plain"``; a faster
     copy needs one more pass of the model itself, which decides on success.
 
@@ -134,11 +140,12 @@ def pgd(
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, ...), floats in [0, 1].
         labels: True classes (b,), int64.
-        eps: Radius of the ball, at least 0, in units of [0, 1].
-        norm: "linf", "l2" or "l1".
+        eps: Radius of the ball, at least 0, in units of [0, 1]; in l_0 a number of pixels.
+        norm: "linf", "l2", "l1" or "l0".
         steps: Steps from each start, at least 1.
-        step_size: Length of the first step. By default all steps together cover 10 eps (5 eps in a
-            constant schedule), twice that in l_1.
+        step_size: Length of the first step, in l_0 the mean change of an element in units of
+            [0, 1]. By default all steps together cover 10 eps (5 eps in a constant schedule), twice
+            that in l_1; in l_0 a step's mean length is 1.5.
         schedule: Step size over time: "constant", "linear" or "cosine".
         loss: "ce", "margin", "dlr" or "pm", the margin of probabilities.
         targets: Target classes (b,) for a targeted attack.
@@ -279,6 +286,8 @@ def _step_sizes(
 
     shape = shapes[schedule]
     path = _PATH_LENGTH[schedule] * eps * (2 if norm == "l1" else 1)
+    if norm == "l0":
+        path = _SPARSE_STEP * steps
     first = step_size if step_size is not None else path / sum(shape)
     return [first * s for s in shape]
 
@@ -347,6 +356,8 @@ class ProjectedStep:
             # From 20 % of the elements down to 0.2 %: wide steps first, sparse refinements last.
             share = 0.2 * 0.01 ** (step / max(1, len(self.sizes) - 1))
             return _directions.sparse_direction(grad, x, share)
+        if self.ball.norm == "l0":
+            return _directions.unit_direction(grad, "l1") * grad.shape[1:].numel()
         return _directions.unit_direction(grad, self.ball.norm)
 
 

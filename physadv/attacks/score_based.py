@@ -20,7 +20,7 @@ from physadv.core.random_streams import generator
 from physadv.models.outputs import read_logits
 from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, margin_loss
-from physadv.threat.norms import linf_bounds, project_l2
+from physadv.threat.norms import Norm, linf_bounds, parse_norm, project_onto_ball
 
 Scores = Callable[[Tensor], Tensor]
 """Images (b, c, h, w) in [0, 1] to scores (b, classes); no gradient is needed."""
@@ -43,14 +43,15 @@ def square_attack(
 ) -> AttackResult:
     """Attack by random search over square windows, from scores alone (Andriushchenko et al. 2020).
 
-    Windows are kept where they lower the margin. Samples that are broken are not queried again.
+    Windows are kept where they lower the margin. Samples that are broken are not queried again. In
+    l_1 windows carry length as in l_2 (Croce & Hein 2021).
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
         labels: True classes (b,).
         eps: Radius of the ball, at least 0, in units of [0, 1].
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         queries: Largest number of forward passes a sample, one more for the clean image.
         share: Share of the pixels that the first windows cover, in (0, 1].
         targets: Target classes (b,) for a targeted attack.
@@ -61,7 +62,7 @@ def square_attack(
 
     Raises:
         ImageError: Images lie outside [0, 1].
-        OptionError: The norm is l1, or another option is out of range.
+        OptionError: An option is out of range.
 
     Example:
         >>> import torch
@@ -72,10 +73,7 @@ def square_attack(
         >>> bool((result.queries <= 51).all())
         True
     """
-    if norm not in ("linf", "l2"):
-        raise OptionError(
-            f"norm {norm!r}", "the Square attack supports linf and l2", "Choose one of these"
-        )
+    kind = parse_norm(norm)
     if eps < 0 or queries < 1:
         raise OptionError(
             f"eps {eps}, queries {queries}", "eps >= 0 and queries >= 1 are needed", "Raise them"
@@ -83,11 +81,13 @@ def square_attack(
     check_batch(images, labels, targets)
 
     images = images.detach()
-    proposals = _linf_proposals if norm == "linf" else _l2_proposals
     with frozen_eval(model), torch.no_grad():
         goal = Objective(margin_loss, labels, targets)
         criterion = success_criterion(labels, targets)
-        steps = proposals(images, eps, queries, share, seed)
+        if kind == "linf":
+            steps = _linf_proposals(images, eps, queries, share, seed)
+        else:
+            steps = _dipole_proposals(images, eps, kind, queries, share, seed)
         return _search(model, images, goal, criterion, steps, queries)
 
 
@@ -217,20 +217,27 @@ def _dipole(side: int, source: torch.Generator, like: Tensor) -> Tensor:
     return plane.T if _offset(1, source) else plane
 
 
-def _within(clean: Tensor, delta: Tensor, eps: float) -> Tensor:
-    """Add ``delta`` scaled onto the l_2 sphere, then clip to [0, 1], which only shortens it."""
-    length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+def _within(clean: Tensor, delta: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Add ``delta`` scaled onto the sphere, then clip to [0, 1], which only shortens it."""
+    order = _POWERS[norm]
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1).clamp_min(1e-12)
 
     # The factor keeps float32 rounding from ending just outside; shorter floats need a projection.
-    point = (clean + delta * (eps * (1 - 1e-6) / length)).clamp(0, 1)
-    return point if torch.finfo(point.dtype).bits >= 32 else project_l2(point, clean, eps)
+    # In l_1 the errors of all elements add up, so that a projection is always due.
+    point: Tensor = (clean + delta * (eps * (1 - 1e-6) / length).view(-1, 1, 1, 1)).clamp(0, 1)
+    if norm == "l2" and torch.finfo(point.dtype).bits >= 32:
+        return point
+    return project_onto_ball(point, clean, eps, norm)
 
 
-def _l2_proposals(
-    images: Tensor, eps: float, queries: int, share: float, seed: int
+_POWERS: dict[Norm, int] = {"l2": 2, "l1": 1}
+
+
+def _dipole_proposals(
+    images: Tensor, eps: float, norm: Norm, queries: int, share: float, seed: int
 ) -> Iterator[_Proposal]:
     """Yield a grid of dipoles first, then moves of norm from one window to another."""
-    source = generator(seed, "square", "l2")
+    source = generator(seed, "square", norm)
     _, channels, height, width = images.shape
     start = images.new_zeros(1, channels, height, width)
     tile = max(1, min(height, width) // 5)
@@ -240,7 +247,7 @@ def _l2_proposals(
             start[:, :, top : top + tile, left : left + tile] += (
                 _dipole(tile, source, images) * sign
             )
-    yield lambda clean, _: _within(clean, start.expand_as(clean), eps)
+    yield lambda clean, _: _within(clean, start.expand_as(clean), eps, norm)
 
     for step in range(1, queries):
         side = max(3, _side(step, queries, share, height, width))
@@ -257,7 +264,8 @@ def _l2_proposals(
             side: int = side,
             shape: Tensor = shape,
         ) -> Tensor:
-            return _within(clean, _move(points - clean, to, origin, side, shape, eps), eps)
+            delta = _move(points - clean, to, origin, side, shape, eps, _POWERS[norm])
+            return _within(clean, delta, eps, norm)
 
         yield moved
 
@@ -269,21 +277,24 @@ def _move(
     side: int,
     shape: Tensor,
     eps: float,
+    power: int,
 ) -> Tensor:
     """Empty the window at ``origin`` and give its norm to the window at ``to``, in ``shape``.
 
-    The window also receives the norm that ``delta`` leaves unused of ``eps``.
+    The window also receives the norm that ``delta`` leaves unused of ``eps``. ``power`` is the
+    order of the norm, 2 or 1.
     """
     filled, emptied = _window(to, side), _window(origin, side)
     both = torch.zeros_like(delta[:1, :1])
     both[filled], both[emptied] = 1, 1
-    spare = (eps**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
-    budget = spare / delta.shape[1] + (delta * both).square().sum((2, 3), keepdim=True)
+    spare = (eps**power - delta.abs().pow(power).sum((1, 2, 3), keepdim=True)).clamp_min(0)
+    within = (delta * both).abs().pow(power).sum((2, 3), keepdim=True)
+    budget = spare / delta.shape[1] + within
 
     # The new content is the shape plus the old content, each of unit norm, scaled to the budget.
     old = delta[filled]
-    mixed = shape + old / _channel_norms(old)
-    mixed = mixed * (budget.sqrt() / _channel_norms(mixed))
+    mixed = shape / _channel_norms(shape, power) + old / _channel_norms(old, power)
+    mixed = mixed * (budget.pow(1 / power) / _channel_norms(mixed, power))
 
     delta = delta.clone()
     delta[emptied] = 0
@@ -296,9 +307,11 @@ def _window(corner: tuple[int, int], side: int) -> tuple[slice, ...]:
     return slice(None), slice(None), slice(top, top + side), slice(left, left + side)
 
 
-def _channel_norms(windows: Tensor) -> Tensor:
-    """Return the l_2 norm (b, c, 1, 1) of each channel."""
-    return windows.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+def _channel_norms(windows: Tensor, power: int) -> Tensor:
+    """Return the norm (b, c, 1, 1) of order ``power`` of each channel."""
+    sums = windows.abs().pow(power).sum((2, 3), keepdim=True)
+    lengths: Tensor = sums.pow(1 / power).clamp_min(1e-12)
+    return lengths
 
 
 class EstimatedGradient(nn.Module):

@@ -14,13 +14,18 @@ from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import Scores
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
-from physadv.threat.criteria import Misclassification
+from physadv.threat.criteria import success_criterion
 from physadv.threat.losses import Objective, margin_loss
 
 
 @open_inputs
 def saliency_attack(
-    model: Classifier, images: Tensor, labels: Tensor, *, pixels: int
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    pixels: int,
+    targets: Tensor | None = None,
 ) -> AttackResult:
     """Attack by changing the most salient pixels, one a step (after JSMA, Papernot et al. 2016).
 
@@ -32,6 +37,7 @@ def saliency_attack(
         images: Clean images (b, c, h, w), floats in [0, 1]; a tensor or an array.
         labels: True classes (b,).
         pixels: Largest number of changed pixels, from 1 to h * w.
+        targets: Target classes (b,) for a targeted attack.
 
     Returns:
         The changed images with success, margin and query counts.
@@ -49,10 +55,10 @@ def saliency_attack(
         >>> int((result.images != images).any(1).flatten(1).sum(1).max()) <= 2
         True
     """
-    check_batch(images, labels)
+    check_batch(images, labels, targets)
     _check_pixels(images, pixels)
-    x, goal = images.detach().clone(), Objective(margin_loss, labels)
-    criterion = Misclassification(labels)
+    x, goal = images.detach().clone(), Objective(margin_loss, labels, targets)
+    criterion = success_criterion(labels, targets)
     free = torch.ones_like(x[:, 0], dtype=torch.bool)
     success, loss = torch.zeros_like(labels, dtype=torch.bool), torch.zeros(len(x)).to(x)
     queries = torch.zeros(len(x), dtype=torch.long)
@@ -92,9 +98,10 @@ def sparse_search(
     *,
     pixels: int,
     queries: int = 1000,
+    targets: Tensor | None = None,
     seed: int = 0,
 ) -> AttackResult:
-    """Attack by random search over changed pixels, from scores alone (after Croce et al. 2022).
+    """Attack by random search over changed pixels, from scores alone: Sparse-RS (Croce 2022).
 
     A proposal that lowers the margin is kept. The share of exchanged pixels falls from 0.3 to one
     pixel.
@@ -105,6 +112,7 @@ def sparse_search(
         labels: True classes (b,).
         pixels: Number of changed pixels, from 1 to h * w.
         queries: Largest number of forward passes a sample, one more for the clean image.
+        targets: Target classes (b,) for a targeted attack.
         seed: Seed of every random choice.
 
     Returns:
@@ -123,7 +131,7 @@ def sparse_search(
         >>> int((result.images != images).any(1).flatten(1).sum(1).max()) <= 2
         True
     """
-    check_batch(images, labels)
+    check_batch(images, labels, targets)
     _check_pixels(images, pixels)
     images, source = images.detach(), generator(seed, "sparse search")
     b, channels, height, width = images.shape
@@ -132,7 +140,10 @@ def sparse_search(
     best, used = images.clone(), torch.ones(b, dtype=torch.long)
 
     with frozen_eval(model), torch.no_grad():
-        goal, criterion = Objective(margin_loss, labels), Misclassification(labels)
+        goal, criterion = (
+            Objective(margin_loss, labels, targets),
+            success_criterion(labels, targets),
+        )
         logits = model(images)
         loss, success = goal(logits), criterion(logits)
         current_loss = torch.full_like(loss, torch.inf)

@@ -70,6 +70,17 @@ def _nes(
     return AttackResult(result.images, result.success, result.loss, each)
 
 
+def _in_pixels(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+    """An attack on a number of pixels, with its radius in l_0 as the number."""
+
+    def run(
+        model: Classifier, images: Tensor, labels: Tensor, *, eps: float, **options: Any
+    ) -> AttackResult:
+        return attack(model, images, labels, pixels=int(eps), **options)
+
+    return run
+
+
 _VIEWS: dict[str, dict[str, Any]] = {
     "difgsm": {"diverse": attacks.DiverseInputs()},
     "bsr": {"diverse": attacks.BlockShuffle()},
@@ -79,10 +90,11 @@ _VIEWS: dict[str, dict[str, Any]] = {
 }
 _OF_BATCHES = ("universal", "nes")
 """Attacks whose result for a sample depends on the other samples of its batch."""
+_AND_L0 = ("linf", "l2", "l1", "l0")
 _BALL = ("levels", "speed", "seed", "index", "loss")
 ATTACKS: dict[str, _Named] = {
-    "fgsm": _Named(attacks.fgsm, steps=None, takes=("levels", "loss")),
-    "pgd": _Named(attacks.pgd, takes=(*_BALL, "restarts")),
+    "fgsm": _Named(attacks.fgsm, norms=_AND_L0, steps=None, takes=("levels", "loss")),
+    "pgd": _Named(attacks.pgd, norms=_AND_L0, takes=(*_BALL, "restarts")),
     "apgd": _Named(attacks.apgd, takes=(*_BALL, "restarts")),
     "ascent": _Named(attacks.gradient_ascent, takes=("levels", "speed", "loss")),
     "mifgsm": _Named(attacks.mi_fgsm, takes=("levels", "seed", "index", "loss")),
@@ -100,7 +112,10 @@ ATTACKS: dict[str, _Named] = {
     "ddn": _Named(attacks.ddn, norms=("l2",), takes=("levels", "speed")),
     "fmn": _Named(attacks.fmn, takes=("levels", "speed")),
     "cw": _Named(attacks.cw_l2, norms=("l2",), takes=("levels", "speed")),
-    "square": _Named(attacks.square_attack, "black", ("linf", "l2"), "queries", ("seed",)),
+    "sigma-zero": _Named(attacks.sigma_zero, norms=("l0",), takes=("levels", "speed")),
+    "jsma": _Named(_in_pixels(attacks.saliency_attack), norms=("l0",), steps=None),
+    "square": _Named(attacks.square_attack, "black", steps="queries", takes=("seed",)),
+    "sparse-rs": _Named(_in_pixels(attacks.sparse_search), "black", ("l0",), "queries", ("seed",)),
     "rays": _Named(attacks.rays, "black", ("linf",), "queries", targeted=False),
     "hopskipjump": _Named(
         attacks.hopskipjump, "black", ("linf", "l2"), "queries", ("seed", "starts")

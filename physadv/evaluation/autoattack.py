@@ -142,8 +142,6 @@ class AutoAttack:
             By the name of the attack, what :meth:`run_standard_evaluation` returns of it.
         """
         names = self.attacks_to_run or ["apgd-ce", "apgd-t", "fab-t", "square"]
-        if self.norm == "l1":
-            names = [name for name in names if name != "square"]
         return {
             name: self._run([self._stage(name)], x_orig, y_orig, bs, return_labels, None)
             for name in names

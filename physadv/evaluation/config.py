@@ -12,7 +12,7 @@ from physadv.threat.parsing import parse_threat
 
 WITHOUT_SPEED = (
     *("fgsm", "mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
-    *("nes", "square", "rays", "hopskipjump", "surfree", "geoda"),
+    *("nes", "square", "rays", "hopskipjump", "surfree", "geoda", "jsma", "sparse-rs"),
 )
 """Attacks whose arithmetic is always plain."""
 
@@ -65,7 +65,7 @@ class SampleConfig(ModelSettings):
     @property
     def ball(self) -> tuple[str, float]:
         """Norm and radius of the threat. Raises OptionError where ``threat`` cannot be read."""
-        return parse_threat(self.threat)
+        return parse_threat(self.threat, sparse=True)
 
     @property
     def rounds_to_8_bit(self) -> bool:
@@ -105,13 +105,14 @@ class AttackConfig(SampleConfig):
             "Attack: ascent, fgsm, pgd, apgd, fab, deepfool, superdeepfool, ddn, fmn, cw, "
             "universal (one change for each batch); for transfer: mifgsm, difgsm, bsr, sia, "
             "decowa, gra; black boxes: nes, square, and by classes alone rays, hopskipjump, "
-            "surfree, geoda.",
+            "surfree, geoda; in l0 fgsm, pgd, sigma-zero, jsma, and by scores sparse-rs.",
             "Attack",
             completions=(
                 *("ascent", "fgsm", "pgd", "apgd", "fab", "deepfool", "superdeepfool"),
                 *("ddn", "fmn", "cw", "universal"),
                 *("mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
                 *("nes", "square", "rays", "hopskipjump", "surfree", "geoda"),
+                *("sigma-zero", "jsma", "sparse-rs"),
             ),
         ),
     ] = "pgd"

@@ -20,10 +20,12 @@ from physadv.attacks._inputs import open_inputs
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.decision_based import hopskipjump, rays
+from physadv.attacks.fewest_pixels import sigma_zero
 from physadv.attacks.geometric_decision import geoda
-from physadv.attacks.gradient import Loss
+from physadv.attacks.gradient import Loss, pgd
 from physadv.attacks.minimum_norm import fab
 from physadv.attacks.score_based import square_attack
+from physadv.attacks.sparse import sparse_search
 from physadv.core.errors import OptionError
 from physadv.evaluation.stages import AttackStage, BestFound, StageInput, sample_verdicts
 from physadv.threat.constraints import LpBall
@@ -82,8 +84,8 @@ def attack_ensemble(
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
         images: Clean images (b, c, h, w) in [0, 1]; a tensor or an array.
         labels: True classes (b,).
-        eps: Radius of the ball, at least 0, in units of [0, 1].
-        norm: "linf", "l2" or "l1".
+        eps: Radius of the ball, at least 0, in units of [0, 1]; in l_0 a number of pixels.
+        norm: "linf", "l2", "l1" or "l0".
         plan: Attacks in order; None for :func:`standard_stages`.
         levels: Round the images to k / levels (255 for 8 bits), still within ``eps``.
         speed: "plain", "fold", "bf16" or "auto".
@@ -125,15 +127,21 @@ def attack_ensemble(
 
 def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks of :func:`attack_ensemble` in ``norm``: those of AutoAttack, short for all
-    samples, long for close calls."""
+    samples, long for close calls; in l_0 PGD_0, sigma-zero and Sparse-RS."""
+    if norm == "l0":
+        return [
+            AttackStage("pgd-ce", "white", lambda case: _pgd_l0(case, "ce", steps=20)),
+            AttackStage("pgd-margin", "white", lambda case: _pgd_l0(case, "margin", steps=60)),
+            AttackStage("sigma-zero", "white", _sigma_zero),
+            AttackStage("sparse-rs", "black", _asked_for_pixels(queries=1000)),
+        ]
     plan = [
         AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
         AttackStage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
         AttackStage("fab-t", "white", lambda case: fab_targeted(case, count=2, steps=15)),
         AttackStage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
     ]
-    if norm != "l1":
-        plan.append(AttackStage("square", "black", _asked(square_attack, queries=1000)))
+    plan.append(AttackStage("square", "black", _asked(square_attack, queries=1000)))
     return plan
 
 
@@ -144,8 +152,8 @@ def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
 
 def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks in ``norm`` on a model without gradients, by its scores and its labels."""
-    if norm == "l1":
-        return decision_stages(norm)
+    if norm == "l0":
+        return [AttackStage("sparse-rs", "black", _asked_for_pixels(queries=5000))]
     plan = [AttackStage("square", "black", _asked(square_attack, queries=5000))]
     if norm == "linf":
         plan.append(AttackStage("rays", "black", _rays))
@@ -153,7 +161,15 @@ def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
 
 
 def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """Return the attacks in ``norm`` on a model that answers with classes alone."""
+    """Return the attacks in ``norm`` on a model that answers with classes alone.
+
+    Raises:
+        OptionError: The norm is l0, in which no attack by classes alone is here.
+    """
+    if norm == "l0":
+        raise OptionError(
+            "l0 by classes alone", "Sparse-RS needs scores", "Use linf, l2 or l1, or ask for scores"
+        )
     if norm == "l1":
         return [AttackStage("geoda", "black", _asked(geoda, queries=5000))]
     rays_first = [AttackStage("rays", "black", _rays)] if norm == "linf" else []
@@ -176,7 +192,7 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
         The stage: 100 steps, or 5,000 queries of Square.
 
     Raises:
-        OptionError: The name is unknown, or Square is to attack in l_1.
+        OptionError: The name is unknown.
 
     Example:
         >>> autoattack_stage("apgd-t", "linf").family
@@ -186,8 +202,6 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
         known = ", ".join(AUTOATTACK_NAMES)
         raise OptionError(f"attack {name!r}", f"one of {known}", "Choose one of these")
     if name == "square":
-        if norm == "l1":
-            raise OptionError("square in l1", "it supports linf and l2", "Leave it out")
         return AttackStage(name, "black", _asked(square_attack, queries=5000))
 
     near = 5 if norm == "l1" else 9
@@ -218,6 +232,49 @@ def _asked(
         )
 
     return run
+
+
+def _asked_for_pixels(queries: int) -> Callable[[StageInput], AttackResult]:
+    """Return the run of Sparse-RS on as many pixels as the threat of its case allows."""
+
+    def run(case: StageInput) -> AttackResult:
+        return sparse_search(
+            case.gradient_model,
+            case.images,
+            case.labels,
+            pixels=int(case.ball.eps),
+            queries=queries,
+            seed=case.seed,
+        )
+
+    return run
+
+
+def _pgd_l0(case: StageInput, loss: Loss, steps: int) -> AttackResult:
+    return pgd(
+        case.model,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm="l0",
+        steps=steps,
+        loss=loss,
+        levels=case.ball.levels,
+        speed=case.speed,
+        seed=case.seed,
+        index=case.index,
+    )
+
+
+def _sigma_zero(case: StageInput) -> AttackResult:
+    return sigma_zero(
+        case.model,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        levels=case.ball.levels,
+        speed=case.speed,
+    )
 
 
 def _apgd(

@@ -43,7 +43,7 @@ from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
 from physadv.models.preserved_state import preserved_state
 from physadv.threat.constraints import LpBall
-from physadv.threat.parsing import NormLike, check_radius, format_eps, parse_eps, parse_threat
+from physadv.threat.parsing import NormLike, check_radius, format_eps, parse_eps, parse_norm
 
 OwnAttack = Callable[[Classifier, Tensor, Tensor], AttackResult | Tensor]
 """(model, images, labels) -> adversarial images, or an AttackResult that holds them."""
@@ -53,6 +53,9 @@ _FUNCTION_NAMES = {
     "cw_l2": "cw",
     "gradient_ascent": "ascent",
     "universal_perturbation": "universal",
+    "sigma_zero": "sigma-zero",
+    "saliency_attack": "jsma",
+    "sparse_search": "sparse-rs",
 }
 """Names of functions in :mod:`physadv.attacks` that have a shorter one on the command line."""
 _SPEEDS: tuple[Speed, ...] = get_args(Speed)
@@ -381,7 +384,7 @@ def prepare_evaluation(
         >>> [progress.done for progress in task.start().run()][-1]
         4
     """
-    ball = ball_of(threat, eight_bit=eight_bit)
+    ball = ball_of(threat, eight_bit=eight_bit, sparse=True)
     if speed not in _SPEEDS:
         raise OptionError(f"speed {speed!r}", ", ".join(_SPEEDS), "choose one of these")
     loaded = load_subject(model, "classify", weights, device, model_settings or {})
@@ -402,7 +405,8 @@ def prepare_evaluation(
     if target is not None:
         samples = samples.without(loaded.card.class_index(target))
     _check_label_range(loaded, samples)
-    check_radius(ball.eps, ball.norm, samples.channels * samples.size[0] * samples.size[1])
+    pixels = samples.size[0] * samples.size[1]
+    check_radius(ball.eps, ball.norm, samples.channels * pixels, samples.channels)
 
     radii = curve_radii(curve, ball.norm, ball.eps)
     names = _attack_names(attack)
@@ -478,11 +482,13 @@ def curve_radii(curve: str | Sequence[float], norm: NormLike, eps: float) -> tup
             return ()
         if curve == "auto":
             radii = [eps / 4, eps / 2, 1.5 * eps]
+            if parse_norm(norm, sparse=True) == "l0":
+                radii = [float(round(radius)) for radius in radii]
         else:
             radii = [parse_eps(text, norm) for text in curve.split(",") if text.strip()]
     else:
         radii = [parse_eps(radius, norm) for radius in curve]
-    largest = 1.0 if parse_threat((norm, eps))[0] == "linf" else float("inf")
+    largest = 1.0 if parse_norm(norm, sparse=True) == "linf" else float("inf")
     return tuple(sorted({radius for radius in radii if 0 < radius <= largest and radius != eps}))
 
 

@@ -204,7 +204,8 @@ def check_gradients(
     Returns:
         The findings, for the cross-entropy and for the margin.
     """
-    ball = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
+    # A pixel moves by at most 1 in each of its elements, so that in l_0 the largest slopes count.
+    ball = {"linf": 1.0, "l2": 2.0, "l1": torch.inf, "l0": torch.inf}[norm]
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = checked_logits(model, leaf)

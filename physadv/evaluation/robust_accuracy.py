@@ -53,6 +53,7 @@ from physadv.models.cards import ModelCard
 from physadv.models.preserved_state import PreservedState, preserved_state
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import lp_distance
+from physadv.threat.parsing import largest_radius
 
 Keep = Callable[[Sequence[int], Tensor, Tensor], None]
 """Given positions, clean and adversarial images of what a stage broke, to save or to show."""
@@ -185,9 +186,7 @@ class Evaluation:
         findings += masking_checks.check_steps(
             few, self._pgd(images, labels, self.ball.eps, 20), (5, 20)
         )
-        widest = {"linf": 1.0, "l2": images[0].numel() ** 0.5, "l1": float(images[0].numel())}[
-            self.ball.norm
-        ]
+        widest = largest_radius(self.ball.norm, images[0].numel(), images.shape[1])
         findings += masking_checks.check_unbounded(self._pgd(images, labels, widest, 20), widest)
 
         return findings

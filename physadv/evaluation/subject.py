@@ -16,7 +16,7 @@ from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
 from physadv.threat.constraints import LpBall
-from physadv.threat.parsing import NormLike, parse_threat
+from physadv.threat.parsing import NormLike, parse_norm, parse_threat
 
 _OTHER_TASK = {
     "classify": (
@@ -27,16 +27,24 @@ _OTHER_TASK = {
 }
 
 
-def ball_of(threat: str | tuple[NormLike, str | float] | LpBall, *, eight_bit: bool) -> LpBall:
-    """Return the ball that ``threat`` names; with ``eight_bit``, of images of 8 bits.
+def ball_of(
+    threat: str | tuple[NormLike, str | float] | LpBall, *, eight_bit: bool, sparse: bool = False
+) -> LpBall:
+    """Return the ball that ``threat`` names.
+
+    Args:
+        threat: Norm and radius.
+        eight_bit: Whether images are of 8 bits.
+        sparse: Whether l_0, a number of pixels, is a norm as well.
 
     Raises:
         OptionError: ``threat`` cannot be read.
     """
     levels = 255 if eight_bit else None
     if isinstance(threat, LpBall):
+        parse_norm(threat.norm, sparse=sparse)
         return replace(threat, levels=levels) if eight_bit else threat
-    norm, eps = parse_threat(threat)
+    norm, eps = parse_threat(threat, sparse=sparse)
     return LpBall(norm, eps, levels)
 
 

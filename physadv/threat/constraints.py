@@ -36,8 +36,9 @@ class LpBall:
     """All images in [0, 1] within a distance of the clean image.
 
     Args:
-        norm: "linf", "l2" or "l1", in any spelling.
+        norm: "linf", "l2", "l1" or "l0", in any spelling.
         eps: Radius of the ball, at least 0, in units of [0, 1]: a number or text such as "8/255".
+            In l_0 it is the number of pixels that may change, each with all its channels.
         levels: Restrict images to the grid k / levels as well (255 for 8 bits).
 
     Raises:
@@ -57,7 +58,7 @@ class LpBall:
     levels: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", norms.parse_norm(self.norm))
+        object.__setattr__(self, "norm", norms.parse_norm(self.norm, sparse=True))
         object.__setattr__(self, "eps", parse_eps(self.eps, self.norm))
         if self.levels is not None and self.levels < 1:
             raise OptionError(f"levels {self.levels}", "at least 1", "Use 255 for 8-bit images")
@@ -105,6 +106,10 @@ class LpBall:
         if not len(x0):
             return x0.clone()
 
+        if self.norm == "l0":
+            pixels = [norms.random_pixels(x0.shape[1:], int(self.eps), g) for g in generators]
+            values = torch.empty_like(x0).copy_(torch.stack(pixels))
+            return self.project(torch.where(values.isnan(), x0, values), x0)
         noise = torch.stack([norms.unit_noise(x0.shape[1:], self.norm, g) for g in generators])
         shift = torch.empty_like(x0).copy_(noise * self.eps)
         return self.project(x0 + shift, x0)

@@ -3,6 +3,8 @@
 All functions are pure, out of place, and take any memory format and float dtype. Results lie in the
 ball after rounding: their distance, measured in float64, never exceeds eps. All arithmetic is done
 in float64 and rounded towards the clean image. Points already inside are returned unchanged.
+
+In l_0 a distance is a number of pixels, positions with all their channels.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def lp_distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
     Args:
         x: Images (b, ...).
         x0: Clean images (b, ...).
-        norm: "linf", "l2" or "l1", in any spelling.
+        norm: "linf", "l2", "l1" or "l0", in any spelling.
 
     Raises:
         OptionError: The norm is unknown.
@@ -35,9 +37,17 @@ def lp_distance(x: Tensor, x0: Tensor, norm: Norm) -> Tensor:
         >>> lp_distance(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), "l2").tolist()
         [5.0]
     """
-    order = {"linf": torch.inf, "l2": 2, "l1": 1}[parse_norm(norm)]
+    name = parse_norm(norm, sparse=True)
+    if name == "l0":
+        return by_pixel(x != x0).any(1).sum(1).double()
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[name]
     size: Tensor = torch.linalg.vector_norm((x.double() - x0.double()).flatten(1), ord=order, dim=1)
     return size
+
+
+def by_pixel(values: Tensor) -> Tensor:
+    """Return ``values`` of images (b, c, ...) as (b, c, pixels); those of (b, n) as (b, 1, n)."""
+    return values.flatten(2) if values.ndim > 2 else values[:, None]
 
 
 def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
@@ -46,11 +56,11 @@ def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     Args:
         x: Points (b, ...).
         x0: Clean images (b, ...), centers of the balls.
-        eps: Radius, at least 0.
-        norm: "linf", "l2" or "l1", in any spelling.
+        eps: Radius, at least 0; in l_0 a number of pixels.
+        norm: "linf", "l2", "l1" or "l0", in any spelling.
 
     Returns:
-        The nearest points (b, ...) of the balls.
+        The nearest points (b, ...) of the balls, in l_0 by l_2 distance.
 
     Raises:
         OptionError: The norm is unknown.
@@ -63,8 +73,8 @@ def project_onto_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     """
     if not has_float64(x.device):
         return project_onto_ball(x.cpu(), x0.cpu(), eps, norm).to(x.device)
-    projections = {"linf": _project_linf, "l2": project_l2, "l1": _project_l1}
-    return projections[parse_norm(norm)](x, x0, eps)
+    projections = {"linf": _project_linf, "l2": project_l2, "l1": _project_l1, "l0": _project_l0}
+    return projections[parse_norm(norm, sparse=True)](x, x0, eps)
 
 
 def _project_linf(x: Tensor, x0: Tensor, eps: float) -> Tensor:
@@ -118,6 +128,27 @@ def _project_l1(x: Tensor, x0: Tensor, eps: float) -> Tensor:
     room = _room(change, x0[outside])
     size = soft_threshold(change.abs(), room, eps * _SLACK)
     return _replaced(boxed, outside, x0, size * change.sign())
+
+
+def _project_l0(x: Tensor, x0: Tensor, eps: float) -> Tensor:
+    """Keep the ``eps`` pixels that bring the clean image nearest to ``x`` (Croce & Hein 2019)."""
+    boxed = x.clamp(0, 1)
+    outside = lp_distance(boxed, x0, "l0") > eps
+    if not outside.any():
+        return boxed
+
+    exact, clean, kept = x[outside].double(), x0[outside].double(), boxed[outside].double()
+    gain = by_pixel((exact - clean).square() - (exact - kept).square()).sum(1)
+    pixels = _largest(gain, int(eps))[:, None].expand_as(by_pixel(clean))
+    out = boxed.clone()
+    out[outside] = torch.where(pixels.reshape(clean.shape), boxed[outside], x0[outside])
+    return out
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Return where the ``count`` largest of each row of ``values`` (b, n) are."""
+    chosen = values.topk(min(count, values.shape[1]), 1).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter(1, chosen, True)
 
 
 def soft_threshold(size: Tensor, room: Tensor, total: float) -> Tensor:
@@ -207,8 +238,8 @@ def steepest_point(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     Args:
         slope: Coefficients (b, ...) of the linear function.
         x0: Clean images (b, ...), centers of the balls.
-        eps: Radius, at least 0.
-        norm: "linf", "l2" or "l1", in any spelling.
+        eps: Radius, at least 0; in l_0 a number of pixels.
+        norm: "linf", "l2", "l1" or "l0", in any spelling.
 
     Raises:
         OptionError: The norm is unknown.
@@ -225,8 +256,14 @@ def steepest_point(slope: Tensor, x0: Tensor, eps: float, norm: Norm) -> Tensor:
     direction = -slope.double().flatten(1)
     room = _room(direction, x0) * (direction != 0)
 
-    if parse_norm(norm) == "linf":
+    name = parse_norm(norm, sparse=True)
+    if name == "linf":
         size = room.clamp(max=eps)
+    elif name == "l0":
+        # The pixels whose own corners lower the function most.
+        gain = by_pixel((direction.abs() * room).view(x0.shape))
+        pixels = _largest(gain.sum(1), int(eps))[:, None].expand_as(gain)
+        size = room * pixels.reshape(room.shape)
     elif norm == "l2":
         unit = direction.abs() / direction.abs().amax(1, keepdim=True).clamp_min(1e-300)
         fits = room.square().sum(1, keepdim=True) <= eps**2
@@ -254,8 +291,8 @@ def quantize_in_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int 
     Args:
         x: Images (b, ...) in the ball.
         x0: Clean images (b, ...), centers of the balls.
-        eps: Radius, at least 0.
-        norm: "linf", "l2" or "l1", in any spelling.
+        eps: Radius, at least 0; in l_0 a number of pixels.
+        norm: "linf", "l2", "l1" or "l0", in any spelling.
         levels: Number of steps of the grid, 255 for 8 bits.
 
     Returns:
@@ -273,7 +310,10 @@ def quantize_in_ball(x: Tensor, x0: Tensor, eps: float, norm: Norm, levels: int 
     grid = torch.arange(levels + 1, dtype=torch.float64, device=x.device).div(levels).to(x.dtype)
     near = (x.double() * levels).round().long().clamp(0, levels)
 
-    if parse_norm(norm) == "linf":
+    name = parse_norm(norm, sparse=True)
+    if name == "l0":
+        return torch.empty_like(x).copy_(grid[near])
+    if name == "linf":
         low, high = linf_bounds(x0, eps)
         near = near + (grid[near] < low).long() - (grid[near] > high).long()
         stranded = (grid[near.clamp(0, levels)] < low) | (grid[near.clamp(0, levels)] > high)
@@ -332,3 +372,29 @@ def unit_noise(shape: torch.Size, norm: Norm, generator: torch.Generator) -> Ten
     size = -torch.log1p(-torch.rand(shape, dtype=torch.float64, generator=generator))
     sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
     return size / size.sum() * sign * radius
+
+
+def random_pixels(shape: torch.Size, count: int, generator: torch.Generator) -> Tensor:
+    """Draw uniform values for ``count`` pixels drawn at random, on the CPU in float64.
+
+    Args:
+        shape: Shape of an image (c, ...), or (n,) where each number is a pixel.
+        count: Number of pixels.
+        generator: Random stream.
+
+    Returns:
+        The values in an image of ``shape``; NaN wherever no pixel was drawn.
+
+    Example:
+        >>> import torch
+        >>> from physadv.threat.norms import random_pixels
+        >>> image = random_pixels(torch.Size([3, 4, 4]), 2, torch.Generator().manual_seed(0))
+        >>> int(image.isfinite().sum())
+        6
+    """
+    values = torch.rand(shape, dtype=torch.float64, generator=generator)
+    size = shape[1:].numel() if len(shape) > 1 else shape[0]
+    drawn = torch.zeros(size, dtype=torch.bool)
+    drawn[torch.randperm(size, generator=generator)[:count]] = True
+    kept = drawn.view(shape[1:]) if len(shape) > 1 else drawn
+    return torch.where(kept, values, torch.nan)

@@ -8,12 +8,14 @@ from typing import Literal
 
 from physadv.core.errors import OptionError
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+"""Norms that everything with a radius takes. Only what is made for few pixels takes ``"l0"``, whose
+radius is a number of pixels."""
 NormLike = str | float
 """A norm in any spelling: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"L2"``, ``2``, ``math.inf``."""
 
-DEFAULT_RADII: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12"}
+DEFAULT_RADII: dict[Norm, str] = {"linf": "8/255", "l2": "0.5", "l1": "12", "l0": "10"}
 """Radius of a norm that is given alone."""
 
 _SPELLINGS: dict[str, Norm] = {
@@ -21,18 +23,26 @@ _SPELLINGS: dict[str, Norm] = {
     **dict.fromkeys(("inf", "linfty", "linfinity", "infty", "infinity"), NORMS[0]),
     **dict.fromkeys(("2", "2.0"), NORMS[1]),
     **dict.fromkeys(("1", "1.0"), NORMS[2]),
+    **dict.fromkeys(("l0", "0", "0.0"), "l0"),
 }
 _NUMBER = r"\d+(?:\.\d*)?(?:e-?\d+)?|\.\d+(?:e-?\d+)?"
 _RADIUS = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?", re.IGNORECASE)
 
 
-def parse_norm(norm: NormLike) -> Norm:
+def parse_norm(norm: NormLike, *, sparse: bool = False) -> Norm:
     """Return the norm meant by ``norm``, whatever its spelling.
 
     Case, underscores and hyphens do not matter; numbers are the order of the norm.
 
+    Args:
+        norm: The norm in any spelling.
+        sparse: Whether l0, the number of changed pixels, is a norm as well.
+
+    Returns:
+        The norm's name.
+
     Raises:
-        OptionError: ``norm`` is no spelling of linf, l2 or l1.
+        OptionError: ``norm`` is no spelling of linf, l2 or l1, or of l0 where that is allowed.
 
     Example:
         >>> import math
@@ -40,9 +50,10 @@ def parse_norm(norm: NormLike) -> Norm:
         ['linf', 'l2', 'l1', 'linf']
     """
     spelling = re.sub(r"^l[_-]", "l", str(norm).strip().lower())
-    if spelling not in _SPELLINGS:
+    known = (*NORMS, "l0") if sparse else NORMS
+    if isinstance(norm, bool) or _SPELLINGS.get(spelling) not in known:
         raise OptionError(
-            f"norm {norm!r}", f"one of {', '.join(NORMS)} is needed", "Write for example linf"
+            f"norm {norm!r}", f"one of {', '.join(known)} is needed", "Write for example linf"
         )
     return _SPELLINGS[spelling]
 
@@ -53,7 +64,7 @@ def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
     Args:
         eps: A number or text such as ``"8/255"``, ``"0.03"``, ``"2.0"``.
         norm: Norm of the radius. In l_inf a radius over 1 is refused, which is most often a number
-            of 255ths without its ``/255``.
+            of 255ths without its ``/255``; in l_0 it is a whole number of pixels.
 
     Returns:
         The radius, 0 or more.
@@ -78,7 +89,10 @@ def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
             "a finite number or a fraction >= 0 is needed",
             "Write 8/255, 0.03 or 2.0",
         )
-    if parse_norm(norm) == "linf" and radius > 1:
+    name = parse_norm(norm, sparse=True)
+    if name == "l0" and radius % 1:
+        raise OptionError(f"eps {text!r}", "in l0 a whole number of pixels", "Write 10")
+    if name == "linf" and radius > 1:
         remedy = f"Did you mean {text.strip()}/255" if radius <= 255 else "Pixels are in [0, 1]"
         raise OptionError(f"eps {text!r}", "at most 1 in l_inf, as images are in [0, 1]", remedy)
     return radius
@@ -94,18 +108,27 @@ def _as_number(value: object) -> float:
         return math.nan
 
 
-def largest_radius(norm: NormLike, size: int) -> float:
+def largest_radius(norm: NormLike, size: int, channels: int = 1) -> float:
     """Return the largest distance between two images of ``size`` numbers in [0, 1].
 
+    In l_0 that is the number of pixels, of ``channels`` numbers each.
+
     Example:
-        >>> largest_radius("l2", 3 * 32 * 32)
-        55.42562584220407
+        >>> largest_radius("l2", 3 * 32 * 32), largest_radius("l0", 3 * 32 * 32, 3)
+        (55.42562584220407, 1024.0)
     """
-    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size)}[parse_norm(norm)]
+    name = parse_norm(norm, sparse=True)
+    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "l0": size / channels}[name]
 
 
-def check_radius(eps: float, norm: NormLike, size: int) -> None:
+def check_radius(eps: float, norm: NormLike, size: int, channels: int = 1) -> None:
     """Refuse a radius that no image of ``size`` numbers in [0, 1] can reach.
+
+    Args:
+        eps: The radius.
+        norm: Its norm.
+        size: Numbers an image.
+        channels: Numbers a pixel, which is what l_0 counts.
 
     Raises:
         OptionError: ``eps`` is larger than the distance between a black and a white image.
@@ -116,17 +139,31 @@ def check_radius(eps: float, norm: NormLike, size: int) -> None:
         physadv.core.errors.OptionError: eps 8: at most 3.46 in l2, as images are in [0, 1]. \
 Did you mean 8/255?
     """
-    largest = largest_radius(norm, size)
-    if eps > largest * (1 + 1e-9):
+    largest, name = largest_radius(norm, size, channels), parse_norm(norm, sparse=True)
+    if eps <= largest * (1 + 1e-9):
+        return
+    if name == "l0":
         raise OptionError(
-            f"eps {eps:g}",
-            f"at most {largest:.3g} in {parse_norm(norm)}, as images are in [0, 1]",
-            f"Did you mean {eps:g}/255?" if eps <= 255 else "Use a smaller one",
+            f"eps {eps:g}", f"at most {largest:g} in l0, all pixels", "Use a smaller one"
         )
+    raise OptionError(
+        f"eps {eps:g}",
+        f"at most {largest:.3g} in {name}, as images are in [0, 1]",
+        f"Did you mean {eps:g}/255?" if eps <= 255 else "Use a smaller one",
+    )
 
 
-def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, float]:
+def parse_threat(
+    threat: str | tuple[NormLike, str | float], *, sparse: bool = False
+) -> tuple[Norm, float]:
     """Return the norm and the radius of ``threat``, text such as ``"linf:8/255"`` or a pair.
+
+    Args:
+        threat: The text or the pair.
+        sparse: Whether ``"l0:10"``, ten pixels, is a threat as well.
+
+    Returns:
+        Norm and radius.
 
     Raises:
         OptionError: ``threat`` has no colon, or its norm or radius cannot be read.
@@ -142,7 +179,7 @@ def parse_threat(threat: str | tuple[NormLike, str | float]) -> tuple[Norm, floa
                 f"threat {threat!r}", "a norm, a colon and a radius are needed", "Write linf:8/255"
             )
         threat = (head, tail)
-    norm = parse_norm(threat[0])
+    norm = parse_norm(threat[0], sparse=sparse)
     return norm, parse_eps(threat[1], norm)
 
 
@@ -162,8 +199,9 @@ def join_threat(threat: str | None, norm: str | None, eps: str | None) -> str | 
     if norm is None and eps is None:
         return threat
     own_norm, _, own_eps = (threat or "linf:").partition(":")
-    name = parse_norm(norm or own_norm)
-    radius = eps or (own_eps if own_eps and parse_norm(own_norm) == name else "")
+    name = parse_norm(norm or own_norm, sparse=True)
+    is_own = bool(own_eps) and parse_norm(own_norm, sparse=True) == name
+    radius = eps or (own_eps if is_own else "")
     return f"{name}:{radius or DEFAULT_RADII[name]}"
 
 
@@ -177,4 +215,4 @@ def format_eps(eps: float) -> str:
     steps = eps * 255
     if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
         return f"{round(steps)}/255"
-    return f"{eps:.3g}"
+    return f"{eps:.0f}" if eps >= 1000 else f"{eps:.3g}"

@@ -109,10 +109,10 @@ def test_seed_and_batch(entry: Entry, norm: Norm) -> None:
     assert torch.equal(whole, again)
     if entry.name == "universal":
         return  # one change for all images is about the batch
-    more = {"index": torch.tensor([4])} if entry.random and entry.name != "square" else {}
+    more = {"index": torch.tensor([4])} if entry.random and entry.indexed else {}
     alone = entry(net, x[4:5], y[4:5], norm, **more).images
     torch.testing.assert_close(alone, whole[4:5], rtol=0, atol=1e-6)
-    if entry.random and entry.name != "square":
+    if entry.random and entry.indexed:
         assert not torch.equal(entry(net, x, y, norm, seed=1).images, whole)
 
 

@@ -89,11 +89,16 @@ ATTACKS = {
     "superdeepfool": Named(partial(attacks.superdeepfool, steps=10), "l2", 0.8),
     "ddn": Named(partial(attacks.ddn, steps=12), "l2", 0.8),
     "fmn": Named(partial(attacks.fmn, steps=12)),
+    "sigma_zero": Named(partial(attacks.sigma_zero, steps=20), "l0", 3.0),
+    "pgd-l0": Named(partial(attacks.pgd, steps=5, norm="l0"), "l0", 3.0),
     "cw_l2": Named(partial(attacks.cw_l2, steps=8, searches=2), "l2", 0.8),
     "universal_perturbation": Named(partial(attacks.universal_perturbation, epochs=2)),
     "square_attack": Named(partial(attacks.square_attack, queries=12), black=True),
     "square_attack-l2": Named(
         partial(attacks.square_attack, queries=12, norm="l2"), "l2", 0.8, black=True
+    ),
+    "square_attack-l1": Named(
+        partial(attacks.square_attack, queries=12, norm="l1"), "l1", 5.0, black=True
     ),
     "rays": Named(partial(attacks.rays, queries=40), black=True),
     "hopskipjump": Named(partial(attacks.hopskipjump, queries=60), "l2", 0.8, black=True),

@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pgd": {"eps": 0.05, "steps": 5},
     "rays": {"eps": 0.2, "queries": 60},
     "saliency_attack": {"pixels": 3},
+    "sigma_zero": {"steps": 20},
     "sparse_search": {"pixels": 3, "queries": 40},
     "square_attack": {"eps": 0.1, "queries": 40},
     "surfree": {"eps": 1.0, "queries": 60},

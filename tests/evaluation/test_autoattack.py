@@ -100,7 +100,6 @@ def test_what_autoattack_refuses_is_refused() -> None:
         {"attacks_to_run": ["apgd-ce"]},
         {"version": "custom"},
         {"version": "custom", "attacks_to_run": ["pgd"]},
-        {"version": "custom", "attacks_to_run": ["square"], "norm": "L1", "eps": 12},
         {"is_tf_model": True},
     ):
         with pytest.raises(OptionError):

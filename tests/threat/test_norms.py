@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -178,3 +180,44 @@ def test_unknown_norm() -> None:
     x0, far = clean_and_far()
     with pytest.raises(OptionError, match="linf, l2, l1"):
         project_onto_ball(far, x0, 0.1, "l7")  # type: ignore[arg-type]
+
+
+def test_l0_projection_is_the_nearest_point_with_few_pixels() -> None:
+    """No choice of pixels brings the clean image nearer to the point, by trying all of them."""
+    x0, far = clean_and_far(3, torch.float64, (4, 2, 2, 3))
+    for count in (0, 1, 2, 5):
+        found = project_onto_ball(far, x0, count, "l0")
+        assert (lp_distance(found, x0, "l0") <= count).all()
+        best = torch.full((4,), torch.inf, dtype=torch.float64)
+        for chosen in combinations(range(6), count):
+            mask = torch.zeros(6, dtype=torch.bool)
+            mask[list(chosen)] = True
+            point = torch.where(mask.view(2, 3), far.clamp(0, 1), x0)
+            best = best.minimum(lp_distance(point, far, "l2"))
+        torch.testing.assert_close(lp_distance(found, far, "l2"), best)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_l0_balls_hold_what_is_put_in_them(dtype: torch.dtype) -> None:
+    """Starts and steepest points change at most so many pixels; points inside come back as they
+    are, of any dtype and memory format."""
+    x0, far = clean_and_far(1, dtype)
+    x0 = x0.to(memory_format=torch.channels_last)
+    ball = LpBall("L0", 5)
+    starts = ball.random_starts(x0, [generator(i, "l0") for i in range(len(x0))])
+    assert starts.dtype == dtype
+    assert (lp_distance(starts, x0, "l0") > 0).all()
+    for inside in (starts, norms.steepest_point(far.to(dtype) - x0, x0, 5, "l0")):
+        assert (lp_distance(inside, x0, "l0") <= 5).all()
+        assert torch.equal(ball.project(inside, x0), inside)
+    assert float(ball.violation(far.clamp(0, 1).to(dtype), x0).min()) > 0
+
+
+def test_8_bit_images_stay_within_their_pixels() -> None:
+    """On clean images of 8 bits, rounding changes no further pixel."""
+    x0, far = clean_and_far(2)
+    x0 = x0.mul(255).round().div(255)
+    inside = project_onto_ball(far.to(x0), x0, 4, "l0")
+    rounded = LpBall("l0", 4, 255).quantized(inside, x0)
+    assert (lp_distance(rounded, x0, "l0") <= 4).all()
+    assert torch.equal(rounded.mul(255).round().div(255), rounded)

@@ -43,20 +43,30 @@ def test_other_norms_are_refused(spelling: str) -> None:
         (("L1", 12), "l1", 12.0),
         ((math.inf, "8/255"), "linf", 8 / 255),
         ((2, 1e-7), "l2", 1e-7),
+        ("L0:10", "l0", 10.0),
+        ((0, 3), "l0", 3.0),
     ],
 )
 def test_threats_are_read(threat: str, norm: str, eps: float) -> None:
     """Text and pairs give a norm and a radius."""
-    assert parse_threat(threat) == (norm, pytest.approx(eps))
+    assert parse_threat(threat, sparse=True) == (norm, pytest.approx(eps))
 
 
 @pytest.mark.parametrize(
-    "threat", ["linf", "linf:", "linf:8", "linf:-1", "l2:nan", "l2:1/0", "l9:0.1", "l2:1e999"]
+    "threat",
+    ["linf", "linf:", "linf:8", "linf:-1", "l2:nan", "l2:1/0", "l9:0.1", "l2:1e999", "l0:5"],
 )
 def test_unusable_threats_are_refused(threat: str) -> None:
     """No colon, no radius, a count of 255ths, a negative or infinite radius, an unknown norm."""
     with pytest.raises(OptionError):
         parse_threat(threat)
+
+
+@pytest.mark.parametrize("threat", ["l0:8/255", "l0:2.5", "l0:-1", "l0:"])
+def test_a_share_of_a_pixel_is_no_radius_in_l0(threat: str) -> None:
+    """In l_0 a radius is a whole number of pixels."""
+    with pytest.raises(OptionError):
+        parse_threat(threat, sparse=True)
 
 
 def test_a_number_is_a_radius() -> None:
