@@ -315,6 +315,11 @@ class LocalHandler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Log nothing: a request's address holds the token."""
 
+    @property
+    def query(self) -> str:
+        """What stands behind the path of the request's address."""
+        return self.path.partition("?")[2]
+
     def _own_path(self) -> str | None:
         """The path behind the token, of a request that names this machine and knows the token, in
         its address or as X-Token; None where it does not, and is answered here."""
@@ -327,6 +332,9 @@ class LocalHandler(BaseHTTPRequestHandler):
             return None
 
         path = self.path.partition("?")[0]
+        if not path.startswith("/"):  # as sent to a proxy, or *
+            self.answer(404, "text/plain", b"not found\n")
+            return None
         first, slash, rest = path.removeprefix("/").partition("/")
         if slash and self._knows(first):
             return f"/{rest}"

@@ -39,6 +39,7 @@ MOST_PHOTOS = 200
 _MOST_BYTES = 2 << 30
 """Most bytes of all photos of one page together."""
 _SHOWN_PX, _QUALITY = 1400, 90
+_LONGEST_SUFFIX = 8
 
 
 @dataclass
@@ -86,7 +87,7 @@ class CloakPage(LocalPage):
     def __init__(self, port: int, cloaker: PhotoCloaker) -> None:
         self._cloaker = cloaker
         self._photos: dict[int, PagePhoto] = {}
-        self._bytes = 0
+        self._bytes, self._numbers = 0, 0
         self._lock, self._work = RLock(), Queue[Callable[[], None] | None]()
         self._ended = Event()
         super().__init__(port, _handler(self))
@@ -127,6 +128,7 @@ class CloakPage(LocalPage):
 
         Raises:
             OptionError: There are too many photos.
+            OSError: The photo cannot be kept, as on a full disk; it is not on the page then.
         """
         plain = Path(name.replace("\\", "/")).name or "photo"
         with self._lock:
@@ -136,10 +138,17 @@ class CloakPage(LocalPage):
                 raise OptionError(
                     plain, f"The page takes {MOST_PHOTOS} photos and 2 GB", "Cloak the folder"
                 )
-            number = len(self._photos) + 1
-            file = self._folder / f"{number}{Path(plain).suffix.lower()}"
-            photo = self._photos[number] = PagePhoto(number, plain, file)
-        write_bytes(file, data)
+            number = self._numbers + 1
+            self._numbers = number
+            photo = PagePhoto(number, plain, self._folder / f"{number}{_plain_suffix(plain)}")
+            self._photos[number] = photo
+        try:
+            write_bytes(photo.file, data)
+        except BaseException:
+            with self._lock:
+                self._photos.pop(number)
+                self._bytes -= len(data)
+            raise
         self._work.put(lambda: self._look(photo))
         return number
 
@@ -328,6 +337,14 @@ def _row(photo: PagePhoto) -> dict[str, Any]:
     }
 
 
+def _plain_suffix(name: str) -> str:
+    """The suffix of ``name`` in small letters; none where it is more than a few plain ones, which
+    no disk need take."""
+    suffix = Path(name).suffix.lower()
+    plain = suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) <= _LONGEST_SUFFIX
+    return suffix if plain else ""
+
+
 def _jpeg(rgb: Array) -> bytes:
     """A picture as JPEG of at most 1400 px."""
     scale = min(1.0, _SHOWN_PX / max(rgb.shape[:2]))
@@ -347,14 +364,19 @@ def _handler(page: CloakPage) -> type[LocalHandler]:
             parts = path.removeprefix("/").split("/")
             try:
                 if len(parts) == 2 and parts[1] == "cloaked-photos.zip":
-                    self.answer(200, "application/zip", page.archive(parts[0]))
+                    kind, body = "application/zip", page.archive(parts[0])
                 elif len(parts) == 2 and parts[0].isdecimal():
-                    kind = parts[1].removesuffix(".jpg")
-                    self.answer(200, "image/jpeg", page.picture(int(parts[0][:9]), kind))
+                    shown = parts[1].removesuffix(".jpg")
+                    kind, body = "image/jpeg", page.picture(int(parts[0][:9]), shown)
                 else:
-                    self.answer_for(page, path)
-            except PhysadvError as error:
+                    kind, body = "", b""
+            except (PhysadvError, OSError) as error:  # a disk may fail, too
                 self.answer(404, "text/plain", f"{error}\n".encode())
+                return
+            if kind:
+                self.answer(200, kind, body)
+            else:
+                self.answer_for(page, path)
 
         def post(self, path: str) -> None:
             parts = path.removeprefix("/").split("/")
@@ -378,7 +400,7 @@ def _handler(page: CloakPage) -> type[LocalHandler]:
                 if path != "/photo":
                     raise OptionError(path, "takes no body", "Send photos to /photo")
                 number = page.add(name, body)
-            except OptionError as error:
+            except (OptionError, OSError) as error:
                 self.answer(404, "text/plain", f"{error}\n".encode())
             else:
                 self.answer(200, "application/json", json.dumps({"number": number}).encode())

@@ -152,6 +152,8 @@ BROKEN = [
     b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
     b"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nX-Token: \xff\xfe\r\n\r\n",
+    b"POST http://[ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nX-Token: TOKEN\r\n\r\n",
+    b"POST * HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nX-Token: TOKEN\r\n\r\n",
 ]
 
 
@@ -160,6 +162,7 @@ def test_a_request_of_any_form_is_answered_or_ended(
 ) -> None:
     """Too long, no HTTP, broken: the connection ends, nothing is printed, and the page goes on."""
     for data in BROKEN:
+        data = data.replace(b"TOKEN", page.token.encode())
         answer = raw(page, data.replace(b"PORT", str(page.port).encode()))
         assert len(answer) < 4096
         assert b" 200 " not in answer.partition(b"\r\n")[0]

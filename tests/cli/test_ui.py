@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -138,6 +139,53 @@ def test_a_form_runs_its_command_and_shows_the_report(page: JourneyPage) -> None
         with pytest.raises(HTTPError):
             get(page, path)
     assert b"<script nonce=" in get(page, "")
+
+
+ODD_TARGETS = [
+    f"/TOKEN/stop/{'1' * 5000}",
+    f"/TOKEN/resume/{'9' * 5000}",
+    "/TOKEN/stop/\u0663".encode().decode("latin-1"),
+    "/TOKEN/stop/-1",
+    "/TOKEN/stop",
+    "/TOKEN",
+    "/TOKEN/start/[?a=[",
+    "/TOKEN/start/print?bundle=%00",
+    "/TOKEN/start/print?bundle=x&out=%2Fetc%2Fx",
+    "/TOKEN/start/print?bundle=x&config=%2Fetc%2Fx",
+    "/TOKEN/result/../../../etc/passwd",
+    "http://[",
+    "http://127.0.0.1/TOKEN/stop/0",
+    "start",
+    "*",
+]
+
+
+@pytest.mark.parametrize("target", ODD_TARGETS, ids=range(len(ODD_TARGETS)))
+def test_a_request_for_anything_else_is_refused(
+    page: JourneyPage, capfd: pytest.CaptureFixture[str], target: str
+) -> None:
+    """Even of who knows the token: numbers without end, other forms of an address, null
+    characters. Nothing is printed, nothing runs, and no folder is left in runs/."""
+    for method in ("GET", "POST"):
+        with socket.create_connection(("127.0.0.1", page.port), timeout=20) as connection:
+            head = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n"
+            head = head.replace("TOKEN", page.token) + f"X-Token: {page.token}\r\n\r\n"
+            connection.sendall(head.encode("latin-1"))
+            assert connection.recv(1 << 12).split()[1] in (b"400", b"403", b"404")
+    assert page.state() == []
+    assert list(Path("runs").glob("*")) == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_command_that_begins_nothing_leaves_no_folder(page: JourneyPage) -> None:
+    """As at a terminal, where a wrong name leaves none."""
+    assert post(page, "start/print?bundle=nowhere")[0] == 200
+    assert ended(page)["state"] == "failed"
+    for _ in range(50):
+        if not list(Path("runs").iterdir()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(list(Path("runs").iterdir()))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import json
@@ -136,6 +137,35 @@ def test_no_name_in_the_zip_is_one_that_a_system_obeys(
     assert state(page)["photos"][0]["cloaked"] == ["mid"]
     with zipfile.ZipFile(io.BytesIO(ask(page, "GET", "mid/cloaked-photos.zip")[1])) as archive:
         assert archive.namelist() == [member]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.%00png", "a." + "%F0%9F%98%80" * 60, "a." + "b" * 199, "a.%2Fpng", "a.p%0Ang"]
+)
+def test_no_name_is_too_odd_to_be_kept_under(
+    page: CloakPage, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A suffix that no disk takes is left out of the copy's name: the photo is cloaked as any."""
+    assert ask(page, "POST", "photo", photo(), X_Name=name)[0] == 200
+    assert state(page)["photos"][0]["status"] == "ready"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_photo_that_cannot_be_kept_is_not_on_the_page(
+    page: CloakPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser is told, as of a full disk, and the next photo is taken."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cloak_page, "write_bytes", full)
+        code, words = ask(page, "POST", "photo", photo(), X_Name="a.png")
+    assert (code, b"No space left" in words) == (404, True)
+    assert state(page)["photos"] == []
+    assert ask(page, "POST", "photo", photo(), X_Name="a.png")[0] == 200
+    assert state(page)["photos"][0]["status"] == "ready"
 
 
 def test_a_face_is_left_bare_by_its_box(page: CloakPage) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
@@ -95,6 +96,13 @@ class Job:
         if process.stdout is not None:
             for line in process.stdout:
                 self.lines.append(visible_line(line.rstrip()))
+        process.wait()
+        self.remove_empty_folder()
+
+    def remove_empty_folder(self) -> None:
+        """Remove the folder of a command that began nothing, as one at a terminal leaves none."""
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 class Jobs:

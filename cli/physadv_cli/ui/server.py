@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from physadv.camera.local_server import LocalHandler, LocalPage
 from physadv.core.addresses import redact_addresses
@@ -88,7 +88,12 @@ class JourneyPage(LocalPage):
             raise OptionError(f'journey "{name}"', "it is not known", "Reload the page")
         words = typed_words(command_of(self._root, journey.words), values)
         folder = new_run_folder("-".join(journey.words), datetime.now(UTC))
-        self.jobs.run(Job(journey.title, self._line(journey, words, folder), folder))
+        job = Job(journey.title, self._line(journey, words, folder), folder)
+        try:
+            self.jobs.run(job)
+        except OptionError:
+            job.remove_empty_folder()
+            raise
 
     def job(self, number: str) -> Job:
         """Return the command with the number ``number``.
@@ -96,10 +101,10 @@ class JourneyPage(LocalPage):
         Raises:
             OptionError: There is none.
         """
-        jobs = self.jobs.all()
-        if not number.isdecimal() or int(number) >= len(jobs):
-            raise OptionError(f"run {number}", "there is none", "Reload the page")
-        return jobs[int(number)]
+        jobs = {str(place): job for place, job in enumerate(self.jobs.all())}
+        if number not in jobs:
+            raise OptionError(f"run {number[:9]}", "there is none", "Reload the page")
+        return jobs[number]
 
     def result(self, number: str) -> tuple[str, bytes]:
         """Return the content type and the bytes of a command's result: its sheet or its report.
@@ -136,7 +141,7 @@ def _handler(page: JourneyPage) -> type[LocalHandler]:
                 self.answer_for(page, path)
 
         def post(self, path: str) -> None:
-            values = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+            values = dict(parse_qsl(self.query, keep_blank_values=True))
             _, action, name = (path + "/").split("/")[:3]
             try:
                 if action == "start":
