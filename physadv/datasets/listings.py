@@ -136,7 +136,7 @@ def read_csv_listing(file: Path, split: str | None) -> ImageDataset:
     )
     files, words = columns["file"], columns["label"]
     if any(" " in word for word in words[:1]) and re.match(r"n\d{8} ", words[0]):
-        words = [word.split()[0] for word in words]  # ImageNet's: a synset, then boxes
+        words = [word.partition(" ")[0] for word in words]  # ImageNet's: a synset, then boxes
     source, files = _found(file, files)
     parts: dict[str, str] = {}
     own = columns.get("split")

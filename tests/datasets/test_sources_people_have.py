@@ -106,6 +106,10 @@ def test_imagenet_by_wnids_and_its_validation_list(tmp_path: Path) -> None:
     assert [data.classes[k] for k in data.labels] == [wnid for wnid, _ in rows]
     assert int(data[0][0][0, 0, 0]) in range(38, 43)
 
+    file.write_text(file.read_text() + "\nILSVRC2012_val_n02123045,")
+    with pytest.raises(DataError, match="image 3: Its label is empty"):
+        read_dataset(file)
+
 
 def test_globs_and_lists_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is the class; a list has its label behind the path, or globs."""
