@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from physadv.camera.frames import BLOCKS
-from physadv.camera.localization.by_markers import LEAST_PX
+from physadv.camera.localization.by_markers import LEAST_PX, NOT_ONE_PAGE
 from physadv.camera.localization.location import SignLocation
 from physadv.check.stopping_rule import StoppingState, stopping_states
 from physadv.check.view_coverage import Cell, ViewPlan, count_views
@@ -133,7 +133,7 @@ def _call(
     if location is None:
         return f"Hold up {PAGES[waiting[0]]}", False
     if location.refused is not None:
-        return "Closer", False  # a page is refused for being too small
+        return ("One flat page" if location.refused == NOT_ONE_PAGE else "Closer"), False
     if block is None:
         return "Say which sign is in view", False
     if block not in waiting:
@@ -182,6 +182,8 @@ def _thinnest(plan: ViewPlan, cells: Counter[Cell], location: SignLocation | Non
 
 
 def _move(plan: ViewPlan, target: Cell | None, location: SignLocation | None) -> str:
+    if location is not None and location.refused == NOT_ONE_PAGE:
+        return f"Hold one flat page into view: {NOT_ONE_PAGE}"
     if location is not None and location.refused is not None:
         size = (
             f" of {location.marker_px:.0f} px, {LEAST_PX:g} are needed"

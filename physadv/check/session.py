@@ -20,6 +20,7 @@ from physadv.camera.localization.boxes import (
     resize_box,
     square_around,
 )
+from physadv.camera.localization.by_markers import TOO_SMALL
 from physadv.camera.localization.location import Locator, SignLocation
 from physadv.check.example_frames import ExampleFrames
 from physadv.check.frame_verdict import CardedModel, FrameVerdict, VerdictRule, frame_verdicts
@@ -246,7 +247,8 @@ class CheckSession:
             return "unsorted: block not known"
 
         if location.refused is not None:
-            self.refused_px += [] if location.marker_px is None else [location.marker_px]
+            if location.refused == TOO_SMALL and location.marker_px is not None:
+                self.refused_px.append(location.marker_px)
             return f"{block}: {location.refused}"
         other = self.pages.refusal(location, f"{block} {frame.clip}")
         if other is not None:

@@ -23,6 +23,11 @@ from physadv.printing.run_markers import RUN_IDS, read_run_markers
 LEAST_PX = 20.0
 """Least side of a marker; corners of smaller ones are too coarse for an angle."""
 TOO_SMALL = f"markers under {LEAST_PX:g} px"
+MOST_MISFIT = 0.25
+"""Most that markers' corners may lie beside one page's on average, in sides of a marker. Pages bent
+by 30 mm, before lenses that shift their edges by a tenth, stay under it (0.22); markers that are
+pasted, repeated or of several pages lie whole sides off."""
+NOT_ONE_PAGE = "markers that lie on no one page"
 _FEWEST = 2
 
 
@@ -30,8 +35,8 @@ def by_fiducials(*, least_px: float = LEAST_PX) -> Locator:
     """Build a locator by the printed markers, which also tell the block, since each page carries
     its own.
 
-    A page with fewer than two markers in view is not found; with markers smaller than ``least_px``
-    it is refused.
+    A page with fewer than two markers in view is not found; with markers smaller than ``least_px``,
+    or such that lie elsewhere than on one page (``MOST_MISFIT``), it is refused.
 
     Example:
         >>> locate = by_fiducials()
@@ -81,7 +86,10 @@ def _location(block: str, seen: dict[int, Points], least_px: float) -> SignLocat
 
     square = np.asarray(cv2.perspectiveTransform(SIGN_SQUARE[None], homography)[0], np.float64)
     side = _side_px(list(markers.values()))
+    misfit = cv2.perspectiveTransform(plane[None], homography)[0] - pixels
     refused = TOO_SMALL if side < least_px else None
+    if refused is None and not np.sqrt((misfit**2).sum(1).mean()) <= MOST_MISFIT * side:
+        refused = NOT_ONE_PAGE
     return SignLocation(
         square,
         "fiducials",

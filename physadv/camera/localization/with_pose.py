@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from physadv.camera.frames import CameraFrame
@@ -17,6 +18,11 @@ from physadv.core.errors import CaptureError, OptionError
 
 WidthOf = Callable[[SignLocation], float | None]
 """Function from a location to the width of its sign in mm; None where it is unknown."""
+MOST_POSE_ERROR = 1 / 30
+"""Most that a pose may lead beside the points it is computed of, on average, in widths of the sign:
+a quarter of a marker's side. A pose beyond says nothing of distance and angles; its lens is another
+one."""
+NO_POSE = "frames without distance: no pose through this lens fits; calibrate the camera"
 _SQUARE = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
 
@@ -84,9 +90,10 @@ def _measured(
         return _by_size(location, width_mm, lens)
 
     poses = both_poses(location.matches.plane * width_mm, location.matches.seen, lens)
-    pose = tracker.choose(poses, time_s)
+    most_px = MOST_POSE_ERROR * _side_px(location)
+    pose = tracker.choose([p for p in poses if p.error_px <= most_px], time_s)
     if pose is None:
-        return location
+        return replace(location, note=NO_POSE)
 
     return replace(
         location,
@@ -105,6 +112,12 @@ def _by_size(location: SignLocation, width_mm: float, lens: CameraLens) -> SignL
     box: Box = (x0, y0, x1, y1)
     poses = both_poses(_SQUARE * width_mm, _upright(box), lens)
     return replace(location, distance_m=poses[0].distance_m, pose_by="size") if poses else location
+
+
+def _side_px(location: SignLocation) -> float:
+    """The side in px of a square as large as the sign in the picture."""
+    corners = np.asarray(location.corners, np.float32)
+    return float(np.sqrt(abs(cv2.contourArea(corners))))
 
 
 def _upright(box: Box) -> np.ndarray:
