@@ -24,7 +24,7 @@ from rich.text import Text
 from physadv.core.addresses import public_address
 from physadv.core.config import COMMAND_KEY, Config
 from physadv.core.errors import PhysadvError
-from physadv.core.files import LOCK, make_folder, refuse_unless_file, write_json, write_text
+from physadv.core.files import make_folder, refuse_unless_file, write_json, write_text
 from physadv.core.run_folder import (
     HeldFolder,
     assert_folder_possible,
@@ -41,7 +41,6 @@ from physadv.core.run_folder import (
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.trust import only_code_named
 from physadv.core.visible_text import visible_line, visible_text
-from physadv_cli.outside_faults import in_words
 from physadv_cli.streams import write_result
 from physadv_cli.torchrun import is_first
 
@@ -191,8 +190,7 @@ class RunOptions:
         """Create ``folder`` and keep other processes out of it until the command ends; return it.
 
         A folder that this run holds already is returned as it is. One that did not exist goes
-        again where the command fails before it wrote a result. A fault of the program in one with
-        files of an earlier run is one error: they may be damaged, or from elsewhere.
+        again where the command fails before it wrote a result.
 
         Raises:
             OptionError: a file stands there, or another process writes into the folder.
@@ -205,8 +203,6 @@ class RunOptions:
         self.folders.append(self.held.enter_context(locked_folder(folder)))
         if is_new:
             self.held.enter_context(removed_if_only_recorded(folder))
-        else:
-            self.held.enter_context(earlier_files_blamed(folder))
         return folder
 
     def claim_file(self, file: Path, config: Config) -> Path:
@@ -245,31 +241,24 @@ class RunOptions:
             write_result(stream, json.dumps(plain(result)) + "\n")
 
 
-@contextlib.contextmanager
-def earlier_files_blamed(folder: Path) -> Iterator[None]:
-    """Raise a fault of the program as one error where ``folder`` held files before: records of a
-    run that are damaged, or from elsewhere, fail in any place that reads them.
+def read_of_earlier_run(
+    file: Path, remedy: str = "Name another --out to begin anew, or add --verbose to see where"
+) -> contextlib.AbstractContextManager[None]:
+    """Return a context for what is made of a record that an earlier run left in ``file``.
 
-    Raises:
-        DataError: The block raised what neither this toolkit nor the operating system does.
+    A fault in it is one error of that file, which may be damaged or from elsewhere. Made before
+    the work begins: where there is no such file then, a fault is the program's own and stays one.
+
+    Args:
+        file: record of the run.
+        remedy: what to do about it.
     """
     from physadv.core.errors import DataError
+    from physadv.core.reading import foreign_errors
 
-    if not any(entry.name != LOCK for entry in folder.iterdir()):
-        yield
-        return
-    try:
-        yield
-    except Exception as error:
-        is_typers_own = type(error).__module__.partition(".")[0] == "typer"  # such as an exit
-        if is_typers_own or in_words(error) is not None:
-            raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
-        raise DataError(
-            f'"{folder}"',
-            f"The command does not go on from the files that an earlier run left there ({reason})",
-            "Name another --out to begin anew; if that fails as well, add --verbose to see where",
-        ) from error
+    if not file.is_file():
+        return contextlib.nullcontext()
+    return foreign_errors(f'"{file}"', DataError, "is no record that a run goes on from", remedy)
 
 
 def print_data(summary: DatasetSummary) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
-from physadv.core.errors import DataError
 from physadv.core.image_io import save_png
 from physadv.core.memory_limit import MemoryLimit
-from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, read_rows
+from physadv.core.tables import convert_value
 
 _SHOWN, _GAIN = 8, 10
 Names = Callable[[int], str]
@@ -70,7 +70,7 @@ class AdversarialExamples:
             )
         file = self.folder / "examples.jsonl"
         if self._written is None:
-            self._written = set(map(_key, read_rows(file))) if file.is_file() else set()
+            self._written = {_key(row) for row in _recorded_examples(file)}
         append_rows(file, (row for row in rows if _key(row) not in self._written))
         self._written |= set(map(_key, rows))
 
@@ -93,9 +93,34 @@ def _key(row: Row) -> tuple[int, float]:
 def strongest_example(folder: Path, count: int = _SHOWN) -> list[Row]:
     """Return the ``count`` most confident wrong predictions in ``folder``, one for each sample."""
     file = folder / "examples.jsonl"
-    with foreign_errors(str(file), DataError, "no list of examples"):
-        rows = {row["index"]: row for row in read_rows(file)} if file.is_file() else {}
-        return sorted(rows.values(), key=lambda row: (-row["confidence"], row["index"]))[:count]
+    rows = {row["index"]: row for row in _recorded_examples(file)}
+    return sorted(rows.values(), key=lambda row: (-row["confidence"], row["index"]))[:count]
+
+
+@dataclass(frozen=True)
+class _ExampleKeys:
+    """Keys of an example's row."""
+
+    index: int
+    label: str
+    clean: str
+    clean_confidence: float
+    verdict: str
+    confidence: float
+
+
+def _recorded_examples(file: Path) -> list[Row]:
+    """The rows in ``file``; none without it.
+
+    Raises:
+        DataError: It holds something else.
+    """
+    if not file.is_file():
+        return []
+    rows = list(read_rows(file))
+    for number, row in enumerate(rows, 1):
+        convert_value(row, _ExampleKeys, name=f"{file}:{number}", remedy="Name another --out")
+    return rows
 
 
 class ExampleSaver:

@@ -50,6 +50,10 @@ class ProgressLog:
         name: Stem of the files.
         rows: Rows by sample number.
         marks: Marks in their order.
+        outcomes: Keys beside the sample's number whose values are yes or no in every row.
+
+    Raises:
+        DataError: The files hold something else.
 
     Example:
         >>> from physadv.evaluation.progress_log import ProgressLog
@@ -63,6 +67,7 @@ class ProgressLog:
     name: str = "rows"
     rows: dict[int, Row] = field(default_factory=dict)
     marks: list[Row] = field(default_factory=list)
+    outcomes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.folder is None:
@@ -73,6 +78,10 @@ class ProgressLog:
                 kind = _RowKeys if path == self._rows_file else _MarkKeys
                 for number, row in enumerate(read_rows(path), 1):
                     convert_value(row, kind, name=f"{path}:{number}", remedy="Remove the line")
+                    for key in self.outcomes if kind is _RowKeys else ():
+                        if not isinstance(row.get(key), bool):
+                            limit = f"{key} is true or false in each row"
+                            raise DataError(f"{path}:{number}", limit, "Remove the line")
                     add(row)
 
     @property

@@ -121,7 +121,7 @@ class Evaluation:
     _class_count: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.ledger = ProgressLog(self.folder)
+        self.ledger = ProgressLog(self.folder, outcomes=("correct", "robust"))
         self._guard = guarded(self.model)
 
     def run(self) -> Iterator[EvaluationProgress]:
@@ -373,7 +373,7 @@ class Evaluation:
 
     def _radius(self, eps: float, members: list[int]) -> Iterator[EvaluationProgress]:
         short = self.plan[:1] if self.plan[0].family == "black" else quick_stages(self.ball.norm)
-        self.rounds[eps] = ProgressLog(self.folder, f"curve-{eps:.6g}")
+        self.rounds[eps] = ProgressLog(self.folder, f"curve-{eps:.6g}", outcomes=("robust",))
         yield from self._round(self.rounds[eps], replace(self.ball, eps=eps), short, members, None)
 
     def robust_at(self) -> dict[float, RateInterval]:

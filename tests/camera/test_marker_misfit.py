@@ -71,7 +71,9 @@ def test_markers_that_are_scattered_are_no_page(seed: int) -> None:
     draw = np.random.default_rng(seed)
     turns = draw.uniform(0, 2 * np.pi, 4)
     square = np.array([[-40, -40], [40, -40], [40, 40], [-40, 40]])
-    around = np.array([[200, 180], [900, 200], [400, 520], [1080, 560]]) + draw.normal(0, 30, (4, 2))
+    around = np.array([[200, 180], [900, 200], [400, 520], [1080, 560]]) + draw.normal(
+        0, 30, (4, 2)
+    )
     corners = np.stack(
         [
             square @ np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]) + at

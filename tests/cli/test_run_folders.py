@@ -20,10 +20,10 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.errors import DataError, OptionError, PhysadvError
 from physadv.core.run_folder import locked_folder
 from physadv_cli.main import app
-from physadv_cli.runs import earlier_files_blamed
+from physadv_cli.runs import read_of_earlier_run
 
 FAST = ("--attack", "fgsm", "--limit", "2", "--model", "own:make")
 
@@ -403,8 +403,8 @@ def test_an_interrupted_check_is_not_resumed_with_another_box(tmp_path: Path) ->
 
 
 def test_records_that_are_damaged_are_one_error(tmp_path: Path) -> None:
-    """A run goes on from what is in its folder; what no reader foresaw there is told of in a
-    line with the way out, and not as a traceback."""
+    """A run goes on from what is in its folder; what is odd there is told of in a line that names
+    the file, and not as a traceback."""
     command = (*ATTACK, "--eps", "64/255", "--out", "run")
     assert invoke(*command).exit_code == 0
     listed = tmp_path / "run" / "examples" / "examples.jsonl"
@@ -413,12 +413,43 @@ def test_records_that_are_damaged_are_one_error(tmp_path: Path) -> None:
 
     failed = invoke(*command)
     assert isinstance(failed.exception, PhysadvError), failed.output
-    assert "files that an earlier run left" in str(failed.exception)
+    assert "examples.jsonl" in str(failed.exception)
     assert invoke(*command[:-1], "anew").exit_code == 0
 
 
-def test_a_fault_without_an_earlier_run_stays_what_it_is(tmp_path: Path) -> None:
-    """A folder without files of an earlier run has no records to blame."""
-    (tmp_path / "run").mkdir()
-    with pytest.raises(KeyError), earlier_files_blamed(tmp_path / "run"):
+def test_a_fault_of_the_program_is_not_blamed_on_earlier_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command goes on from whole files: what fails then is the program, and stays what it
+    is, in any step: the attack itself, or the page of it."""
+    command = (*ATTACK, "--eps", "64/255", "--out", "run")
+    assert invoke(*command).exit_code == 0
+    (tmp_path / "run" / "report.html").unlink()
+    rows = (tmp_path / "run" / "rows.jsonl").read_text().splitlines(keepends=True)
+
+    def broken(*_: object, **__: object) -> None:
         raise KeyError("layer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("physadv.report.evaluate_report.write_evaluate_report", broken)
+        assert isinstance(invoke(*command).exception, KeyError)
+    (tmp_path / "run" / "rows.jsonl").write_text("".join(rows[:1]))
+    (tmp_path / "run" / "rows.marks.jsonl").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("physadv.evaluation.robust_accuracy.ProgressLog.write", broken)
+        assert isinstance(invoke(*command).exception, KeyError)
+
+
+def test_what_is_made_of_an_earlier_record_is_blamed_on_it_alone(tmp_path: Path) -> None:
+    """Only where that record stood there before the work began; other ends of a command pass."""
+    record = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyError), read_of_earlier_run(record):
+        raise KeyError("layer")
+    begun = read_of_earlier_run(record)
+    record.write_text("{}")
+    with pytest.raises(KeyError), begun:
+        raise KeyError("layer")
+    told = pytest.raises(DataError, match=r"rows\.jsonl.*layer")
+    with told as error, read_of_earlier_run(record):
+        raise KeyError("layer")
+    assert isinstance(error.value.__cause__, KeyError)  # shown by --verbose

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from physadv.core.errors import ModelError
+from physadv.core.errors import ModelError, PhysadvError
 from physadv.studies import registry
 from physadv_cli.main import app
 
@@ -52,3 +52,16 @@ def test_a_study_without_its_model_is_left_out(
     named = CliRunner().invoke(app, [*words, str(tmp_path / "named"), "--study", "patches"])
     assert named.exit_code == 1
     assert isinstance(named.exception, ModelError) or "models fetch fastestdet" in named.output
+
+
+def test_a_study_of_the_folder_is_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder from elsewhere leads a study nowhere else."""
+    chosen = tuple(e for e in registry.ENTRIES if e.name == "samples")
+    monkeypatch.setattr(registry, "ENTRIES", chosen)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "samples").symlink_to(tmp_path / "elsewhere")
+    failed = CliRunner().invoke(app, ["study", "all", "--quick", "--out", str(tmp_path / "all")])
+    assert isinstance(failed.exception, PhysadvError)
+    assert "link" in str(failed.exception)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

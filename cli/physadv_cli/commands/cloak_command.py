@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -15,7 +16,13 @@ from physadv.core.wording import count_noun
 from physadv.privacy.config import CloakCheckConfig, CloakConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup, ServeWithoutPort
-from physadv_cli.runs import RunOptions, console, print_unused, record_config
+from physadv_cli.runs import (
+    RunOptions,
+    console,
+    print_unused,
+    read_of_earlier_run,
+    record_config,
+)
 
 if TYPE_CHECKING:
     from physadv.privacy.batch import PhotoJob, PhotoOutcome
@@ -142,14 +149,15 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     from physadv.models.faces.embedders import load_embedders
     from physadv.models.faces.face_detection import default_finders
     from physadv.privacy.check.embeddings import EmbeddingPlan
-    from physadv.privacy.check.run_cloak_check import run_cloak_check
+    from physadv.privacy.check.run_cloak_check import RESULT, run_cloak_check
     from physadv_cli.gate import Gate
     from physadv_cli.progress import bar
 
     gate = Gate.of(run, ("matched",))
     if (done := _finished_check(config, run)) is not None:
         console.print("this check is finished; its result again (--overwrite measures anew)")
-        _report_check(done[0], done[1], run, gate)
+        earlier = read_of_earlier_run(done[0] / RESULT, "Name another --out, or add --overwrite")
+        _report_check(done[0], done[1], run, gate, earlier)
         return
 
     with calm_threads(run.threads or 0), bar(transient=True) as progress:
@@ -287,23 +295,30 @@ def _finished_check(
     return None if table is None else (run.out, table)
 
 
-def _report_check(folder: Path, table: Mapping[str, Any], run: RunOptions, gate: Gate) -> None:
+def _report_check(
+    folder: Path,
+    table: Mapping[str, Any],
+    run: RunOptions,
+    gate: Gate,
+    earlier: contextlib.AbstractContextManager[None] | None = None,
+) -> None:
     """Write the report of the check in ``folder``, print its result, the content of check.json,
-    and judge the requirements."""
+    and judge the requirements; within ``earlier`` where that is an earlier run's."""
     from physadv.privacy.check.protection_verdict import too_few_judges, worst_rate
     from physadv.report.cloak_report import write_cloak_report
     from physadv_cli.gate import end_by, outcomes_table
 
-    report = write_cloak_report(folder, table)
-    verdict = table["verdict"]
-    words = [
-        f"{verdict['light']}: {verdict['words']}.",
-        *verdict["reasons"],
-        *_figures(table),
-        f"report: {report}",
-    ]
-    rates = {"matched": worst_rate(verdict["findings"])}
-    void = too_few_judges(table["recognisers"], verdict["findings"])
+    with earlier or contextlib.nullcontext():
+        report = write_cloak_report(folder, table)
+        verdict = table["verdict"]
+        words = [
+            f"{verdict['light']}: {verdict['words']}.",
+            *verdict["reasons"],
+            *_figures(table),
+            f"report: {report}",
+        ]
+        rates = {"matched": worst_rate(verdict["findings"])}
+        void = too_few_judges(table["recognisers"], verdict["findings"])
     outcomes = gate.judge(folder, table["settings"]["cloaked"], rates, void)
     run.finish({**table, "report": report, **outcomes_table(outcomes)}, "\n".join(words))
     end_by(outcomes)

@@ -17,7 +17,7 @@ from physadv.studies.config import (
 )
 from physadv.studies.registry import ENTRIES, StudyEntry, plan_booklet
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions, console, print_data
+from physadv_cli.runs import RunOptions, console, print_data, read_of_earlier_run
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
@@ -100,7 +100,8 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
     Example: physadv study all --mnist-data mnist/ --cifar10-data cifar10.zip
     --gtsrb-data gtsrb.zip --out runs/all
     """
-    from physadv.core.errors import DataError, ModelError
+    from physadv.core.errors import DataError, ModelError, OptionError
+    from physadv.core.members import member_of
     from physadv.report.booklet import write_booklet
     from physadv.report.kept_results import keep_result
     from physadv.report.study_report import study_summary
@@ -113,7 +114,9 @@ def all_studies(config: BookletConfig, run: RunOptions) -> None:
     chapters: list[StudyChapter] = []
     for entry, own in plan.chosen:
         try:
-            within = replace(run, command=f"study-{entry.name}", out=folder / entry.name)
+            # A folder from elsewhere leads nowhere else, by links either.
+            out = member_of(folder, entry.name, error=OptionError)
+            within = replace(run, command=f"study-{entry.name}", out=out)
             _, written = _run_in_folder(entry, own, within)
         except (DataError, ModelError) as error:
             if entry.name in config.study or (not chapters and entry is plan.chosen[-1][0]):
@@ -149,14 +152,16 @@ def _run_in_folder(
     """Run a study with a bar, or go on with it; return its folder, and what it found with its page:
     None where Ctrl-C ended it."""
     from physadv.report.study_report import study_chapter, write_study_report
-    from physadv.studies.study import claim_study
+    from physadv.studies.study import ROWS, claim_study
 
     study = entry.load()
     folder = run.open_folder(config, lambda folder: claim_study(study, config, folder))
+    earlier = read_of_earlier_run(folder / ROWS)
     if not _watch_study(study, config, folder):
         return folder, None
-    chapter = study_chapter(study, config, folder)
-    return folder, (chapter, write_study_report(chapter))
+    with earlier:
+        chapter = study_chapter(study, config, folder)
+        return folder, (chapter, write_study_report(chapter))
 
 
 def _watch_study(study: Study[Any], config: StudyConfig, folder: Path) -> bool:
@@ -216,10 +221,12 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
     )
 
     folder = run.open_folder(config, lambda folder: claim_folder(folder, config.facts()))
+    earlier = read_of_earlier_run(folder / ROWS)
     stopped, data = _watch_masked(config, folder)
-    complete = study_result(folder)
-    rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
-    lines = masking_table([row for row in rows if row["defence"] in complete])
+    with earlier:
+        complete = study_result(folder)
+        rows = list(read_rows(folder / ROWS)) if (folder / ROWS).is_file() else []
+        lines = masking_table([row for row in rows if row["defence"] in complete])
 
     result = {"table": lines, "complete": not stopped, "out": str(folder), **config.facts()}
     result["data_summary"] = {} if data is None else data.as_dict()
@@ -248,10 +255,12 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
     model = load_model(config.model, weights=config.weights, device=config.device)
     examples.photograph_ways(config)
     folder = run.open_folder(config, lambda folder: examples.claim_study(folder, config, model))
+    earlier = read_of_earlier_run(folder / examples.ROWS)
     stopped = _watch_photographed(config, model, folder)
 
-    rows = list(read_rows(folder / examples.ROWS)) if (folder / examples.ROWS).is_file() else []
-    lines = examples.photographed_table(rows)
+    with earlier:
+        rows = list(read_rows(folder / examples.ROWS)) if (folder / examples.ROWS).is_file() else []
+        lines = examples.photographed_table(rows)
     table = examples.photographed_markdown(lines)
     write_text(folder / "table.md", table)
     result = {"simulation": True, "table": lines, "complete": not stopped, "out": str(folder)}
