@@ -95,6 +95,18 @@ class ProgressLog:
     def _add(self, row: Row) -> None:
         self.rows[int(row["index"])] = row
 
+    def row(self, index: int) -> Row:
+        """Return the row of the sample ``index``.
+
+        Raises:
+            DataError: There is none, though the marks say that its batch is complete.
+        """
+        if index not in self.rows:
+            raise DataError(
+                f"{self._rows_file}", f"It lacks the row of sample {index}", "Name another --out"
+            )
+        return self.rows[index]
+
     def stages_done(self, batch: int) -> list[str]:
         """Return the names of the complete stages of ``batch``, in order."""
         return [mark["stage"] for mark in self.marks if mark["batch"] == batch]

@@ -364,12 +364,12 @@ class Evaluation:
         ]
         for eps in sorted((e for e in self.curve if e < self.ball.eps), reverse=True):
             yield from self._radius(eps, broken)
-            broken = [p for p in broken if not self.rounds[eps].rows[p]["robust"]]
+            broken = [p for p in broken if not self.rounds[eps].row(p)["robust"]]
 
         unbroken = [p for p, row in sorted(self.ledger.rows.items()) if row["robust"]]
         for eps in sorted(e for e in self.curve if e > self.ball.eps):
             yield from self._radius(eps, unbroken)
-            unbroken = [p for p in unbroken if self.rounds[eps].rows[p]["robust"]]
+            unbroken = [p for p in unbroken if self.rounds[eps].row(p)["robust"]]
 
     def _radius(self, eps: float, members: list[int]) -> Iterator[EvaluationProgress]:
         short = self.plan[:1] if self.plan[0].family == "black" else quick_stages(self.ball.norm)
