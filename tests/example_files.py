@@ -296,10 +296,10 @@ def numbered_classes(target: Path, pool: Pool) -> None:
 
 
 def _street_objects(target: Path, pool: Pool) -> None:
-    """Two photos with the box of a person each, as YOLO keeps them."""
+    """Four photos with the box of a person each, as YOLO keeps them."""
     for folder in ("images", "labels"):
         (target / folder).mkdir(parents=True)
-    for number in range(2):
+    for number in range(4):
         Image.fromarray(_pixels(number, 352, 352, 3)).save(target / "images" / f"{number}.png")
         (target / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.8\n")
     (target / "data.yaml").write_text("names: [person]\ntrain: images\nval: images\n")

@@ -60,13 +60,21 @@ class CheckConclusion:
 
     Attributes:
         valid: Whether the controls support a claim about the patch.
-        headline: Sentence with the result.
+        measured: Sentence with the patch's rate, without its full stop; empty where the patch was
+            not measured.
+        reading: Sentences on what that rate means beside the controls.
         notes: Qualifications of the result.
     """
 
     valid: bool
-    headline: str
+    measured: str
+    reading: str
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        """The result in one or a few sentences."""
+        return f"{self.measured}. {self.reading}" if self.measured else self.reading
 
 
 def tabulate_rates(rows: Iterable[Row], *, sequential: bool = False) -> dict[str, BlockRates]:
@@ -180,7 +188,7 @@ def draw_conclusion(
 
     if patch is None:
         return CheckConclusion(
-            False, "No frame with the patch was measured: nothing can be said about it.", notes
+            False, "", "No frame with the patch was measured: nothing can be said about it.", notes
         )
 
     measured = f"The patch met its goal ({goal_in_words(settings)}) in {_share(patch)}"
@@ -188,21 +196,23 @@ def draw_conclusion(
     if failed := _failed_controls(table):
         return CheckConclusion(
             False,
+            measured,
             f"Not valid for a claim: the model reports {truth} on {failed} of the frames "
             f"({format_percent(CONTROL_FLOOR, 0)} is "
-            f"needed), so failures under the patch cannot be attributed to it. {measured}.",
+            "needed), so failures under the patch cannot be attributed to it.",
             notes,
         )
 
     if missing := _missing_controls(table):
         return CheckConclusion(
-            False, f"{measured}, but without a control ({missing}) this proves nothing yet.", notes
+            False, measured, f"Without a control ({missing}) this proves nothing yet.", notes
         )
 
     if few := _blocks_of_few_clips(table):
         return CheckConclusion(
             False,
-            f"{measured}. Not valid for a claim: too few clips of {few} for an interval; at least "
+            measured,
+            f"Not valid for a claim: too few clips of {few} for an interval; at least "
             f"{LEAST_CLUSTERS} of each block are needed, each a new approach.",
             notes,
         )
@@ -211,7 +221,7 @@ def draw_conclusion(
         differences = {
             b: difference_interval(table[b].attack, patch.attack) for b in ("clean", "blank")
         }
-    return CheckConclusion(True, f"{measured}; {_against_controls(table, differences)}", notes)
+    return CheckConclusion(True, measured, _against_controls(table, differences), notes)
 
 
 def _against_controls(
@@ -221,9 +231,10 @@ def _against_controls(
         f"{_named(b)} {format_percent(table[b].attack.rate)}" for b in ("clean", "blank")
     )
     effect = ", ".join(f"{change} against {_named(b)}" for b, change in differences.items())
-    clear = all(change.low > 0 for change in differences.values())
-    verdict = "" if clear else " An interval holds 0: no clear effect of the patch."
-    return f"without it: {controls}. The difference is {effect}.{verdict}"
+    unclear = sum(change.low <= 0 for change in differences.values())
+    hold = ("", "One of these intervals holds", "Both intervals hold")[unclear]
+    verdict = f" {hold} 0: no clear effect of the patch." if unclear else ""
+    return f"Without it: {controls}. The difference is {effect}.{verdict}"
 
 
 def _notes(table: Mapping[str, BlockRates], settings: Mapping[str, Any]) -> list[str]:
@@ -280,7 +291,7 @@ def _share(rates: BlockRates) -> str:
         else f"95 % interval {format_percent(rate.low)} to {format_percent(rate.high)}"
     )
     clips = count_noun(rates.clips, "clip")
-    return f"{format_percent(rate.rate)} of {rate.n} frames from {clips} ({interval})"
+    return f"{format_percent(rate.rate)} of {count_noun(rate.n, 'frame')} from {clips} ({interval})"
 
 
 def goal_in_words(settings: Mapping[str, Any]) -> str:

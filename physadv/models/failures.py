@@ -38,7 +38,7 @@ def failure_of(model: Model, images: Tensor, error: BaseException) -> ModelError
     return ModelError(
         f"the model fails on images {tuple(images.shape)}",
         f"{type(error).__name__}: {reason_in(str(error))}",
-        "Wrap it by as_model(net, channels=1), as it takes gray images"
+        "Wrap it by physadv.as_model(net, channels=1), as it takes gray images"
         if gray
         else "Set input_size, or wrap it so that it takes (b, 3, h, w) in [0, 1]",
     )

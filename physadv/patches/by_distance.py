@@ -152,7 +152,7 @@ def rate_lines(heldout: Mapping[str, Any]) -> list[str]:
         >>> entry = {"from": 0.0, "to": 15.0, **dict.fromkeys(RATES, rate)}
         >>> for line in rate_lines({"by_angle": {"bins": [entry]}}):
         ...     print(line)
-        angle                sticker         blank             of  clean             of
+        angle                sticker         blank              n  clean              n
         0-15 deg             50 % [20, 80]   50 % [20, 80]      8  50 % [20, 80]      8
     """
     lines = []
@@ -170,7 +170,7 @@ def rate_lines(heldout: Mapping[str, Any]) -> list[str]:
 
 def rate_header(title: str) -> str:
     """Return the first line of a table of :func:`rate_line`, whose rows are named by ``title``."""
-    return _columns(title, "sticker", "blank", "of", "clean", "of")
+    return _columns(title, "sticker", "blank", "n", "clean", "n")
 
 
 def rate_line(name: str, success: RateInterval, blank: RateInterval, clean: RateInterval) -> str:
@@ -188,9 +188,8 @@ def _columns(span: str, success: str, blank: str, valid: str, clean: str, draws:
 def _title(table: Mapping[str, Any]) -> str:
     if "unit" not in table:
         return "angle"
-    camera = table.get("camera")
-    at = "" if camera is None else f", m at {camera['field_of_view_deg']:.0f} deg"
-    return ("frame share" if table["unit"] == SHARE else "px") + at
+    meters = "" if table.get("camera") is None else " (meters)"
+    return ("frame share" if table["unit"] == SHARE else "px") + meters
 
 
 def _span(entry: Mapping[str, Any], unit: str | None) -> str:
@@ -198,10 +197,9 @@ def _span(entry: Mapping[str, Any], unit: str | None) -> str:
     ends = f"{entry['from']:g}-{entry['to']:g}"
     if unit is None:
         return f"{ends} deg"
-    size = ends if unit == SHARE else f"{ends} px"
     if "far_m" not in entry:
-        return size
-    return f"{size}, {entry['near_m']:.2g}-{entry['far_m']:.2g} m"
+        return ends if unit == SHARE else f"{ends} px"
+    return f"{ends} ({entry['near_m']:.2g}-{entry['far_m']:.2g})"
 
 
 def _short(rate: RateInterval) -> str:

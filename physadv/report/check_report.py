@@ -14,6 +14,7 @@ from physadv.check.folder import EXAMPLES, ROWS
 from physadv.check.rates import (
     draw_conclusion,
     ended_by_data,
+    goal_in_words,
     tabulate_rates,
     truth_in_words,
 )
@@ -106,6 +107,7 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "kind": "check",
         "valid": conclusion.valid,
         "headline": conclusion.headline,
+        "reading": conclusion.reading,
         "notes": conclusion.notes,
         "simulation": bool(settings.get("simulation")),
         "blocks": {name: rates.as_dict() for name, rates in table.items()},
@@ -118,7 +120,7 @@ def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
         "stages_in_words": [str(change) for change in stage_changes(known)],
         "stage_changes": [change.as_dict() for change in stage_changes(known)],
         "precision": {name: stand.as_dict() for name, stand in to_go.items()},
-        "missing": [_missing(name, stand) for name, stand in to_go.items() if not stand.done],
+        "missing": _missing_blocks(to_go),
         "verdicts": {name: _frequent_verdicts(rows, name) for name in table},
         "patch_by_distance_and_yaw": None if by_angle is None else by_angle.as_dict(),
         "warnings": [*check_warnings(settings), *bystander_warnings(rows, settings)],
@@ -162,6 +164,7 @@ def render_check_report(
         f"{model_under_test(settings).get('name', 'a model')}",
         what=_what(rows, settings),
         truth=truth_in_words(settings),
+        goal=goal_in_words(settings),
         patch=summary["blocks"].get("patch"),
         clear=all(change["low"] > 0 for change in summary["differences"].values()),
         figures=check_figures(rows, table, settings),
@@ -173,7 +176,7 @@ def render_check_report(
             k: summary[k]
             for k in (
                 "valid",
-                "headline",
+                "reading",
                 "notes",
                 "blocks",
                 "verdicts",
@@ -182,13 +185,21 @@ def render_check_report(
                 "stages",
                 "stages_in_words",
                 "precision",
-                "missing",
             )
         },
     )
 
 
-def _missing(block: str, stand: StoppingState) -> str:
+def _missing_blocks(to_go: Mapping[str, StoppingState]) -> list[str]:
+    """Return in words what each block lacks; blocks that lack the same share a sentence."""
+    blocks: dict[str, list[str]] = {}
+    for name, stand in to_go.items():
+        if not stand.done:
+            blocks.setdefault(_missing(stand), []).append(name)
+    return [f"{', '.join(names)}: {words}" for words, names in blocks.items()]
+
+
+def _missing(stand: StoppingState) -> str:
     """Return in words how many clips and frames a block lacks."""
     frames = count_noun(stand.frames_missing, "more frame")
     more = f"{frames} from {count_noun(stand.clips_missing, 'more clip')}"
@@ -199,10 +210,9 @@ def _missing(block: str, stand: StoppingState) -> str:
         else f"{100 * stand.width:.0f} points wide"
     )
     if stand.rates.attack.too_few:
-        return f"{block}: one clip has no interval; for {100 * stand.aim:g} points about {more}"
+        return f"one clip has no interval; for {100 * stand.aim:g} points about {more}"
     return (
-        f"{block}: the interval is {wide}; for {100 * stand.aim:g} points about {more} like these "
-        "are needed"
+        f"the interval is {wide}; for {100 * stand.aim:g} points about {more} like these are needed"
     )
 
 

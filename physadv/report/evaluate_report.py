@@ -14,7 +14,7 @@ from physadv.core.files import write_text
 from physadv.core.page_colors import page_color
 from physadv.core.wording import format_percent
 from physadv.datasets import DatasetSummary
-from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.robust_accuracy import unbroken_in_words
 from physadv.report.design import MUTED, member_uri, render_page
 from physadv.report.kept_results import facts_of_data, keep_result
@@ -99,15 +99,15 @@ def render_evaluate_report(
     )
 
 
-def _attacks(result: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+def _attacks(result: Mapping[str, Any]) -> list[tuple[str, int, RateInterval]]:
     """Return each attack with the images it broke and the accuracy that remained after it."""
-    n = max(1, int(result["clean_accuracy"]["n"]))
-    unbroken = round(result["clean_accuracy"]["rate"] * n) if result["clean_accuracy"]["n"] else 0
+    n = int(result["clean_accuracy"]["n"])
+    unbroken = round(result["clean_accuracy"]["rate"] * n) if n else 0
 
-    table = []
+    table = [("none", 0, wilson_interval(unbroken, n))]
     for name, count in result["broken_by"].items():
         unbroken -= count
-        table.append((name, count, unbroken / n))
+        table.append((name, count, wilson_interval(unbroken, n)))
     return table
 
 

@@ -25,6 +25,8 @@ _SUFFIXES = {"latex": "tex", "markdown": "md"}
 _PDF_WIDTH_PT = 340.0
 """Width of a figure on its PDF page: 12 cm, the width of a column of text."""
 _BLANK = re.compile(r"\s+")
+_NUMBER = re.compile(r"[-+±–]?\s*[\d,.]*(\s|$)")
+"""How a cell that is a number begins: also one with its unit or interval, or a dash."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,21 @@ class PageTable:
     Attributes:
         name: Name for its file, made of the heading above it.
         rows: Its cells as text, headings first; all rows are equally long.
+        headed: Whether the first row holds headings; lists of settings have none.
     """
 
     name: str
     rows: Sequence[Sequence[str]]
+    headed: bool = True
+
+    @property
+    def numbers(self) -> list[bool]:
+        """Whether each column holds numbers below its heading."""
+        cells = self.rows[1:] if self.headed else self.rows
+        return [
+            bool(cells) and all(_NUMBER.match(row[k]) for row in cells)
+            for k in range(len(self.rows[0]))
+        ]
 
 
 def parse_forms(text: str, known: Sequence[str], option: str) -> list[str]:
@@ -100,7 +113,7 @@ def export_tables(page: str, folder: Path, forms: Iterable[str]) -> list[Path]:
     for table in page_tables(page):
         for form in forms:
             file = make_folder(folder) / f"{table.name}.{_SUFFIXES.get(form, form)}"
-            written.append(write_text(file, _TABLE_WRITERS[form](table.rows)))
+            written.append(write_text(file, _TABLE_WRITERS[form](table)))
     return written
 
 
@@ -109,7 +122,11 @@ def page_tables(page: str) -> list[PageTable]:
     reader = _TableReader()
     reader.feed(page)
     names: dict[str, int] = {}
-    return [PageTable(_unique(name, names), _even(rows)) for name, rows in reader.tables if rows]
+    return [
+        PageTable(_unique(name, names), _even(rows), headed)
+        for name, rows, headed in reader.tables
+        if rows
+    ]
 
 
 def _charts(page: str) -> list[tuple[str, str]]:
@@ -140,14 +157,15 @@ class _TableReader(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.tables: list[tuple[str, list[list[str]]]] = []
+        self.tables: list[tuple[str, list[list[str]], bool]] = []
         self._heading, self._words = "", [""]
         self._cell = self._in_heading = False
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Begin a table, a row, a cell or a heading."""
         if tag == "table":
-            self.tables.append((_file_name(self._heading), []))
+            listed = "facts" in (dict(attrs).get("class") or "").split()
+            self.tables.append((_file_name(self._heading), [], not listed))
         elif tag == "tr" and self.tables:
             self.tables[-1][1].append([])
         elif tag in ("td", "th"):
@@ -172,16 +190,18 @@ class _TableReader(HTMLParser):
             self._words.append(data)
 
 
-def _as_csv(rows: Sequence[Sequence[str]]) -> str:
+def _as_csv(table: PageTable) -> str:
     stream = io.StringIO()
-    cells = [[spreadsheet_cell(cell) for cell in row] for row in rows]
+    cells = [[spreadsheet_cell(cell) for cell in row] for row in table.rows]
     csv.writer(stream, lineterminator="\n").writerows(cells)
     return stream.getvalue()
 
 
-def _as_markdown(rows: Sequence[Sequence[str]]) -> str:
+def _as_markdown(table: PageTable) -> str:
+    width = len(table.rows[0])
+    rows = table.rows if table.headed else [[""] * width, *table.rows]
     lines = ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+    return "\n".join([lines[0], "|" + "---|" * width, *lines[1:]]) + "\n"
 
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -192,14 +212,17 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }
 
 
-def _as_latex(rows: Sequence[Sequence[str]]) -> str:
+def _as_latex(table: PageTable) -> str:
     """A tabular; needs no package."""
     lines = [
-        " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in row) + r" \\" for row in rows
+        " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in row) + r" \\"
+        for row in table.rows
     ]
-    columns = "l" + "r" * (len(rows[0]) - 1)
-    head = [f"\\begin{{tabular}}{{{columns}}}", r"\hline", lines[0], r"\hline"]
-    return "\n".join([*head, *lines[1:], r"\hline", r"\end{tabular}"]) + "\n"
+    columns = "".join("r" if number else "l" for number in table.numbers)
+    if table.headed:
+        lines.insert(1, r"\hline")
+    head = [f"\\begin{{tabular}}{{{columns}}}", r"\hline"]
+    return "\n".join([*head, *lines, r"\hline", r"\end{tabular}"]) + "\n"
 
 
 _TABLE_WRITERS = {"csv": _as_csv, "latex": _as_latex, "markdown": _as_markdown}

@@ -45,6 +45,9 @@ def rebuild_report(folder: str | Path) -> Path:
         OSError: The page cannot be written.
     """
     root = Path(folder)
+    if not root.is_dir():
+        remedy = "Check the path; `physadv runs` lists the runs below runs/"
+        raise DataError(f'"{root}"', "There is no such folder", remedy)
     if (root / CARD).is_file():
         return write_patch_report(root)
     command = command_of(root)

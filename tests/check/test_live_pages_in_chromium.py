@@ -145,7 +145,7 @@ def test_a_check_is_watched_to_its_report(browser: Any, tmp_path: Path) -> None:
         page.goto(told.split(" at ")[1].split()[0])
         page.locator("#now", has_text="the goal is met").wait_for(timeout=120_000)
         assert "100 %" in page.inner_text("#block-patch")
-        assert "without a control" in page.inner_text("#verdict")
+        assert "Without a control" in page.inner_text("#verdict")
         page.get_by_role("button", name="Stop and report").click()
         page.wait_for_url("**/report", timeout=120_000)
         running.stderr.read()

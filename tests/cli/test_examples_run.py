@@ -73,6 +73,7 @@ SMALL: dict[str, tuple[tuple[str, ...], str]] = {
     "report": ((), ""),
     "runs": ((), ""),
     "study": (("--quick",), ""),
+    "study photographed": (("--picture-count", "2", "--eps255", "16"), ""),
     "study samples": (("--quick",), SMALL_COMMANDS["study samples"].code),
     "train": (("--epochs", "1"), ""),
     "train signs": (

@@ -46,7 +46,7 @@ def test_bins_count_their_own_draws(task: PatchTask) -> None:
     assert (small["success"]["rate"], small["blank_success"]["rate"]) == (0.0, 0.0)
     assert small["far_m"] == pytest.approx(1506.9 * 0.457 / 22, abs=0.02)
     assert [(b["from"], b["to"]) for b in tables["by_angle"]["bins"]] == [(0, 15), (30, 45)]
-    assert "22-33 px, 21-31 m" in "\n".join(rate_lines(tables))
+    assert "22-33 (21-31)" in "\n".join(rate_lines(tables))
 
 
 @given(st.lists(st.tuples(st.floats(8, 110), st.floats(-80, 80), st.booleans()), min_size=1))

@@ -66,7 +66,7 @@ def test_charts_and_tables_are_exported(tmp_path: Path) -> None:
         assert chart.with_suffix(suffix).read_bytes().startswith(head)
     with (out / "tables" / "results-by-attack.csv").open(encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
-    assert rows[0] == ["Attack", "Images broken", "Remaining accuracy"]
+    assert rows[0] == ["Attack", "Images broken", "Remaining accuracy", "95 % interval"]
     assert rows[1][:2] == ["none", "0"]
 
 
@@ -77,6 +77,22 @@ def test_what_latex_would_obey_is_escaped(tmp_path: Path) -> None:
     export_tables(page, tmp_path, ["latex", "markdown"])
     assert r"50 \%|\$\_ \\" in (tmp_path / "a-b.tex").read_text(encoding="utf-8")
     assert r"| 50 %\|$_ |" in (tmp_path / "a-b-2.md").read_text(encoding="utf-8")
+
+
+def test_numbers_stand_right_and_settings_have_no_heading(tmp_path: Path) -> None:
+    """A column of numbers, with units or intervals, is set to the right, words to the left; a list
+    of settings has no line below its first row."""
+    head = "<h2>Rates</h2><table><tr><th>Name</th><th>Rate</th><th>Verdict</th></tr>"
+    cells = "<tr><td>a</td><td>97.5 % [87, 99]</td><td>good</td></tr>"
+    facts = '<h2>Settings</h2><table class="facts"><tr><th>Seed</th><td>0</td></tr></table>'
+    export_tables(head + cells + "</table>" + facts, tmp_path, ["latex", "markdown"])
+    rates = (tmp_path / "rates.tex").read_text(encoding="utf-8").splitlines()
+    assert rates[0] == r"\begin{tabular}{lrl}"
+    assert [line == r"\hline" for line in rates] == [False, True, False, True, False, True, False]
+    settings = (tmp_path / "settings.tex").read_text(encoding="utf-8").splitlines()
+    assert settings[1:-1] == [r"\hline", r"Seed & 0 \\", r"\hline"]
+    listed = (tmp_path / "settings.md").read_text(encoding="utf-8")
+    assert listed == "|  |  |\n|---|---|\n| Seed | 0 |\n"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

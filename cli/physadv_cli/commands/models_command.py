@@ -225,18 +225,12 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
         device=config.device,
         settings=config.model_settings,
     )
-    gray = model.card.extra.get("channels") == 1
-    photos = _photos(config.photos, gray=gray)
-    batch = _probe(photos).to(pick_device(config.device))
-    is_asked = black_box_within(model) is not None
-    warnings = check_model(model, batch, gradients=config.gradients and not is_asked)
-    answers = answer_pictures(model, photos)
-    findings = picture_findings(model, answers if config.photos else [])
-    accuracy, detects = None, model.card.task == "detect"
+    detects = model.card.task == "detect"
     if config.data is not None and detects:
         raise OptionError(
             "--data", "The accuracy of classifiers is tested here", "See `physadv evaluate -h`"
         )
+    samples = None
     if config.data is not None:
         samples = open_samples(
             config.data,
@@ -246,6 +240,21 @@ def check(config: ModelCheckConfig, run: RunOptions) -> None:
             labels=config.labels,
             count_classes=lambda image: model(image).shape[1],
         )
+
+    if samples is not None and config.photos is None:
+        # A net that states no size may take that of its own data alone, such as 28x28.
+        batch = samples.images(range(min(4, len(samples))))
+        photos = {f"image {k}": image for k, image in enumerate(batch, start=1)}
+    else:
+        photos = _photos(config.photos, gray=model.card.extra.get("channels") == 1)
+        batch = _probe(photos)
+    batch = batch.to(pick_device(config.device))
+    is_asked = black_box_within(model) is not None
+    warnings = check_model(model, batch, gradients=config.gradients and not is_asked)
+    answers = answer_pictures(model, photos)
+    findings = picture_findings(model, answers if config.photos else [])
+    accuracy = None
+    if samples is not None:
         accuracy, doubts = examine_accuracy(model, samples)
         findings += doubts
 

@@ -207,7 +207,7 @@ def _doubts(usable: Sequence[str], roles: Mapping[str, str], judges: int) -> lis
     doubts = [
         f"{name} {_ROLES[role]}." for name in usable if (role := str(roles.get(name))) in _ROLES
     ]
-    independent = "1 is" if judges else "None are"
+    independent = "One recognizer is" if judges else "No recognizer here is"
     return [
         *doubts,
         f"{independent} known to have had no part in the cloak; green takes {JUDGES}. "
