@@ -7,6 +7,11 @@ import time
 
 from physadv.core.errors import OptionError
 
+_ALONE = {
+    "cloak": "Start it once a folder, with all photos of a person in one: later ones follow the "
+    "cloaks of earlier ones"
+}
+"""What to do in place of several processes, where it is more than to start the command alone."""
 _SECONDS_TO_END = 3.0
 """Time in which torchrun notices a failed process; it looks ten times a second."""
 
@@ -38,5 +43,5 @@ def refuse_several(command: str) -> None:
         raise OptionError(
             f"physadv {command.replace('-', ' ')} under torchrun",
             "attack, evaluate, certify, patch and train are divided among processes",
-            "Start it alone",
+            _ALONE.get(command, "Start it alone"),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ DIVIDED = {
     "gradient-penalty": {},
     "gaussian": {"sigma": 0.2},
     "smoothadv": {"sigma": 0.2, "eps": 0.1, "steps": 2},
+    "masked": {"plain": 0.3, "kept": 0.3, "covers": (0.5, 0.5), "windows": (0.5, 0.5), "draws": 1},
 }
+POLYTOPE = {"eps": 0.05, "grow": (0.0, 0.2), "projections": 3}
+"""Settings of the method whose network is traced, and so has no memory to run out of."""
 SCHEDULE = TrainingSchedule(epochs=2, steps=3, lr=0.01, precision="fp32")
 
 
@@ -49,6 +53,18 @@ class Net(nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         logits: Tensor = self.layers(images)
         return logits
+
+
+def traced() -> nn.Module:
+    """A network that bounds can be traced through."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def cases() -> dict[str, tuple[Callable[[], nn.Module], TrainingMethod]]:
+    """Every divisible method, with a network for it."""
+    methods = {name: method_by_name(name, options) for name, options in DIVIDED.items()}
+    plain = {name: (Net, method) for name, method in methods.items()}
+    return {**plain, "polytope": (traced, method_by_name("polytope", POLYTOPE))}
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
@@ -95,18 +111,16 @@ def test_what_needs_whole_batches_is_not_divided() -> None:
 PROGRAM = """
 import sys, torch
 from torch import distributed
-from test_divided_training import DIVIDED, Net, SCHEDULE, batch
+from test_divided_training import SCHEDULE, batch, cases
 from physadv.core.process_group import ProcessGroup
 from physadv.core.tensor_files import write_tensors
 from physadv.training.loop import seed_all, train_model
-from physadv.training.methods.by_name import method_by_name
 
 distributed.init_process_group("gloo")
 group = ProcessGroup.current()
 weights = {}
-for name, options in DIVIDED.items():
-    net, losses = seed_all(Net, 1), []
-    method = method_by_name(name, options)
+for name, (make, method) in cases().items():
+    net, losses = seed_all(make, 1), []
     for step in train_model(net, batch, SCHEDULE, defense=method, processes=group):
         losses.append(step.loss)
     weights[name] = torch.cat([p.detach().flatten() for p in net.parameters()])
@@ -135,9 +149,9 @@ def test_two_processes_train_the_weights_of_one(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr  # whole: torchrun's own words end it
     both, _ = read_tensors(out)
-    for name, options in DIVIDED.items():
-        net, losses = seed_all(Net, 1), []
-        for step in train_model(net, batch, SCHEDULE, defense=method_by_name(name, options)):
+    for name, (make, method) in cases().items():
+        net, losses = seed_all(make, 1), []
+        for step in train_model(net, batch, SCHEDULE, defense=method):
             losses.append(step.loss)
         one = torch.cat([p.detach().flatten() for p in net.parameters()])
         assert float((both[name] - one).norm() / one.norm()) < 1e-5, name

@@ -164,6 +164,7 @@ class PolytopeTraining(_Bounded):
     projections (Wong et al. 2018)."""
 
     projections: int = 10
+    divisible: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,6 +41,7 @@ class OcclusionTraining(TrainingMethod):
     bands: float = 0.25
     fill: float = 0.5
     draws: int = 2
+    divisible: ClassVar[bool] = True
     score: ClassVar[str] = "masked"
     recorded_as: ClassVar[str] = "Masked"
 
@@ -74,13 +75,20 @@ class OcclusionTraining(TrainingMethod):
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of ``net`` on partly hidden ``images`` with ``labels``, drawn from
         ``at``."""
-        hidden = torch.cat([self.hide(images, at.generator) for _ in range(self.draws)])
+        count = len(images) if at.whole is None else len(at.whole[0])
+        rows = slice(at.first, at.first + len(images))
+        masks = [self._hidden(count, images.shape[-2:], at.generator) for _ in range(self.draws)]
+        hidden = torch.cat([self._filled(images, mask[rows]) for mask in masks])
         return F.cross_entropy(net(hidden).float(), labels.repeat(self.draws)), {}
 
     def hide(self, images: Tensor, generator: Generator) -> Tensor:
         """Return ``images`` (b, c, h, w), each whole, reduced to a window or covered by two
         rectangles, drawn from ``generator``."""
-        count, (height, width) = len(images), images.shape[-2:]
+        return self._filled(images, self._hidden(len(images), images.shape[-2:], generator))
+
+    def _hidden(self, count: int, size: torch.Size, generator: Generator) -> Tensor:
+        """Draw which pixels (count, 1, h, w) are hidden."""
+        height, width = size
         kind, band = torch.rand(2, count, generator=generator)
         first, second = (
             cover_rectangles(count, height, width, self.covers, generator) for _ in range(2)
@@ -93,7 +101,9 @@ class OcclusionTraining(TrainingMethod):
         # One draw decides whether an image stays whole, is reduced to a window, or is covered.
         kind = kind.view(-1, 1, 1, 1)
         ablated = torch.where(kind < self.plain + self.kept, ~window, first | second)
-        hidden = ablated & (kind >= self.plain)
+        return ablated & (kind >= self.plain)
+
+    def _filled(self, images: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden.to(images.device), self.fill, images)
 
 
