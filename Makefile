@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo docs test test-slow test-frameworks kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
+.PHONY: bench demo docs test test-slow test-frameworks kills fuzz test-oldest test-python nightly audit lint wheel-check clean venv
 
 venv: $(STAMP)
 
@@ -28,6 +28,12 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# All of benchmarks/, with peers in a folder of their own, on one page: build/bench/benchmarks.md. BENCH="--quick" takes
+# seconds a script and measures nothing.
+BENCH ?= --peers
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py $(BENCH)
 
 # Every command that writes, killed at random moments and repeated: PHYSADV_KILLS times, 240 by default.
 kills: $(STAMP)
