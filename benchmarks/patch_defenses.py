@@ -190,7 +190,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("scenes", "judge", "table"))
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--victim", default="signs")
+    parser.add_argument("--model", "--victim", default="signs")
     parser.add_argument("--bundle", type=Path, default=Path("patches/stop-sticker-signs-v1"))
     parser.add_argument("--cache", type=Path, default=Path("runs/patch-defences.pt"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/patch_defenses.jsonl"))

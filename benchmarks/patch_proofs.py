@@ -195,7 +195,7 @@ def main() -> None:
         "data", nargs="?", type=Path, default=Path("../shared/data/gtsrb-train-third.zip")
     )
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--victim", default="signs-masked")
+    parser.add_argument("--model", "--victim", default="signs-masked")
     parser.add_argument("--split", default="test")
     parser.add_argument("--n", type=int, default=261)
     parser.add_argument("--attacked", type=int, default=40)

@@ -109,9 +109,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ("--repeats 1 --only boxes --out {rows}/eot_kornia.jsonl",),
     ),
     "eot_peers.py": Benchmark(needs="the python of an environment with ART, as --art"),
-    "eot_step.py": Benchmark(
-        ("--out {rows}/eot_step.jsonl",), ("--repeats 1 --out {rows}/eot_step.jsonl",)
-    ),
+    "eot_step.py": Benchmark(("--out {rows}/eot_step.jsonl",)),
     "epsilon_ball.py": Benchmark(
         (
             "--data {shared}/cifar10-jpg.zip --weights {work}/robust_net.pt "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 from pathlib import Path
@@ -80,3 +81,31 @@ def test_what_fails_or_cannot_run_is_told(
     assert "unrecognized arguments" in page
     assert "| certify_smoothing.py | not run: the folder of real data is not there |" in page
     assert "| journey.py | not run: has no quick form |" in page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_no_script_reads_an_option_that_it_does_not_have(path: Path) -> None:
+    """What a script reads of its parsed arguments is an argument that it declares."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    declared, parsed = set(), set()
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+            names = [str(a.value) for a in call.args if isinstance(a, ast.Constant)]
+            long = [name for name in names if name.startswith("--")] or names
+            dest = [k.value for k in call.keywords if k.arg == "dest"]
+            chosen = str(dest[0].value) if dest and isinstance(dest[0], ast.Constant) else long[0]
+            declared.add(chosen.lstrip("-").replace("-", "_"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            function = node.value.func
+            if isinstance(function, ast.Attribute) and function.attr == "parse_args":
+                parsed |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in parsed
+    }
+    assert read <= declared, sorted(read - declared)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, distributed
 
 from physadv.core.errors import OptionError, PhysadvError
@@ -59,6 +60,30 @@ class ProcessGroup:
         with lost_processes():
             distributed.all_reduce(total)
         return total.to(values.device)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each of ``tensors``, in place, by its sum over all processes.
+
+        Those of one kind and device travel together; they have the same shapes in every process.
+        """
+        kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in tensors if self.count > 1 else ():
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        for alike in kinds.values():
+            flat = torch.cat([tensor.detach().flatten() for tensor in alike])
+            with lost_processes():
+                distributed.all_reduce(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in alike])
+            for tensor, part in zip(alike, parts, strict=True):
+                tensor.detach().copy_(part.view_as(tensor))
+
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Set each of ``tensors``, in place, to the first process's."""
+        for tensor in tensors if self.count > 1 else ():
+            value = tensor.detach().contiguous()
+            with lost_processes():
+                distributed.broadcast(value, 0)
+            tensor.detach().copy_(value)
 
     def gather(self, value: T) -> list[T]:
         """Return every process's ``value``, in the order of their ranks."""

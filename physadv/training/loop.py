@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from physadv.core.errors import DataError, OptionError, is_out_of_memory
 from physadv.core.memory_limit import MemoryLimit
-from physadv.core.process_group import ALONE, ProcessGroup, lost_processes
+from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.core.random_streams import derive, generator
 from physadv.training.checkpoint import (
     Tensors,
@@ -193,9 +192,9 @@ def train_model(
 ) -> Iterator[TrainingStep]:
     """Train a network in place and yield after each step.
 
-    Several processes each take their share of every batch; torch's DistributedDataParallel averages
-    the gradients, so that all hold the same weights, up to rounding those of one process. Where one
-    process alone runs out of memory, it takes a batch in parts whose gradients add up to the same.
+    Several processes each take their share of every batch and add up their gradients, so that all
+    hold the same weights, up to rounding those of one process. Where a process runs out of memory,
+    it takes its images in parts whose gradients add up to the same.
 
     Args:
         net: Network to train.
@@ -334,15 +333,13 @@ def _with_draws(at: TrainingPosition, state: Tensor) -> TrainingPosition:
     return replace(at, generator=source)
 
 
-class _Loss(nn.Module):
-    """The loss of a batch as a module, so that DistributedDataParallel sees one forward pass,
-    however often the method calls the network."""
+class _Loss:
+    """The loss of a batch, in the precision of the schedule."""
 
     def __init__(self, net: nn.Module, defense: TrainingMethod, precision: str) -> None:
-        super().__init__()
         self.net, self.defense, self.precision = net, defense, precision
 
-    def forward(
+    def __call__(
         self, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
         """Return the loss and the metrics of the method."""
@@ -365,7 +362,7 @@ class _Worker:
         self.net, self.processes, self.memory = net, processes, memory
         normalized = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
         self.divides = defense.divisible and not normalized
-        self.loss: nn.Module = _Loss(net, defense, precision)
+        self.loss = _Loss(net, defense, precision)
         if processes.count == 1:
             return
 
@@ -374,59 +371,64 @@ class _Worker:
             processes.refuse_several(
                 f"Training with {why}, which needs whole batches,", "Start it alone"
             )
-        with lost_processes():
-            self.loss = DistributedDataParallel(self.loss)
+        processes.copy_from_first([*net.parameters(), *net.buffers()])
 
     def backward(self, batch: Batch, at: TrainingPosition) -> tuple[float, Metrics]:
         """Add the gradient of the loss of a whole ``batch``, ``at`` a position in the run, to the
         network's parameters; return the loss and the method's metrics."""
-        images = batch[0]
-        if self.processes.count > 1:
-            if len(images) < self.processes.count:
-                self.processes.refuse_several(f"A batch of {len(images)}", "Use a larger batch")
-            rows = self.processes.share(len(images))
-            return self._over_processes(batch, rows, replace(at, whole=batch, first=rows.start))
-
-        size, draws = self.memory.most or len(images), at.generator.get_state()
+        count, draws = len(batch[0]), at.generator.get_state()
+        if count < self.processes.count:
+            self.processes.refuse_several(f"A batch of {count}", "Use a larger batch")
+        rows = self.processes.share(count)
+        own, ran_out = rows.stop - rows.start, False
         while True:
+            size = min(self.memory.most or own, own)
             try:
-                return self._in_parts(batch, size, at, draws)
+                value, metrics = self._in_parts(batch, rows, size, at, draws)
+                break
             except Exception as error:  # memory's errors come from torch and Python itself
                 if size == 1 or not self.divides or not is_out_of_memory(error):
                     raise
+                ran_out = True
             self.net.zero_grad(set_to_none=True)
             self.memory.halve(size)
-            size = self.memory.most or 1
+        return self._over_processes(value, ran_out), metrics
 
-    def _over_processes(
-        self, batch: Batch, rows: slice, at: TrainingPosition
-    ) -> tuple[float, Metrics]:
-        share = (rows.stop - rows.start) / len(batch[0])
-        with lost_processes():
-            loss, metrics = self._checked(batch, rows, at)
-            (loss * share * self.processes.count).backward()  # the processes' mean is the batch's
-        total = self.processes.sum(loss.detach().cpu().double() * share)
-        return float(total), metrics
+    def _over_processes(self, value: float, ran_out: bool) -> float:
+        """Add up losses and gradients of all processes, once each has done its own, so that one
+        that runs out of memory may take it in parts; then all take as little at once."""
+        if self.processes.count == 1:
+            return value
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        told = torch.tensor([value, float(ran_out)], dtype=torch.float64)
+        self.processes.add_up([*gradients, told])
+        if told[1] > 0:
+            known = self.processes.gather((self.memory.most, self.memory.first_failed))
+            self.memory.most = min(most for most, _ in known if most is not None)
+            self.memory.first_failed = max(failed for _, failed in known if failed is not None)
+        return float(told[0])
 
     def _in_parts(
-        self, batch: Batch, size: int, at: TrainingPosition, draws: Tensor
+        self, batch: Batch, rows: slice, size: int, at: TrainingPosition, draws: Tensor
     ) -> tuple[float, Metrics]:
-        count = len(batch[0])
+        """Add the gradient of the images ``rows`` of a batch, ``size`` at once, as their share of
+        the batch's; return their share of the loss, and their metrics."""
+        count, own = len(batch[0]), rows.stop - rows.start
         if size >= count:
-            loss, metrics = self._checked(batch, slice(0, count), at)
+            loss, metrics = self._checked(batch, rows, at)
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach()), metrics
 
         value, means = 0.0, dict[str, float]()
-        for first in range(0, count, size):
-            rows = slice(first, min(first + size, count))
-            own = replace(_with_draws(at, draws), whole=batch, first=first)
-            loss, metrics = self._checked(batch, rows, own)
-            share = (rows.stop - rows.start) / count
-            (loss * share).backward()  # type: ignore[no-untyped-call]
-            value += share * float(loss.detach())
-            means = {k: means.get(k, 0.0) + share * v for k, v in metrics.items()}
-        return value, {**means, "images_at_once": float(size)}
+        for first in range(rows.start, rows.stop, size):
+            part = slice(first, min(first + size, rows.stop))
+            position = replace(_with_draws(at, draws), whole=batch, first=first)
+            loss, metrics = self._checked(batch, part, position)
+            length = part.stop - part.start
+            (loss * (length / count)).backward()
+            value += length / count * float(loss.detach())
+            means = {k: means.get(k, 0.0) + length / own * v for k, v in metrics.items()}
+        return value, {**means, "images_at_once": float(size)} if size < own else means
 
     def _checked(self, batch: Batch, rows: slice, at: TrainingPosition) -> tuple[Tensor, Metrics]:
         loss, metrics = self.loss(batch[0][rows], batch[1][rows], at)

@@ -218,6 +218,36 @@ def test_a_patch_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     assert both.stderr.count("bundle: two") == 1
 
 
+@pytest.mark.slow
+def test_a_killed_patch_says_so_in_a_line_and_goes_on_alone(tmp_path: Path) -> None:
+    """One of two is killed after a checkpoint; one process goes on from it to the patch of an
+    undisturbed run, up to rounding."""
+    options = ("--model", "signs", "--threads", "1", "--force", "--test-draws", "4")
+    words = ("patch", "--draws", "2", "--resolution", "8", "--steps", "54", *options)
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(
+            [*torchrun(2), *words, "--out", "killed"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        while not (tmp_path / "killed/checkpoint.safetensors").is_file() and job.poll() is None:
+            time.sleep(0.02)
+        kill_one(job)
+    said = (tmp_path / "log").read_text()
+    assert said.count("physadv: ") == 1
+    assert "The same command goes on from what is saved, with any number of processes" in said
+    physadv(tmp_path, *words, "--out", "killed")
+    physadv(tmp_path, *words, "--out", "whole")
+    killed, whole = (
+        read_tensors(tmp_path / run / "checkpoint.safetensors")[0]["patch"]
+        for run in ("killed", "whole")
+    )
+    assert float((killed - whole).norm() / whole.norm()) < 1e-3
+
+
 def test_other_commands_are_not_started_twice(place: Path) -> None:
     """A command that is not divided says so in one line and ends with exit code 1."""
     several = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"}

@@ -111,7 +111,9 @@ def test_what_needs_whole_batches_is_not_divided() -> None:
 PROGRAM = """
 import sys, torch
 from torch import distributed
-from test_divided_training import SCHEDULE, batch, cases
+from test_divided_training import DIVIDED, Net, SCHEDULE, batch, cases
+from physadv.core.memory_limit import MemoryLimit
+from physadv.training.methods.by_name import method_by_name
 from physadv.core.process_group import ProcessGroup
 from physadv.core.tensor_files import write_tensors
 from physadv.training.loop import seed_all, train_model
@@ -125,6 +127,14 @@ for name, (make, method) in cases().items():
         losses.append(step.loss)
     weights[name] = torch.cat([p.detach().flatten() for p in net.parameters()])
     weights[name + " loss"] = torch.tensor(losses)
+
+# Memory holds two images at once in the second process alone; then both take as few.
+memory, net = MemoryLimit(), seed_all(lambda: Net(2 if group.rank else 1000), 1)
+method = method_by_name("pgd", DIVIDED["pgd"])
+for step in train_model(net, batch, SCHEDULE, defense=method, processes=group, memory=memory):
+    pass
+weights["small"] = torch.cat([p.detach().flatten() for p in net.parameters()])
+assert set(group.gather((memory.first_failed, memory.most))) == {(5, 2)}
 if group.is_first:
     write_tensors(sys.argv[1], weights)
 distributed.barrier()  # gloo aborts a process whose peer has gone
@@ -134,7 +144,8 @@ distributed.destroy_process_group()
 
 def test_two_processes_train_the_weights_of_one(tmp_path: Path) -> None:
     """Under every divisible method the weights agree within 1e-5, at an odd batch size too, and the
-    reported loss is that of the whole batch."""
+    reported loss is that of the whole batch; so they do where one of the two runs out of memory,
+    after which both take few images at once."""
     program, out = tmp_path / "program.py", tmp_path / "weights.safetensors"
     program.write_text(PROGRAM)
     start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", str(program), str(out)]
@@ -156,3 +167,5 @@ def test_two_processes_train_the_weights_of_one(tmp_path: Path) -> None:
         one = torch.cat([p.detach().flatten() for p in net.parameters()])
         assert float((both[name] - one).norm() / one.norm()) < 1e-5, name
         torch.testing.assert_close(both[f"{name} loss"], torch.tensor(losses), rtol=1e-5, atol=0)
+        if name == "pgd":
+            assert float((both["small"] - one).norm() / one.norm()) < 1e-5

@@ -101,7 +101,8 @@ class OcclusionTraining(TrainingMethod):
         # One draw decides whether an image stays whole, is reduced to a window, or is covered.
         kind = kind.view(-1, 1, 1, 1)
         ablated = torch.where(kind < self.plain + self.kept, ~window, first | second)
-        return ablated & (kind >= self.plain)
+        hidden: Tensor = ablated & (kind >= self.plain)
+        return hidden
 
     def _filled(self, images: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden.to(images.device), self.fill, images)
