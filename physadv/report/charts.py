@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 from markupsafe import Markup
 
@@ -27,7 +28,7 @@ from physadv.report.svg import (
 
 def block_chart(table: Mapping[str, BlockRates]) -> Markup:
     """Draw one line for each block of ``table``: success rate and interval."""
-    left, right, row = 70.0, WIDTH - 18.0, 34.0
+    left, right, row = 70.0, WIDTH - 22.0, 34.0
     bottom = 10 + row * len(table)
     parts = percent_axis(left, right, 6, bottom)
     for number, (block, rates) in enumerate(table.items()):
@@ -140,11 +141,13 @@ def rate_along(
             svg_text(left - 6, y + 4, format_percent(share, 0), at="end", fill=MUTED, size=12),
         ]
 
+    widest = 7.0 * max(len(f"{bound:g}") for bound in bounds) + 6
+    every = ceil(widest / wide)  # labels that would touch are left out, counted from the largest
     for j, bound in enumerate(bounds):
-        parts += [
-            svg_line(left + j * wide, bottom, left + j * wide, bottom + 4, stroke=MUTED),
-            svg_text(left + j * wide, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=12),
-        ]
+        x = left + j * wide
+        parts.append(svg_line(x, bottom, x, bottom + 4, stroke=MUTED))
+        if (len(bounds) - 1 - j) % every == 0:
+            parts.append(svg_text(x, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=12))
 
     for number, (block, values) in enumerate(rates.items()):
         shift = (number - (len(rates) - 1) / 2) * min(14.0, wide / 4)

@@ -20,7 +20,7 @@ from physadv.report.design import (
     member_uri,
     render_page,
 )
-from physadv.report.svg import WIDTH, block_marker, svg_chart, svg_line, svg_text
+from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
 
 _SHAPES = {"original": "clean", "noise": "blank", "cloaked": "patch"}
 COLORS = {variant: BLOCK_COLORS[shape] for variant, shape in _SHAPES.items()}
@@ -62,12 +62,14 @@ def render_cloak_report(
 
     ``pictures`` carry their faces as data URIs under ``uris``.
     """
+    headline, _, detail = result["verdict"]["words"].partition(":")
     return render_page(
         "cloak.html.j2",
         title="Are these photos protected?",
         result=result,
         verdict=result["verdict"],
-        headline=result["verdict"]["words"].partition(":")[0],
+        headline=headline,
+        detail=detail.strip() or headline,
         recognizers=[_recognizer(table) for table in result["recognisers"]],
         pictures=pictures,
         quality=result["quality"],
@@ -79,6 +81,9 @@ def _rate_cell(rate: Mapping[str, Any] | None) -> Markup:
     """A rate for a table, with its interval beneath."""
     if rate is None or not rate["n"]:
         return Markup("–")
+    if rate["low"] <= 0 and rate["high"] >= 1:
+        few = '<span class="num">{}<small>no interval</small></span>'
+        return Markup(few).format(format_percent(rate["rate"], 0))
     return Markup('<span class="num">{}<small>{}</small></span>').format(
         format_percent(rate["rate"], 0), format_interval(rate["low"], rate["high"], 0)
     )
@@ -168,17 +173,10 @@ def channel_chart(channels: Mapping[str, Any]) -> Markup:
     """Draw the match rates at FAR 1 % of ``channels``: uncloaked, noise of the same DSSIM,
     cloaked, with intervals."""
     left, step, top = 150.0, 34.0, 8.0
-    right, parts = WIDTH - 16.0, list[str]()
+    right, parts = WIDTH - 22.0, list[str]()
     bottom = top + step * len(channels)
 
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = left + share * (right - left)
-        parts += [
-            svg_line(x, top, x, bottom),
-            svg_text(
-                x, bottom + 16, f"{format_percent(share, 0)}", at="middle", fill=MUTED, size=12
-            ),
-        ]
+    parts += percent_axis(left, right, top, bottom)
 
     for row, (name, variants) in enumerate(channels.items()):
         y = top + step * (row + 0.5)

@@ -24,6 +24,7 @@ from physadv.core.rows import Row
 from physadv.core.visible_text import visible_line
 from physadv.core.wording import count_noun, format_percent
 from physadv.patches.bundle import PatchBundle, read_bundle
+from physadv.patches.reverify import refuse_foreign_models
 from physadv.printing.layout import smallest_paper
 from physadv.printing.sheet import write_sheet
 from physadv.twin.simulate import simulate_clips
@@ -79,11 +80,13 @@ def film_patch(
         The film.
 
     Raises:
-        BundleError: The bundle cannot be read.
+        BundleError: The bundle cannot be read, or names a model of one's own and ``model`` is None.
         OptionError: A size or number is out of range, or the twin cannot film its object.
         ModelError: The model cannot be loaded.
     """
     patch = bundle if isinstance(bundle, PatchBundle) else read_bundle(bundle)
+    if model is None:
+        refuse_foreign_models(patch, (patch.card.victim.name,))  # before it is filmed, not after
     with TemporaryDirectory() as folder:
         twin = Path(folder, "twin")
         report("filming (simulation)")

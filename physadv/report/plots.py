@@ -175,7 +175,8 @@ def _frame(x: Scale, y: Scale, *, grid: bool = True) -> list[str]:
         at = x(value)
         words = format_tick(value, percent=x.axis.percent)
         parts.append(svg_line(at, bottom, at, bottom + 4, stroke=MUTED))
-        parts.append(svg_text(at, bottom + 16, words, at="middle", fill=MUTED, size=11))
+        inside = min(at, WIDTH - 3.5 * len(words))  # the last label may be wider than the margin
+        parts.append(svg_text(inside, bottom + 16, words, at="middle", fill=MUTED, size=11))
 
     parts.append(svg_line(left, bottom, right, bottom, stroke=MUTED))
     middle = (left + right) / 2

@@ -150,7 +150,8 @@ def _film(root: Path, config: Mapping[str, Any]) -> RunPage:
         title=f"{Path(str(film['bundle'])).name}, printed and filmed in simulation",
         headline=f"{count_noun(len(clips), 'clip')}, {count_noun(len(truth), 'frame')}",
         tags=("simulation", *(() if film.get("complete") else ("incomplete",))),
-        detail="Next: physadv check on this folder tells how often the patch met its goal.",
+        detail="How often the patch met its goal was not measured here: `physadv check` of this "
+        "folder does that.",
         picture=member_uri(root, "contact.png"),
         words="One frame of each clip; a row a block: clean, blank, patch.",
         tables=[("Clips", ("Clip", "Camera", "Frames", "Distance", "Yaw"), rows)],
@@ -207,8 +208,8 @@ def _cloaking(root: Path, config: Mapping[str, Any]) -> RunPage:
     return RunPage(
         title="Cloaked photos",
         headline=f"{counts['cloaked']} of {count_noun(len(last), 'photo')} cloaked",
-        detail=f"{others.capitalize() + '. ' if others else ''}Whether it protects is another "
-        "question: physadv cloak check asks it.",
+        detail=f"{others.capitalize() + '. ' if others else ''}Whether it protects was not "
+        "measured here: `physadv cloak check` does that.",
         tables=[("Photos", ("Photo", "Status", "Faces", "DSSIM of faces", "Notes"), cells)],
         links=(MANIFEST,),
     )
