@@ -1,4 +1,5 @@
-"""PGD-10 at each `speed`, of five small nets of five kinds, interleaved in one run.
+"""PGD-10 at each `speed`, of five small nets of five kinds and, in three steps, of a WRN-16-10,
+interleaved in one run.
 
 Times are CPU times of the process, the least of the rounds; `auto` is told with and without the one
 timing that it begins with. Weights are random: only the time is measured. Raw rows are appended to
@@ -26,6 +27,8 @@ from physadv.attacks._guarded_model import guarded
 from physadv.core.rows import append_rows
 
 STEPS, IMAGES, SIDE = 10, 16, 32
+FEWER = {"WRN-16-10": (3, 2)}
+"""Steps and images of nets that take long."""
 SPEEDS = ("plain", "fold", "bf16", "auto")
 
 
@@ -64,6 +67,28 @@ class PreActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features in, features out."""
         out: Tensor = x + self.body(x)
+        return out
+
+
+class WidePreActivation(nn.Module):
+    """A block of WideResNet (Zagoruyko & Komodakis 2016), with its shortcut where sides change."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.norm = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(before, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+        )
+        same = before == width and stride == 1
+        self.shortcut = None if same else nn.Conv2d(before, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features in, features out."""
+        normed = self.norm(x)
+        out: Tensor = self.body(normed) + (x if self.shortcut is None else self.shortcut(normed))
         return out
 
 
@@ -122,6 +147,17 @@ def convolutional(width: int, blocks: list[nn.Module], stem: nn.Module) -> nn.Mo
     return nn.Sequential(stem, *blocks, *tail)
 
 
+def wide_resnet() -> nn.Module:
+    """WRN-16-10: two blocks at each of three widths, 17 M parameters."""
+    blocks: list[nn.Module] = []
+    before = 16
+    for width, stride in ((160, 1), (320, 2), (640, 2)):
+        blocks += [WidePreActivation(before, width, stride), WidePreActivation(width, width, 1)]
+        before = width
+    blocks += [nn.BatchNorm2d(640), nn.ReLU()]
+    return convolutional(640, blocks, nn.Conv2d(3, 16, 3, padding=1, bias=False))
+
+
 def transformer(width: int) -> nn.Module:
     """Six blocks of attention, norm first."""
     layer = nn.TransformerEncoderLayer(
@@ -139,6 +175,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "WRN, pre-activation": lambda: convolutional(
         48, [PreActivation(48) for _ in range(4)], nn.Conv2d(3, 48, 3, 2, 1, bias=False)
     ),
+    "WRN-16-10": wide_resnet,
     "ViT": lambda: Tokens(192, transformer(192)),
     "ConvNeXt-like": lambda: convolutional(
         64, [ConvNext(64) for _ in range(4)], nn.Conv2d(3, 64, 2, 2)
@@ -151,7 +188,8 @@ def measure(name: str, rounds: int) -> dict[str, object]:
     """Time PGD of one net at every speed, in turns."""
     torch.manual_seed(0)
     net = NETS[name]().eval().requires_grad_(False)
-    images = torch.rand(IMAGES, 3, SIDE, SIDE)
+    steps, count = FEWER.get(name, (STEPS, IMAGES))
+    images = torch.rand(count, 3, SIDE, SIDE)
     with torch.no_grad():
         labels = net(images).argmax(1)
 
@@ -172,7 +210,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
                 images,
                 labels,
                 eps=0.0001,
-                steps=STEPS,
+                steps=steps,
                 drop_broken=False,
                 keep="loss",
                 speed="plain" if model is guard else model,  # type: ignore[arg-type]
@@ -184,8 +222,8 @@ def measure(name: str, rounds: int) -> dict[str, object]:
         **{speed: round(least[speed] / least["plain"], 3) for speed in SPEEDS},
         "plain_seconds": round(least["plain"], 3),
         "choosing": round(choosing / least["plain"], 3),
-        "steps": STEPS,
-        "images": IMAGES,
+        "steps": steps,
+        "images": count,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
@@ -197,10 +235,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for name in NETS:
+    for name in options.nets:
         row = measure(name, options.rounds)
         append_rows(options.rows, [row])
         print(row)

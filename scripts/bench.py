@@ -59,6 +59,13 @@ BENCHMARKS: dict[str, Benchmark] = {
         ("--out {rows}/attack_gate.jsonl",),
         ("--repeats 1 --batch 2 --out {rows}/attack_gate.jsonl",),
     ),
+    "attackbench_ranking.py": Benchmark(
+        (
+            "--weights {shared}/weights/wongkolter_mnist_eps01.pth --data {shared}/mnist "
+            "--rows {rows}/attackbench_ranking.jsonl",
+        ),
+        peers=("attackbenchlib", "adv-lib", "tqdm"),
+    ),
     "auto_speed.py": Benchmark(
         ("--rows {rows}/auto_speed.jsonl",), ("--rounds 1 --rows {rows}/auto_speed.jsonl",)
     ),
