@@ -37,11 +37,11 @@ from path_traced_poses import BINS, FOCAL, LIGHTS, SIZE, YAWS, all_poses
 from physadv.camera.localization.boxes import box_of, crop_square, resize_box, square_around
 from physadv.check.frame_verdict import VerdictRule, frame_verdicts, verdict_rule
 from physadv.check.run_check import MARGIN
+from physadv.core.drawn_streets import drawn_street
 from physadv.core.image_io import save_png, to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
 from physadv.core.sign_artwork import SignFace, sign_face
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.defenses.load_model import load_model
 from physadv.eot.scenes.load import read_signs
 from physadv.evaluation.metrics.intervals import clustered_interval, paired_difference
@@ -238,7 +238,7 @@ def in_twin(scene: TracedPose, name: str, signs: Signs) -> Photographer:
     u, v = cv2.perspectiveTransform(np.zeros((1, 1, 2)), pose.homography)[0, 0].tolist()
     path = [SignPose(1000 * pose.distance_m, *pose.angles_deg, u, v)]
     number = ("path traced", "twin", name, pose.number)
-    background = synthetic_background(0, *number, height=SIZE[1] * 6 // 5, width=SIZE[0] * 6 // 5)
+    background = drawn_street(0, *number, height=SIZE[1] * 6 // 5, width=SIZE[0] * 6 // 5)
 
     def photograph(face: str) -> dict[str, U8]:
         clip = SignClip(
@@ -332,7 +332,7 @@ def before_traced_street(scene: TracedPose, name: str, signs: Signs) -> Photogra
     """As :func:`in_twin`, before the traced picture of the pose, which sets light and exposure."""
     light = scene.around * min(1.0, 0.9 / float(np.quantile(scene.around @ surface.LUMA, 0.99)))
     encoded = np.round(255 * light_to_srgb(light)).astype(np.uint8)
-    street = mock.patch(f"{__name__}.synthetic_background", return_value=encoded)
+    street = mock.patch(f"{__name__}.drawn_street", return_value=encoded)
     return _changed_twin(scene, name, signs, street)
 
 

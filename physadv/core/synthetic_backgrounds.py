@@ -1,5 +1,8 @@
-"""Street-like backgrounds made by code, so that the demo needs no photo: sky, ground, road, walls,
-foliage, grain."""
+"""Plain street-like backgrounds made by code: sky, ground, road, walls, foliage, grain.
+
+Draws of training and of patches' cards stand before these, so that recorded figures repeat;
+:mod:`physadv.core.drawn_streets` draws the twin's, which look more like photos.
+"""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from physadv.core.drawn_streets import drawn_street
 from physadv.core.errors import OptionError
 from physadv.core.files import sha256_of, write_json
 from physadv.core.image_io import Array
 from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
-from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.twin.cameras import (
     CAMERAS,
     EFFECTS,
@@ -250,9 +250,7 @@ def _background(
     """Return a photo in shuffled order, or a synthetic background."""
     if not backgrounds:
         height, width = int(size[1] * 1.2), int(size[0] * 1.2)
-        return np.asarray(
-            synthetic_background(seed, "twin", number, height=height, width=width), np.uint8
-        )
+        return np.asarray(drawn_street(seed, "twin", number, height=height, width=width), np.uint8)
     order = numpy_generator(seed, "twin", "backgrounds").permutation(len(backgrounds))
     return np.asarray(backgrounds[int(order[number % len(order)])], np.uint8)[..., :3]
 
