@@ -14,7 +14,7 @@ light photographed by the twin's camera of that name; and `twin`, the same face,
 view filmed by the twin in its own light. The first two differ by the camera alone, the last two by
 light, wear, placing and background: both have the same reflectances, and no printer is in between.
 More leave out or replace a part of the twin's scene: `twin, even light`, `twin, no wear`, `twin, exact
-place`, `twin, white light` and `twin, traced street`.
+place`, `twin, white light`, `twin, traced street`, `twin, plain street` and `twin, traced exposure`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from physadv.core.image_io import save_png, to_tensor
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
 from physadv.core.sign_artwork import SignFace, sign_face
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.defenses.load_model import load_model
 from physadv.eot.scenes.load import read_signs
 from physadv.evaluation.metrics.intervals import clustered_interval, paired_difference
@@ -336,6 +337,38 @@ def before_traced_street(scene: TracedPose, name: str, signs: Signs) -> Photogra
     return _changed_twin(scene, name, signs, street)
 
 
+def before_plain_street(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, the same draws, before the plainer pictures that the twin once drew."""
+    with mock.patch(f"{__name__}.drawn_street", synthetic_background):
+        return in_twin(scene, name, signs)
+
+
+def exposed_as_traced(scene: TracedPose, name: str, signs: Signs) -> Photographer:
+    """As :func:`in_twin`, the same draws, exposed so that a white sign is as bright as the device's
+    automatic control makes it in the traced frame."""
+    shot = _camera(scene, next(d for d in DEVICES if d.name == name), signs).shot
+    white = shot.gain * float((scene.on_plane @ surface.LUMA).mean())
+    light, real = sign_clips.random_light, exposure_at
+
+    def photograph(face: str) -> Mapping[str, U8]:
+        levels: list[F32] = []
+
+        def told(rng: np.random.Generator, level: F32) -> surface.SignLight:
+            levels.append(level)
+            return light(rng, level)
+
+        def exposed(*given: Any) -> Any:
+            return replace(real(*given), exposure=white / float(levels[-1] @ surface.LUMA))
+
+        with (
+            mock.patch.object(sign_clips, "random_light", told),
+            mock.patch(f"{__name__}.exposure_at", exposed),
+        ):
+            return in_twin(scene, name, signs)(face)
+
+    return photograph
+
+
 ARMS = {
     "tracer": in_traced_light,
     "twin camera": by_twin_camera,
@@ -345,6 +378,8 @@ ARMS = {
     "twin, exact place": exactly_placed,
     "twin, white light": in_white_light,
     "twin, traced street": before_traced_street,
+    "twin, plain street": before_plain_street,
+    "twin, traced exposure": exposed_as_traced,
 }
 
 

@@ -243,14 +243,3 @@ def test_twin_uses_photos_with_boxes(bundle: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "t" / "truth.jsonl").read_text().splitlines()]
     assert {row["photo"] for row in rows} == {"a.png"}
-
-
-@pytest.mark.parametrize(("name", "told"), [("fastestdet", True), ("signs", False)])
-def test_a_detectors_twin_asks_for_streets(tmp_path: Path, name: str, told: bool) -> None:
-    """Backgrounds made by code are harder on detectors than a rendered street, and the twin of a
-    detector's sticker says so."""
-    small = ["--clips", "1", "--frames", "1", "--frame-size", "320x240"]
-    words = ["twin", f"stop-sticker-{name}-v1", *small, "--out", str(tmp_path / "twin")]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    assert ("--backgrounds" in result.stderr) == told

@@ -72,12 +72,6 @@ def film_twin(config: TwinConfig, run: RunOptions) -> None:
     )
 
 
-_DRAWN_STREETS = (
-    "before backgrounds made by code, detectors miss more signs, bare ones too, than before a "
-    "rendered street: give photos of streets with --backgrounds"
-)
-
-
 def _model_to_name(patch: PatchBundle) -> str:
     """The option that `check` needs for a model that no bundle may name: never the card's own
     text, which would have its reader run what a stranger wrote there."""
@@ -94,8 +88,6 @@ def _prepare(config: TwinConfig, patch: PatchBundle) -> dict[str, Any]:
     if scenes:
         why = "the photos of --signs are filmed as they are"
         print_unused(config.unused_options(dict.fromkeys(("backgrounds", "distances"), why)))
-    elif not config.backgrounds and patch.card.victim.task == "detect":
-        notes.append(_DRAWN_STREETS)
     return {
         "scenes": scenes,
         "signs": faces,
