@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from physadv.core.files import write_json, write_text
@@ -30,7 +31,8 @@ def write_gate_files(
         Paths of both files.
     """
     junit = write_text(Path(folder) / JUNIT, junit_xml(command, subject, outcomes))
-    return junit, write_json(Path(folder) / SARIF, sarif_log(command, subject, outcomes))
+    page = (Path(folder) / "report.html").as_posix()
+    return junit, write_json(Path(folder) / SARIF, sarif_log(command, subject, outcomes, page))
 
 
 def junit_xml(command: str, subject: str, outcomes: Sequence[RequirementOutcome]) -> str:
@@ -59,25 +61,42 @@ def junit_xml(command: str, subject: str, outcomes: Sequence[RequirementOutcome]
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, "unicode") + "\n"
 
 
-def sarif_log(command: str, subject: str, outcomes: Sequence[RequirementOutcome]) -> dict[str, Any]:
-    """Return a SARIF log of one run with a result for each requirement.
+def sarif_log(
+    command: str,
+    subject: str,
+    outcomes: Sequence[RequirementOutcome],
+    page: str = "report.html",
+) -> dict[str, Any]:
+    """Return a SARIF log of one run: a rule for each requirement, a result for each one not met.
+
+    Services show every result as an alert, whatever its kind, and refuse one without a file.
 
     Args:
         command: The activity.
         subject: What was measured.
         outcomes: The requirements with their outcomes.
+        page: Path of the run's report with slashes, as the run's folder was named; of an absolute
+            one its last two parts are taken.
     """
+    parts = PurePosixPath(page).parts
+    relative = parts[-2:] if PurePosixPath(page).is_absolute() or ":" in parts[0] else parts
+    file = {"artifactLocation": {"uri": quote("/".join(relative))}, "region": {"startLine": 1}}
+    place = {
+        "physicalLocation": file,
+        "logicalLocations": [{"name": visible_line(subject)}],
+    }
     names = list(dict.fromkeys(str(outcome.requirement) for outcome in outcomes))
     results = [
         {
             "ruleId": str(outcome.requirement),
             "ruleIndex": names.index(str(outcome.requirement)),
-            "kind": "pass" if outcome.met else "fail",
-            "level": "none" if outcome.met else "error",
+            "kind": "fail",
+            "level": "error",
             "message": {"text": visible_line(f"{subject}: {outcome}")},
-            "locations": [{"logicalLocations": [{"name": visible_line(subject)}]}],
+            "locations": [place],
         }
         for outcome in outcomes
+        if not outcome.met
     ]
     rules = [{"id": name, "shortDescription": {"text": f"Requires {name}"}} for name in names]
     driver = {"name": f"physadv {command}", "rules": rules}

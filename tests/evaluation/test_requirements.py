@@ -104,7 +104,25 @@ def test_files_for_services_hold_every_outcome(tmp_path: Path) -> None:
     run = sarif_log("evaluate", subject, outcomes)["runs"][0]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     assert rules == ["robust >= 0.5", "clean >= 0.9"]
-    for result in run["results"]:
-        assert rules[result["ruleIndex"]] == result["ruleId"]
-        assert (result["kind"] == "fail") == (result["level"] == "error")
-        assert "\x1b" not in result["message"]["text"]
+    (result,) = run["results"]
+    assert rules[result["ruleIndex"]] == result["ruleId"] == "robust >= 0.5"
+    assert (result["kind"], result["level"]) == ("fail", "error")
+    assert "\x1b" not in result["message"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("page", "uri"),
+    [
+        ("runs/my run/report.html", "runs/my%20run/report.html"),
+        ("/home/someone/run/report.html", "run/report.html"),
+        ("C:/work/run/report.html", "run/report.html"),
+    ],
+)
+def test_a_result_has_a_file_below_the_top_folder(page: str, uri: str) -> None:
+    """GitHub refuses a whole log for one result without a file; no path of a machine is named."""
+    requirement = Requirement.parse("robust >= 0.5", METRICS)
+    outcomes = judge_all([requirement], {"robust": wilson_interval(3, 10)})
+    (result,) = sarif_log("evaluate", "net", outcomes, page)["runs"][0]["results"]
+    (place,) = result["locations"]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == uri
+    assert place["physicalLocation"]["region"]["startLine"] == 1
