@@ -442,7 +442,7 @@ FILES: dict[str, Maker] = {
         ),
         needs=("gtsrb.zip",),
     ),
-    **dict.fromkeys(("runs/before", "runs/after"), _ran(*_EVALUATE, needs=_OWN)),
+    **dict.fromkeys(("runs/before", "runs/after", "runs/mine"), _ran(*_EVALUATE, needs=_OWN)),
     "runs/signs": _ran(
         *("certify", "--model", "signs", "--data", "gtsrb.zip", "--threat", "l2:0.25"),
         *("--n0", "10", "--n", "40", "--limit", "2"),

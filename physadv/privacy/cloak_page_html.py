@@ -14,6 +14,7 @@ _DOCUMENT = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>physadv cloak</title>
+<link rel="icon" href="data:,">
 <style>
 /*COLORS*/
 * { box-sizing:border-box; }
@@ -57,8 +58,8 @@ to cloak one that is doubtful. A face without a box stays bare.</p>
 <label class="drop" id="drop">Drop photos here, or choose them
 <input id="files" type="file" multiple accept="image/*,.heic,.heif,.tif,.tiff"></label>
 <div class="bar">
-<label>Strength <input id="strength" type="range" min="0" max="2" value="0"
-  aria-describedby="means"> <output id="mode">low</output></label>
+<label>Strength <input id="strength" type="range" min="0" max="2" value="1"
+  aria-describedby="means"> <output id="mode">mid</output></label>
 <button id="go">Cloak</button>
 <a class="button" id="zip" download="cloaked-photos.zip" aria-disabled="true">Save a zip</a>
 <button id="stop">Finish</button>
@@ -141,6 +142,7 @@ function fill(entry, photo) {
     failed: photo.note, ready: "", cloaked: ""}[photo.status];
   const on = photo.faces.filter(f => f.on).length;
   box.querySelector("figcaption span").textContent = said || (done ? "cloaked, " + mode() :
+    !photo.faces.length ? "no face was found: stays as it is" :
     on + (on === 1 ? " face" : " faces") + " to cloak" +
     (on < photo.faces.length ? ", " + (photo.faces.length - on) + " stay bare" : ""));
   box.querySelector("figcaption span").className = photo.status === "failed" ? "bad" : "";
