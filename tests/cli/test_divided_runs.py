@@ -16,8 +16,10 @@ import pytest
 import torch
 from commandline import environment
 
+from physadv.core.errors import OptionError
 from physadv.core.rows import read_rows
 from physadv.core.tensor_files import read_tensors
+from physadv_cli.torchrun import refuse_several
 
 MODEL = """
 import torch
@@ -261,3 +263,8 @@ def test_other_commands_are_not_started_twice(place: Path) -> None:
     )
     assert done.returncode == 1
     assert "physadv patch verify under torchrun: attack, evaluate, certify, " in done.stderr
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in several.items():
+            patched.setenv(name, value)
+        with pytest.raises(OptionError, match="once a folder, with all photos of a person in one"):
+            refuse_several("cloak")
