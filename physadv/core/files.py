@@ -118,6 +118,7 @@ def make_folder(folder: str | Path) -> Path:
 
     Raises:
         OSError: Something else stands there, or the disk does not take it.
+        OptionError: It would be made outside the run's folder, by a link in that.
 
     Example:
         >>> import tempfile
@@ -131,6 +132,8 @@ def make_folder(folder: str | Path) -> Path:
         if each.exists():
             break
         made.append(each)
+    if made:
+        _refuse_way_out(path)
     path.mkdir(parents=True, exist_ok=True)
     for each in made:
         force_folder_to_disk(each.parent)

@@ -21,6 +21,7 @@ from physadv.core.errors import OptionError
 from physadv.core.files import (
     atomic_path,
     atomic_stream,
+    make_folder,
     remove_file,
     remove_leftovers,
     write_bytes,
@@ -368,8 +369,10 @@ def test_no_link_leads_out_of_a_run_folder(tmp_path: Path, way: str) -> None:
         if "linked" in way:
             with pytest.raises(OptionError, match="leads out"):
                 remove_file(path)
+            with pytest.raises(OptionError, match="leads out"):
+                make_folder(path.parent / "new" / "folder")
         write_text(tmp_path / "run" / "within", "mine")
-    assert (home / "file").read_text() == "precious"
+    assert [(each.name, each.read_text()) for each in home.iterdir()] == [("file", "precious")]
     assert (run / "in" / "new").read_text() == "mine"
 
 
