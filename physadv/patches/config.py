@@ -84,7 +84,7 @@ class PatchConfig(ModelSettings):
             metavar="X,Y",
             separator=",",
         ),
-    ] = (0.0, 95.0)
+    ] = (0.0, 0.0)
     sign_width_mm: Annotated[
         float,
         ConfigField(

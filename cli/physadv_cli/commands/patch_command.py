@@ -101,11 +101,11 @@ def patch(config: PatchConfig, run: RunOptions) -> None:
     See also: `physadv patch verify -h` measures a bundle again; `physadv patch transfer -h` tries
     bundles on other models; `physadv patch visibility -h` measures how far a model sees.
 
-    Example: physadv patch --model signs --goal untargeted --size 190x150 --center 0,95 --out
+    Example: physadv patch --model signs --goal untargeted --size 190x150 --center 0,40 --out
     my-sticker
 
     Example: physadv patch --model fastestdet --weights fastestdet.pth --goal vanish --signs
-    photos/ --mask bars
+    photos/ --search proportions
 
     Example: physadv patch --model fastestdet --object person --photos photos/ --goal vanish --size
     190x190
