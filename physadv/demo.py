@@ -18,7 +18,7 @@ from physadv.twin.simulate import ClipDone, simulate_clips
 
 
 def demo_settings(*, steps: int = 300, seed: int = 0, device: str = "auto") -> PatchConfig:
-    """Return the configuration of the default sticker, which fits an A4 or Letter sheet.
+    """Return the configuration of a sticker below the word, which fits an A4 or Letter sheet.
 
     Args:
         steps: Optimization steps.
@@ -33,7 +33,12 @@ def demo_settings(*, steps: int = 300, seed: int = 0, device: str = "auto") -> P
         'signs'
     """
     return PatchConfig(
-        steps=steps, seed=seed, device=device, test_draws=300, name="demo-stop-sticker"
+        center_mm=(0.0, 95.0),
+        steps=steps,
+        seed=seed,
+        device=device,
+        test_draws=300,
+        name="demo-stop-sticker",
     )
 
 
