@@ -120,15 +120,28 @@ def format_setting(value: object, name: str, facts: Mapping[str, Any]) -> str:
     return ", ".join(map(format_eps, near))
 
 
+_FOLDERS = re.compile(r"(?:^|(?<==))(?:[A-Za-z]:)?[\\/](?:[^\\/\n]*[\\/])*(?=[^\\/\n])")
+"""Folders of a path from the root, which stands alone or behind the name of what it is."""
+
+
 def format_value(value: Any) -> str:
-    """Format a plain ``value`` for a table: short numbers, yes, no, lists, a dash for nothing."""
+    """Format a plain ``value`` for a table: short numbers, yes, no, lists, a dash for nothing.
+
+    Of a path from the root its last name is left, since pages are passed on.
+
+    Example:
+        >>> format_value("/home/me/signs"), format_value("a=/nets/a.pth"), format_value("8/255")
+        ('signs', 'a=a.pth', '8/255')
+    """
     if value is None or value == "" or value == []:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(format_value, value))
-    return f"{value:z.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:z.6g}"
+    return _FOLDERS.sub("", str(value)) or str(value)
 
 
 def time_in_words(moment: str) -> str:

@@ -16,9 +16,12 @@ from physadv.core.reading import foreign_errors
 from physadv.core.rows import read_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
-from physadv.evaluation.metrics.intervals import wilson_interval
+from physadv.core.wording import format_percent
+from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import IDENTITY
+from physadv.privacy.batch import MANIFEST
 from physadv.report.run_comparison import read_figures
+from physadv.report.run_report import OTHER_RUNS
 
 _SUBJECTS = ("model", "bundle", "patch", "photos", "cloaked", "study", "data", "name")
 """Settings of which the first that a run has names what it was of."""
@@ -135,6 +138,29 @@ def _of_record(name: str, *keys: str) -> Callable[[Path], str]:
     return read
 
 
+def _of_patch(folder: Path) -> str:
+    """How often a patch met its goal in the held-out draws of its card, beside the blank one."""
+    file = member_of(folder, "card.toml")
+    if not file.is_file():
+        return "unfinished"
+    heldout = read_table(file, finite=False).get("heldout")
+    if heldout is None:
+        return "not measured"
+    success, blank = (RateInterval(**heldout[key]) for key in ("success", "blank_success"))
+    return f"goal met in {success}; with a blank one in {format_percent(blank.rate)}"
+
+
+def _of_page(command: str, record: str) -> Callable[[Path], str]:
+    """Return a function that reads the headline of a page once the run's ``record`` is there."""
+
+    def read(folder: Path) -> str:
+        if not member_of(folder, record).is_file():
+            return "unfinished"
+        return OTHER_RUNS[command](folder, {}).headline
+
+    return read
+
+
 def _of_study(folder: Path) -> str:
     return "finished" if (folder / "report.html").is_file() else "unfinished"
 
@@ -143,5 +169,11 @@ _RESULTS: dict[str, Callable[[Path], str]] = {
     **dict.fromkeys(("attack", "evaluate", "certify"), _of_figures),
     "check": _of_record("report.json", "headline"),
     "cloak-check": _of_record("check.json", "verdict", "words"),
+    "patch": _of_patch,
+    "train": _of_record("model.safetensors.toml", "accuracy"),
+    "train-signs": _of_page("train-signs", "signs.toml"),
+    "twin": _of_page("twin", "twin.json"),
+    "patch-transfer": _of_page("patch-transfer", "transfer.jsonl"),
+    "cloak": _of_page("cloak", MANIFEST),
 }
 """How the result of an activity's run is read; of others only its folder and subject are listed."""

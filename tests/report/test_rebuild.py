@@ -13,6 +13,7 @@ from small_commands import SMALL_COMMANDS, write_inputs
 from physadv.core.errors import DataError, OptionError
 from physadv.report.page_export import export_tables, page_tables, parse_forms
 from physadv.report.rebuild import rebuild_report
+from physadv.report.run_list import list_runs
 
 WITH_PAGE = ("evaluate", "certify", "study masked", "cloak check", "patch")
 WITHOUT = ("train", "twin", "cloak", "patch transfer")
@@ -53,6 +54,28 @@ def test_runs_without_a_page_get_one(name: str, tmp_path: Path) -> None:
     assert "<td" in text
     assert str(tmp_path) not in text
     assert {file.suffix for file in (out / "tables").iterdir()} == {".csv", ".tex", ".md"}
+
+    listed = list_runs(tmp_path)
+    assert [run.folder for run in listed] == [out]
+    assert re.search(r"\d", listed[0].result), "a list of runs has the result too"
+
+
+@pytest.mark.parametrize("name", ["evaluate", "certify", "train"])
+def test_pages_name_no_folder_of_the_machine(name: str, tmp_path: Path) -> None:
+    """Data named by its whole path are on the page by their own name: pages are passed on."""
+    command, out = SMALL_COMMANDS[name], tmp_path / "out"
+    write_inputs(tmp_path, name)
+    line = list(command.line(out))
+    data = line[line.index("--data") + 1]
+    line[line.index("--data") + 1] = str(tmp_path / data)
+    done = shared_server().run(tmp_path, *line, faults=Faults(code=command.code_for(out)))
+    assert done.code == 0, done.stderr
+    page = out / "report.html"
+    if not page.is_file():
+        assert shared_server().run(tmp_path, "report", "out").code == 0
+    text = page.read_text(encoding="utf-8")
+    assert data in text
+    assert str(tmp_path) not in text
 
 
 def test_charts_and_tables_are_exported(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,12 @@ from hypothesis import strategies as st
 
 from physadv.core.errors import DataError
 from physadv.core.rows import append_rows
-from physadv.evaluation.metrics.intervals import difference_interval, paired_share_difference
+from physadv.core.wording import format_percent
+from physadv.evaluation.metrics.intervals import (
+    RateInterval,
+    difference_interval,
+    paired_share_difference,
+)
 from physadv.evaluation.metrics.intervals import wilson_interval as wilson
 from physadv.report.run_comparison import compare_runs, read_figures
 from physadv.report.run_list import list_runs
@@ -111,6 +118,21 @@ def test_runs_are_listed_with_what_they_measured(tmp_path: Path) -> None:
     assert "robust 50.0 %" in found["done"].result
     assert found["half"].result.startswith("1 of 4 images: ")
     assert found["broken"].result.startswith("cannot be read: ")
+
+
+def test_a_patch_is_listed_with_its_success_beside_the_blank_one(tmp_path: Path) -> None:
+    """The figures are those of the bundle's card; a run without one is not finished yet."""
+    for name in ("made", "going"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text('command = "patch"\nmodel = "signs"\n')
+    card = Path(__file__).parents[2] / "patches" / "stop-sticker-signs-v1" / "card.toml"
+    shutil.copy(card, tmp_path / "made" / "card.toml")
+    heldout = tomllib.loads(card.read_text(encoding="utf-8"))["heldout"]
+
+    found = {run.folder.name: run.result for run in list_runs(tmp_path)}
+    assert str(RateInterval(**heldout["success"])) in found["made"]
+    assert format_percent(heldout["blank_success"]["rate"]) in found["made"]
+    assert found["going"] == "unfinished"
 
 
 def test_runs_on_properties_and_studies_are_listed_too(tmp_path: Path) -> None:

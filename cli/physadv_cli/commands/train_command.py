@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.training.config import TrainConfig, TrainSignsConfig
 from physadv_cli.configured import from_config
 from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup
@@ -115,7 +115,8 @@ def _classifier_summary(weights: Path, card: dict[str, Any]) -> str:
 
     lines = [f"{name:10} {RateInterval(**rate)}" for name, rate in card["measured"].items()]
     lines += [f"on held-out training images; robust is PGD-10 at {card['threat']}"]
-    lines += [f"{card['cpu_seconds']:.0f} CPU seconds, {card['epochs_done']} epochs judged"]
+    epochs = count_noun(card["epochs_done"], "epoch")
+    lines += [f"{card['cpu_seconds']:.0f} CPU seconds, {epochs} judged"]
     return "\n".join([*lines, f"use it as --model {weights}"])
 
 
