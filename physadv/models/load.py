@@ -453,8 +453,10 @@ def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> L
     if isinstance(found, LoadedModel):
         _refuse_settings(settings, text, "It is made by as_model, with settings of its own")
         model = found if fresh else copy.deepcopy(found)
+        net = model.net.net if isinstance(model.net, Preprocessed) else model.net
+        if model.card.name == type(net).__name__:  # given by as_model: says little in a report
+            model.card = replace(model.card, name=text, source=model.card.source or text)
         if weights is not None:
-            net = model.net.net if isinstance(model.net, Preprocessed) else model.net
             load_state(net, read_state(weights), name=text)
             model.card = replace(model.card, sha256=sha256_of_weights(weights))
         return model

@@ -33,6 +33,7 @@ class Tiny(torch.nn.Sequential):
 def make():
     return as_model(Tiny(), classes=["stop", "yield", "other"], mean=[0.5, 0.5, 0.5], std=0.25,
                     input_size=32)
+def named(): return as_model(Tiny(), name="my net")
 
 broken = 3
 instance = Tiny()
@@ -107,6 +108,14 @@ def test_weights_go_into_what_the_factory_makes(folder: Path) -> None:
         loaded = model.net.net.state_dict()  # type: ignore[union-attr]
         assert all(torch.equal(loaded[k], v) for k, v in state.items())
         assert len(model.card.sha256) == 64
+
+
+def test_a_model_of_ones_own_is_called_as_it_was_named(folder: Path) -> None:
+    """Reports name it as the command line does, or as its maker did, and not by its class."""
+    module = module_of(folder)
+    for factory in ("bare", "make", "instance"):
+        assert load_model(f"{module}:{factory}").card.name == f"{module}:{factory}"
+    assert load_model(f"{module}:named").card.name == "my net"
 
 
 def test_an_instance_in_the_users_module_is_left_as_it_is(folder: Path) -> None:
