@@ -66,8 +66,9 @@ def test_every_named_attack_takes_a_tuple_that_is_written_into(name: str) -> Non
         return net(images), images
 
     images, labels = batch(4)
-    threat = f"{ATTACKS[name].norms[0]}:0.1"
-    steps = None if ATTACKS[name].steps is None else 8
+    norm = ATTACKS[name].norms[0]
+    threat = f"{norm}:{2 if norm == 'l0' else 0.1}"
+    steps = None if ATTACKS[name].steps is None else 8 if norm != "l0" else 20
     model = Wrapped(around, None)
     result = physadv.evaluate(model, (images, labels), threat, attack=name, steps=steps)
     assert 0 <= result.robust_accuracy.rate <= result.clean_accuracy.rate
