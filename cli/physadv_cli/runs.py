@@ -241,7 +241,7 @@ class RunOptions:
             write_result(stream, json.dumps(plain(result)) + "\n")
 
 
-def read_of_earlier_run(
+def earlier_record_faults(
     file: Path, remedy: str = "Name another --out to begin anew, or add --verbose to see where"
 ) -> contextlib.AbstractContextManager[None]:
     """Return a context for what is made of a record that an earlier run left in ``file``.

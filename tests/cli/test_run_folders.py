@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from physadv.core.errors import DataError, OptionError, PhysadvError
 from physadv.core.run_folder import locked_folder
 from physadv_cli.main import app
-from physadv_cli.runs import read_of_earlier_run
+from physadv_cli.runs import earlier_record_faults
 
 FAST = ("--attack", "fgsm", "--limit", "2", "--model", "own:make")
 
@@ -443,13 +443,13 @@ def test_a_fault_of_the_program_is_not_blamed_on_earlier_files(
 def test_what_is_made_of_an_earlier_record_is_blamed_on_it_alone(tmp_path: Path) -> None:
     """Only where that record stood there before the work began; other ends of a command pass."""
     record = tmp_path / "rows.jsonl"
-    with pytest.raises(KeyError), read_of_earlier_run(record):
+    with pytest.raises(KeyError), earlier_record_faults(record):
         raise KeyError("layer")
-    begun = read_of_earlier_run(record)
+    begun = earlier_record_faults(record)
     record.write_text("{}")
     with pytest.raises(KeyError), begun:
         raise KeyError("layer")
     told = pytest.raises(DataError, match=r"rows\.jsonl.*layer")
-    with told as error, read_of_earlier_run(record):
+    with told as error, earlier_record_faults(record):
         raise KeyError("layer")
     assert isinstance(error.value.__cause__, KeyError)  # shown by --verbose

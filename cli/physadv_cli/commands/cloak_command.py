@@ -19,8 +19,8 @@ from physadv_cli.help import DEFAULT, DefaultCommand, DefaultGroup, ServeWithout
 from physadv_cli.runs import (
     RunOptions,
     console,
+    earlier_record_faults,
     print_unused,
-    read_of_earlier_run,
     record_config,
 )
 
@@ -156,7 +156,7 @@ def cloak_check(config: CloakCheckConfig, run: RunOptions) -> None:
     gate = Gate.of(run, ("matched",))
     if (done := _finished_check(config, run)) is not None:
         console.print("this check is finished; its result again (--overwrite measures anew)")
-        earlier = read_of_earlier_run(done[0] / RESULT, "Name another --out, or add --overwrite")
+        earlier = earlier_record_faults(done[0] / RESULT, "Name another --out, or add --overwrite")
         _report_check(done[0], done[1], run, gate, earlier)
         return
 

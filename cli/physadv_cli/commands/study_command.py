@@ -17,7 +17,7 @@ from physadv.studies.config import (
 )
 from physadv.studies.registry import ENTRIES, StudyEntry, plan_booklet
 from physadv_cli.configured import from_config
-from physadv_cli.runs import RunOptions, console, print_data, read_of_earlier_run
+from physadv_cli.runs import RunOptions, console, earlier_record_faults, print_data
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
@@ -156,7 +156,7 @@ def _run_in_folder(
 
     study = entry.load()
     folder = run.open_folder(config, lambda folder: claim_study(study, config, folder))
-    earlier = read_of_earlier_run(folder / ROWS)
+    earlier = earlier_record_faults(folder / ROWS)
     if not _watch_study(study, config, folder):
         return folder, None
     with earlier:
@@ -221,7 +221,7 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
     )
 
     folder = run.open_folder(config, lambda folder: claim_folder(folder, config.facts()))
-    earlier = read_of_earlier_run(folder / ROWS)
+    earlier = earlier_record_faults(folder / ROWS)
     stopped, data = _watch_masked(config, folder)
     with earlier:
         complete = study_result(folder)
@@ -255,7 +255,7 @@ def photographed(config: PhotographedConfig, run: RunOptions) -> None:
     model = load_model(config.model, weights=config.weights, device=config.device)
     examples.photograph_ways(config)
     folder = run.open_folder(config, lambda folder: examples.claim_study(folder, config, model))
-    earlier = read_of_earlier_run(folder / examples.ROWS)
+    earlier = earlier_record_faults(folder / examples.ROWS)
     stopped = _watch_photographed(config, model, folder)
 
     with earlier:
