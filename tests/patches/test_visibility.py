@@ -301,7 +301,7 @@ def test_the_commands_say_how_far_the_victim_sees(place: Path) -> None:
     words += ["--size", "60x60", "--steps", "2", "--draws", "2", "--test-draws", "60"]
     made = physadv(place, "patch", *words, "--resolution", "8", "--out", "out")
     assert made.returncode == 0, made.stderr
-    assert re.search(r"Red reads the clean sign down to 1\d px", made.stderr)
+    assert re.search(r"visibility_model:sees reads the clean sign down to 1\d px", made.stderr)
     result = json.loads(made.stdout)
     card = tomllib.loads((place / "out" / "card.toml").read_text())
     for name in ("by_distance", "by_angle"):
