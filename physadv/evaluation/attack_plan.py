@@ -15,7 +15,7 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.attacks._guarded_model import guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.evaluation.stages import AttackStage, Family, StageInput
+from physadv.evaluation.stages import AttackStage, Family, StageInput, in_pixels
 from physadv.threat.constraints import LpBall
 from physadv.threat.losses import loss_by_name
 
@@ -70,17 +70,6 @@ def _nes(
     return AttackResult(result.images, result.success, result.loss, each)
 
 
-def _in_pixels(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
-    """An attack on a number of pixels, with its radius in l_0 as the number."""
-
-    def run(
-        model: Classifier, images: Tensor, labels: Tensor, *, eps: float, **options: Any
-    ) -> AttackResult:
-        return attack(model, images, labels, pixels=int(eps), **options)
-
-    return run
-
-
 _VIEWS: dict[str, dict[str, Any]] = {
     "difgsm": {"diverse": attacks.DiverseInputs()},
     "bsr": {"diverse": attacks.BlockShuffle()},
@@ -113,9 +102,9 @@ ATTACKS: dict[str, _Named] = {
     "fmn": _Named(attacks.fmn, takes=("levels", "speed")),
     "cw": _Named(attacks.cw_l2, norms=("l2",), takes=("levels", "speed")),
     "sigma-zero": _Named(attacks.sigma_zero, norms=("l0",), takes=("levels", "speed")),
-    "jsma": _Named(_in_pixels(attacks.saliency_attack), norms=("l0",), steps=None),
+    "jsma": _Named(in_pixels(attacks.saliency_attack), norms=("l0",), steps=None),
     "square": _Named(attacks.square_attack, "black", steps="queries", takes=("seed",)),
-    "sparse-rs": _Named(_in_pixels(attacks.sparse_search), "black", ("l0",), "queries", ("seed",)),
+    "sparse-rs": _Named(in_pixels(attacks.sparse_search), "black", ("l0",), "queries", ("seed",)),
     "rays": _Named(attacks.rays, "black", ("linf",), "queries", targeted=False),
     "hopskipjump": _Named(
         attacks.hopskipjump, "black", ("linf", "l2"), "queries", ("seed", "starts")

@@ -27,7 +27,13 @@ from physadv.attacks.minimum_norm import fab
 from physadv.attacks.score_based import square_attack
 from physadv.attacks.sparse import sparse_search
 from physadv.core.errors import OptionError
-from physadv.evaluation.stages import AttackStage, BestFound, StageInput, sample_verdicts
+from physadv.evaluation.stages import (
+    AttackStage,
+    BestFound,
+    StageInput,
+    in_pixels,
+    sample_verdicts,
+)
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm
 
@@ -133,7 +139,7 @@ def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
             AttackStage("pgd-ce", "white", lambda case: _pgd_l0(case, "ce", steps=20)),
             AttackStage("pgd-margin", "white", lambda case: _pgd_l0(case, "margin", steps=60)),
             AttackStage("sigma-zero", "white", _sigma_zero),
-            AttackStage("sparse-rs", "black", _asked_for_pixels(queries=1000)),
+            AttackStage("sparse-rs", "black", _asked(in_pixels(sparse_search), queries=1000)),
         ]
     plan = [
         AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
@@ -154,7 +160,7 @@ def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
 def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks in ``norm`` on a model without gradients, by its scores and its labels."""
     if norm == "l0":
-        return [AttackStage("sparse-rs", "black", _asked_for_pixels(queries=5000))]
+        return [AttackStage("sparse-rs", "black", _asked(in_pixels(sparse_search), queries=5000))]
     plan = [AttackStage("square", "black", _asked(square_attack, queries=5000))]
     if norm == "linf":
         plan.append(AttackStage("rays", "black", _rays))
@@ -230,22 +236,6 @@ def _asked(
             norm=case.ball.norm,
             seed=case.seed,
             **budget,
-        )
-
-    return run
-
-
-def _asked_for_pixels(queries: int) -> Callable[[StageInput], AttackResult]:
-    """Return the run of Sparse-RS on as many pixels as the threat of its case allows."""
-
-    def run(case: StageInput) -> AttackResult:
-        return sparse_search(
-            case.gradient_model,
-            case.images,
-            case.labels,
-            pixels=int(case.ball.eps),
-            queries=queries,
-            seed=case.seed,
         )
 
     return run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,31 @@ from physadv.threat.losses import dlr_loss
 CLEAN = "clean"
 """Stage 0, the prediction on the clean images; misclassified ones are not attacked."""
 Family = Literal["white", "black"]
+
+
+def in_pixels(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+    """Return an attack on a number of pixels as one whose radius in l_0 is that number.
+
+    Args:
+        attack: Function that takes ``pixels``, such as
+            :func:`physadv.attacks.sparse.sparse_search`.
+
+    Returns:
+        Function that takes ``eps`` in its place, and the one norm it knows.
+    """
+
+    def run(
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        norm: Literal["l0"] = "l0",
+        **options: Any,
+    ) -> AttackResult:
+        return attack(model, images, labels, pixels=int(eps), **options)
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class RunPage:
         tags: Short remarks above the heading.
         detail: Second sentence.
         findings: Findings as their records hold them.
-        picture: Data URI of the picture of what the run was of; none where empty.
+        picture: Name of the picture of what the run was of; none where empty.
         words: What the picture shows.
         tables: Tables, each with a heading, names of columns, and rows.
         links: Names of files of the run's folder to open.
@@ -72,7 +72,13 @@ def write_run_report(folder: str | Path) -> Path:
     links = [name for name in page.links if member_of(root, name).is_file()]
     shown = [(heading, columns, rows[:_SHOWN], len(rows)) for heading, columns, rows in page.tables]
     content = render_page(
-        "run.html.j2", page=page, title=page.title, links=links, tables=shown, settings=config
+        "run.html.j2",
+        page=page,
+        title=page.title,
+        picture=member_uri(root, page.picture) if page.picture else "",
+        links=links,
+        tables=shown,
+        settings=config,
     )
     return write_text(member_of(root, "report.html"), content)
 
@@ -152,7 +158,7 @@ def _film(root: Path, config: Mapping[str, Any]) -> RunPage:
         tags=("simulation", *(() if film.get("complete") else ("incomplete",))),
         detail="How often the patch met its goal was not measured here: `physadv check` of this "
         "folder does that.",
-        picture=member_uri(root, "contact.png"),
+        picture="contact.png",
         words="One frame of each clip; a row a block: clean, blank, patch.",
         tables=[("Clips", ("Clip", "Camera", "Frames", "Distance", "Yaw"), rows)],
         links=("sheet.pdf", "truth.jsonl", "twin.json"),

@@ -143,6 +143,28 @@ def kill_one(job: subprocess.Popen[str]) -> None:
     assert job.wait(120) != 0
 
 
+def kill_and_go_on(place: Path, words: tuple[str, ...]) -> None:
+    """Kill one of two processes after a checkpoint, which one line must say, and let one go on in
+    "killed"; "whole" is of an undisturbed run."""
+    with (place / "log").open("w") as log:
+        job = subprocess.Popen(
+            [*torchrun(2), *words, "--out", "killed"],
+            cwd=place,
+            env=environment(),
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        while not (place / "killed/checkpoint.safetensors").is_file() and job.poll() is None:
+            time.sleep(0.02)
+        kill_one(job)
+    said = (place / "log").read_text()
+    assert said.count("physadv: ") == 1
+    assert "The same command goes on from what is saved, with any number of processes" in said
+    physadv(place, *words, "--out", "killed")
+    physadv(place, *words, "--out", "whole")
+
+
 @pytest.mark.slow
 def test_a_killed_training_says_so_in_a_line_and_goes_on_alone(tmp_path: Path) -> None:
     """One of two is killed after an epoch; one process goes on from its checkpoint to the weights
@@ -154,23 +176,7 @@ def test_a_killed_training_says_so_in_a_line_and_goes_on_alone(tmp_path: Path) -
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     words = ("train", "--defense", "standard", "--data", "data.npz", "--epochs", "8")
     words = (*words, "--batch-size", "32", "--validation", "0.2", "--threads", "1")
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen(
-            [*torchrun(2), *words, "--out", "killed"],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
-        while not (tmp_path / "killed/checkpoint.safetensors").is_file() and job.poll() is None:
-            time.sleep(0.05)
-        kill_one(job)
-    said = (tmp_path / "log").read_text()
-    assert said.count("physadv: ") == 1
-    assert "The same command goes on from what is saved, with any number of processes" in said
-    physadv(tmp_path, *words, "--out", "killed")
-    physadv(tmp_path, *words, "--out", "whole")
+    kill_and_go_on(tmp_path, words)
     killed, whole = (
         torch.cat(
             [t.flatten() for t in read_tensors(tmp_path / run / "model.safetensors")[0].values()]
@@ -226,23 +232,7 @@ def test_a_killed_patch_says_so_in_a_line_and_goes_on_alone(tmp_path: Path) -> N
     undisturbed run, up to rounding."""
     options = ("--model", "signs", "--threads", "1", "--force", "--test-draws", "4")
     words = ("patch", "--draws", "2", "--resolution", "8", "--steps", "54", *options)
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen(
-            [*torchrun(2), *words, "--out", "killed"],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
-        while not (tmp_path / "killed/checkpoint.safetensors").is_file() and job.poll() is None:
-            time.sleep(0.02)
-        kill_one(job)
-    said = (tmp_path / "log").read_text()
-    assert said.count("physadv: ") == 1
-    assert "The same command goes on from what is saved, with any number of processes" in said
-    physadv(tmp_path, *words, "--out", "killed")
-    physadv(tmp_path, *words, "--out", "whole")
+    kill_and_go_on(tmp_path, words)
     killed, whole = (
         read_tensors(tmp_path / run / "checkpoint.safetensors")[0]["patch"]
         for run in ("killed", "whole")
