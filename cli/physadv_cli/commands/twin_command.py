@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from physadv.core.visible_text import visible_line
+from physadv.core.wording import count_noun
 from physadv.twin.config import TwinConfig
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console, print_unused
@@ -66,8 +67,9 @@ def film_twin(config: TwinConfig, run: RunOptions) -> None:
     }
     run.finish(
         result,
-        f"simulation: {clips} clips of each block (clean, blank, patch), {config.frames} frames "
-        f"each, in {folder}\nnext: physadv check {folder} --bundle {config.bundle}"
+        f"simulation: {count_noun(clips, 'clip')} of each block (clean, blank, patch), "
+        f"{count_noun(config.frames, 'frame')} each, in {folder}\n"
+        f"next: physadv check {folder} --bundle {config.bundle}"
         f"{_model_to_name(patch)}",
     )
 
