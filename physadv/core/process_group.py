@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -60,6 +60,17 @@ class ProcessGroup:
         with lost_processes():
             distributed.all_reduce(total)
         return total.to(values.device)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of every process's ``values``, on their device, through which gradients
+        flow, of any order: what each process makes of the sum counts in all.
+
+        All processes must ask for the same sums, and their gradients, in the same order.
+        """
+        if self.count == 1:
+            return values
+        total: Tensor = _Total.apply(values)  # type: ignore[no-untyped-call]
+        return total
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each of ``tensors``, in place, by its sum over all processes.
@@ -127,6 +138,24 @@ class ProcessGroup:
         """Refuse ``what`` in more than one process, with a ``remedy``. Raises OptionError."""
         if self.count > 1:
             raise OptionError(f"{what} in {self.count} processes", "It is not divided", remedy)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes: its own adjoint, as each term counts once in every process."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Add up ``values``; nothing is kept in ``ctx``."""
+        total = values.detach().clone(memory_format=torch.contiguous_format)
+        with lost_processes():
+            distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Add up the ``gradients`` of all processes."""
+        total: Tensor = _Total.apply(*gradients)  # type: ignore[no-untyped-call]
+        return total
 
 
 ALONE = ProcessGroup()

@@ -23,6 +23,7 @@ from physadv.core.errors import DataError, OptionError, is_out_of_memory
 from physadv.core.memory_limit import MemoryLimit
 from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.core.random_streams import derive, generator
+from physadv.training.batch_statistics import synchronized_batch_norm
 from physadv.training.checkpoint import (
     Tensors,
     load_optimizer,
@@ -262,8 +263,10 @@ def train_model(
         if ends:
             if validation is not None:
                 metrics |= _validate(validation, run.mean, progress, schedule.epochs)
-            if checkpoint is not None and processes.is_first:
-                _save(checkpoint, run, defense, progress, claim)
+            if checkpoint is not None:
+                own = defense.state()  # each of several processes knows a part
+                if processes.is_first:
+                    _save(checkpoint, run, own, progress, claim)
 
         yield TrainingStep(
             number + 1,
@@ -344,7 +347,10 @@ class _Loss:
     ) -> tuple[Tensor, Metrics]:
         """Return the loss and the metrics of the method."""
         kind, is_low = images.device.type, self.precision == "bf16"
-        with torch.autocast(kind, torch.bfloat16, enabled=is_low):
+        with (
+            torch.autocast(kind, torch.bfloat16, enabled=is_low),
+            synchronized_batch_norm(at.processes),
+        ):
             return self.defense.loss(self.net, images, labels, at)
 
 
@@ -366,10 +372,9 @@ class _Worker:
         if processes.count == 1:
             return
 
-        if not self.divides:
-            why = "batch normalization" if normalized else type(defense).__name__
+        if not (defense.divisible or defense.synchronized):
             processes.refuse_several(
-                f"Training with {why}, which needs whole batches,", "Start it alone"
+                f"Training with {type(defense).__name__}, which needs whole batches,"
             )
         processes.copy_from_first([*net.parameters(), *net.buffers()])
 
@@ -382,7 +387,7 @@ class _Worker:
         rows = self.processes.share(count)
         own, ran_out = rows.stop - rows.start, False
         while True:
-            size = min(self.memory.most or own, own)
+            size = min(self.memory.most or own, own) if self.divides else own
             try:
                 value, metrics = self._in_parts(batch, rows, size, at, draws)
                 break
@@ -422,7 +427,9 @@ class _Worker:
         value, means = 0.0, dict[str, float]()
         for first in range(rows.start, rows.stop, size):
             part = slice(first, min(first + size, rows.stop))
-            position = replace(_with_draws(at, draws), whole=batch, first=first)
+            position = replace(
+                _with_draws(at, draws), whole=batch, first=first, processes=self.processes
+            )
             loss, metrics = self._checked(batch, part, position)
             length = part.stop - part.start
             (loss * (length / count)).backward()
@@ -484,7 +491,7 @@ def _optimizer(net: nn.Module, schedule: TrainingSchedule) -> torch.optim.Optimi
 def _save(
     path: Path,
     run: TrainingRun,
-    defense: TrainingMethod,
+    defense: Tensors,
     progress: _Progress,
     claim: dict[str, Any],
 ) -> None:
@@ -493,7 +500,7 @@ def _save(
         "mean": run.mean.state_dict(),
         "best": progress.best,
         "optimiser": optimizer_tensors(run.optimizer),
-        "defence": defense.state(),
+        "defence": defense,
     }
 
     facts = {

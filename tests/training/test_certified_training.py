@@ -18,6 +18,7 @@ from physadv.certification.bounds.relaxations import relu_lines
 from physadv.certification.bounds.tracing import trace_graph
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.core.errors import OptionError
+from physadv.core.process_group import ALONE
 from physadv.core.random_streams import generator
 from physadv.models.architectures.cnn import build_network
 from physadv.training.loop import seed_all
@@ -160,11 +161,12 @@ def test_regularizers_are_zero_where_nothing_is_wrong() -> None:
     do."""
     center = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     narrow, wide = (center - 0.1, center + 0.1), (center - 0.9, center + 0.9)
-    assert float(tightness_loss(narrow, [narrow])) == 0
-    assert float(tightness_loss(narrow, [wide])) == pytest.approx((0.5 - 0.2 / 1.8) / 0.5)
-    assert float(balance_loss([narrow])) == 0
+    at = TrainingPosition(0, 1, generator(0))
+    assert float(tightness_loss(narrow, [narrow], at)) == 0
+    assert float(tightness_loss(narrow, [wide], at)) == pytest.approx((0.5 - 0.2 / 1.8) / 0.5)
+    assert float(balance_loss([narrow], at)) == 0
     lopsided = torch.tensor([[9.0, -1.0, 9.0, -1.0]])
-    assert float(balance_loss([(lopsided - 0.1, lopsided + 0.1)])) > 0
+    assert float(balance_loss([(lopsided - 0.1, lopsided + 0.1)], at)) > 0
 
 
 def test_on_batch_is_the_net_in_train_mode() -> None:
@@ -172,7 +174,7 @@ def test_on_batch_is_the_net_in_train_mode() -> None:
     statistics."""
     net = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2)
     images = torch.rand((4, 3, 64, 64), generator=generator(0, "res"))
-    graph, logits = set_batch_statistics(trace_graph(net, (3, 64, 64)), images)
+    graph, logits = set_batch_statistics(trace_graph(net, (3, 64, 64)), images, ALONE)
     twin = seed_all(lambda: build_network("signnet", channels=3, side=64, classes=5), 2).train()
     expected = twin(images)
     assert torch.allclose(logits, expected, atol=1e-4)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.attacks._classifier_step import frozen_eval
+from physadv.core.process_group import ALONE, ProcessGroup
 from physadv.threat.norms import parse_norm, steepest_point
 from physadv.training.methods._inner_maximization import (
     ascend_loss,
@@ -95,7 +96,9 @@ class FreeTraining(_Attacked):
     epochs. All batches must be of one size.
     """
 
+    synchronized: ClassVar[bool] = True
     replays: int = 4
+    _processes: ProcessGroup = field(default=ALONE, init=False, repr=False)
     _change: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -110,11 +113,15 @@ class FreeTraining(_Attacked):
     def loss(
         self, net: nn.Module, images: Tensor, labels: Tensor, at: TrainingPosition
     ) -> tuple[Tensor, Metrics]:
-        """Return the loss of ``net`` on changed ``images`` with ``labels``; ``at`` is not used.
+        """Return the loss of ``net`` on changed ``images`` with ``labels``; ``at`` tells which of
+        the batch they are.
 
         The loop's own backward pass provides the gradient that the next call ascends.
         """
-        moved = self._moved()
+        moved, self._processes = self._moved(), at.processes
+        rows, count = at.part(len(images))
+        if moved is not None and len(moved) == count:  # of all processes, from a checkpoint
+            moved = moved[rows]
         self._change = (
             torch.zeros_like(images) if moved is None else moved.to(images)
         ).requires_grad_()
@@ -140,9 +147,12 @@ class FreeTraining(_Attacked):
         return inside
 
     def state(self) -> dict[str, Tensor]:
-        """Return the change of the images."""
+        """Return the change of the images of all processes."""
         moved = self._moved()
-        return {} if moved is None else {"change": moved}
+        if moved is None:
+            return {}
+        parts = self._processes.gather(moved.cpu())
+        return {"change": torch.cat(parts)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore the change of the images from ``state``."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from physadv.core.errors import OptionError
+from physadv.core.process_group import ALONE, ProcessGroup
 
 Metrics = Mapping[str, float]
 Sampler = Callable[..., Tensor]
@@ -24,7 +25,7 @@ class TrainingPosition:
     """Position in a run: ``step`` of ``total``, from 0. ``generator`` (CPU) is this step's own.
 
     Where a batch is divided, ``whole`` is all of it, images and labels, and a loss is that of the
-    images from number ``first`` on.
+    images from number ``first`` on. Where ``processes`` divide it, each has one part.
     """
 
     step: int
@@ -32,6 +33,21 @@ class TrainingPosition:
     generator: Generator
     whole: tuple[Tensor, Tensor] | None = None
     first: int = 0
+    processes: ProcessGroup = ALONE
+
+    def part(self, count: int) -> tuple[slice, int]:
+        """Return which images of the whole batch the ``count`` at hand are, and how many it has."""
+        size = count if self.whole is None else len(self.whole[0])
+        return slice(self.first, self.first + count), size
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of the entries of ``values`` in all processes; gradients flow through
+        it."""
+        if self.processes.count == 1:
+            return values.mean()
+        own = torch.stack([values.sum(), values.new_tensor(float(values.numel()))])
+        sums = self.processes.total(own)
+        return sums[0] / sums[1]
 
     def draw(self, sample: Sampler, shape: Sequence[int], dim: int = 0) -> Tensor:
         """Draw what a batch needs at random; a part of a batch gets its part of the same draws.
@@ -103,6 +119,10 @@ class TrainingMethod(ABC):
     from ``at.draw``: then parts of a batch, in several processes or for want of memory, add up to
     it."""
 
+    synchronized: ClassVar[bool] = False
+    """Whether several processes may divide a batch whose loss is not such a mean: what is of all of
+    it comes from ``at.mean`` and ``at.processes``."""
+
     @property
     def repeats(self) -> int:
         """Number of steps in a row that get the same batch."""
@@ -131,7 +151,8 @@ class TrainingMethod(ABC):
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold, as named tensors."""
+        """Return what a checkpoint must hold, as named tensors; each of several processes calls
+        it."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027

@@ -69,7 +69,9 @@ class _Bounded(TrainingMethod):
         """Return the bound on the loss of ``net`` over balls about ``images`` with ``labels``;
         ``at`` decides the radius."""
         with torch.autocast(images.device.type, enabled=False):
-            graph, logits = set_batch_statistics(self._graph(net, tuple(images.shape[1:])), images)
+            graph, logits = set_batch_statistics(
+                self._graph(net, tuple(images.shape[1:])), images, at.processes
+            )
             eps = self.eps * self.stretch * at.ramp(*self.grow)
             if eps == 0:
                 return F.cross_entropy(logits, labels), {"eps": 0.0}
@@ -100,6 +102,7 @@ class IbpTraining(_Bounded):
     fade out as eps grows. Initial weights are those of Shi et al., unless ``own_start`` is off.
     """
 
+    synchronized: ClassVar[bool] = True
     regularize: float = 0.5
     own_start: bool = True
 
@@ -130,7 +133,7 @@ class IbpTraining(_Bounded):
         first = 1 if isinstance(graph.nodes[1].layer, ScaleLayer) else 0
         relu_inputs = [boxes[i] for i in before]
         return loss + fading * (
-            tightness_loss(boxes[first], relu_inputs) + balance_loss(relu_inputs)
+            tightness_loss(boxes[first], relu_inputs, at) + balance_loss(relu_inputs, at)
         )
 
 

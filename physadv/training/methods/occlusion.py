@@ -75,8 +75,7 @@ class OcclusionTraining(TrainingMethod):
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of ``net`` on partly hidden ``images`` with ``labels``, drawn from
         ``at``."""
-        count = len(images) if at.whole is None else len(at.whole[0])
-        rows = slice(at.first, at.first + len(images))
+        rows, count = at.part(len(images))
         masks = [self._hidden(count, images.shape[-2:], at.generator) for _ in range(self.draws)]
         hidden = torch.cat([self._filled(images, mask[rows]) for mask in masks])
         return F.cross_entropy(net(hidden).float(), labels.repeat(self.draws)), {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from math import pi
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ class StickerTraining(TrainingMethod):
         step_size: Length of a step, in units of [0, 1].
     """
 
+    synchronized: ClassVar[bool] = True
     area: tuple[float, float] = (0.02, 0.1)
     steps: int = 4
     step_size: float = 0.2
@@ -56,13 +58,15 @@ class StickerTraining(TrainingMethod):
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of ``net`` on ``images`` with ``labels``, clean and with a sticker, drawn
         from ``at``."""
-        photo = self._camera(images, at.generator)
+        photo = self._camera(images, at)
         texture = torch.rand((1, 3, TEXTURE_PX, TEXTURE_PX), generator=at.generator).to(images)
         with frozen_eval(net):
             for _ in range(self.steps):
                 up = input_gradient(
-                    lambda t: F.cross_entropy(net(photo(t)).float(), labels), texture
+                    lambda t: F.cross_entropy(net(photo(t)).float(), labels, reduction="sum"),
+                    texture,
                 )
+                up = at.processes.total(up)
                 texture = (texture + self.step_size * up.sign()).clamp(0, 1)
             with torch.no_grad():
                 photographed = photo(texture)
@@ -70,11 +74,13 @@ class StickerTraining(TrainingMethod):
         clean, covered = (F.cross_entropy(net(x).float(), labels) for x in (images, photographed))
         return 0.5 * (clean + covered), {"covered": float(covered.detach())}
 
-    def _camera(self, images: Tensor, generator: Generator) -> partial[Tensor]:
-        """Return a function from a texture (1, 3, h, w) to photographs of the batch with it, under
-        one draw of everything else."""
-        color = images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
-        count, size = len(images), images.shape[-1]
+    def _camera(self, images: Tensor, at: TrainingPosition) -> partial[Tensor]:
+        """Return a function from a texture (1, 3, h, w) to photographs of ``images`` with it, under
+        one draw of everything else, of the whole batch."""
+        rows, count = at.part(len(images))
+        whole = images if at.whole is None else at.whole[0]
+        color = whole if whole.shape[1] == 3 else whole.expand(-1, 3, -1, -1)
+        generator, size = at.generator, images.shape[-1]
 
         area = float(torch.rand((), generator=generator))
         share = self.area[0] + (self.area[1] - self.area[0]) * area
@@ -90,6 +96,8 @@ class StickerTraining(TrainingMethod):
         ranges = EotRanges(defocus_px=(0.0, 0.3), motion_px=(0.0, 0.5))
         pipeline = Pipeline.from_ranges(ranges)
         draw = pipeline.sample(scenes, generator)
+        if count > len(images):
+            draw, scenes = pipeline.part(draw, rows, count), scenes.part(rows)
 
         mask = torch.ones(1, 1, TEXTURE_PX, TEXTURE_PX, device=images.device)
         placement = Placement(width, height)
