@@ -27,7 +27,7 @@ from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array
 from physadv.core.visible_text import portable_name, visible_line
-from physadv.privacy.cloak_faces import MODES, mode_named
+from physadv.privacy.cloak_faces import MODES, CloakMode, read_mode
 from physadv.privacy.cloak_page_html import page_html
 from physadv.privacy.face_choice import PhotoFaces
 from physadv.privacy.photo_cloaker import PhotoCloaker
@@ -54,7 +54,7 @@ class PagePhoto:
         note: What its owner should know.
         size: Height and width in px.
         faces: The faces found.
-        results: Encoded cloaked photos by mode.
+        results: Encoded cloaked photos by strength: the name of a mode, or a budget.
     """
 
     number: int
@@ -72,20 +72,21 @@ class CloakPage(LocalPage):
 
     Args:
         port: Port on 127.0.0.1; 0 takes any free one.
-        cloaker: Finds and cloaks faces; its mode is replaced by the page's.
+        cloaker: Finds and cloaks faces; the page begins at its mode, which is replaced as the
+            slider says.
 
     Raises:
         CaptureError: The port cannot be used.
 
     Example:
-        >>> cloaker = PhotoCloaker([lambda rgb: []], [], mode_named("low"))
+        >>> cloaker = PhotoCloaker([lambda rgb: []], [], read_mode("low"))
         >>> with CloakPage(0, cloaker) as page:
         ...     page.address.startswith("http://127.0.0.1:")
         True
     """
 
     def __init__(self, port: int, cloaker: PhotoCloaker) -> None:
-        self._cloaker = cloaker
+        self._cloaker, self._start = cloaker, cloaker.mode.patches
         self._photos: dict[int, PagePhoto] = {}
         self._bytes, self._numbers = 0, 0
         self._lock, self._work = RLock(), Queue[Callable[[], None] | None]()
@@ -98,7 +99,7 @@ class CloakPage(LocalPage):
 
     def html(self) -> str:
         """Return the page."""
-        return page_html()
+        return page_html(self._start)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Return whether the page's button ended it, within ``timeout_s`` seconds."""
@@ -152,12 +153,13 @@ class CloakPage(LocalPage):
         self._work.put(lambda: self._look(photo))
         return number
 
-    def cloak(self, mode: str) -> None:
-        """Cloak all photos in ``mode``; those done in it already are kept.
+    def cloak(self, strength: str) -> None:
+        """Cloak all photos at ``strength``, the name of a mode or a budget; those done at it
+        already are kept.
 
-        Raises OptionError where there is no such mode.
+        Raises OptionError where there is no such strength.
         """
-        mode_named(mode)
+        mode = read_mode(strength)
         with self._lock:
             photos = list(self._photos.values())
         for photo in photos:
@@ -206,7 +208,7 @@ class CloakPage(LocalPage):
 
         Args:
             number: Number of the photo.
-            kind: "before", or the name of a mode it was cloaked in.
+            kind: "before", or a strength that it was cloaked at.
 
         Raises:
             OptionError: There is no such picture.
@@ -218,15 +220,16 @@ class CloakPage(LocalPage):
             raise OptionError(f"{number}/{kind}", "is no picture", "Cloak it first")
         return _jpeg(read_photo(file).rgb)
 
-    def archive(self, mode: str) -> bytes:
-        """Return the photos cloaked in ``mode`` as a zip archive, each in its own format.
+    def archive(self, strength: str) -> bytes:
+        """Return the photos cloaked at ``strength`` as a zip archive, each in its own format.
 
         Raises OptionError where there is none.
         """
+        key = _strength_key(read_mode(strength))
         with self._lock:
-            done = [(p.name, p.results[mode]) for p in self._photos.values() if mode in p.results]
+            done = [(p.name, p.results[key]) for p in self._photos.values() if key in p.results]
         if not done:
-            raise OptionError(mode, "no photo is cloaked in it", "Cloak them first")
+            raise OptionError(strength, "no photo is cloaked at it", "Cloak them first")
         out, taken = io.BytesIO(), set[str]()
         with zipfile.ZipFile(out, "w") as archive:
             for name, file in done:
@@ -266,28 +269,34 @@ class CloakPage(LocalPage):
                 photo.size, photo.faces = pixels.shape[:2], faces
             step.result = "ready"
 
-    def _cloak(self, photo: PagePhoto, mode: str) -> None:
+    def _cloak(self, photo: PagePhoto, mode: CloakMode) -> None:
+        key = _strength_key(mode)
         with self._lock:
             faces = dict(photo.faces.cloaked)
-            if photo.status == "failed" or mode in photo.results or not faces:
+            if photo.status == "failed" or key in photo.results or not faces:
                 return
         with self._at(photo, "cloaking") as step:
             loaded = read_photo(photo.file)
-            self._cloaker.mode = mode_named(mode)
+            self._cloaker.mode = mode
             work = self._cloaker.cloak(loaded.rgb.copy(), photo.name, list(faces.values()))
             made_with = [
                 {"name": e.card.name, "sha256": e.card.sha256} for e in self._cloaker.embedders
             ]
             data = encode_photo(loaded, work.rgb, made_with=made_with)
-            file = self._folder / f"{photo.number}-{mode}{loaded.suffix}"
+            file = self._folder / f"{photo.number}-{key}{loaded.suffix}"
             write_bytes(file, data)
             with self._lock:
                 if set(faces) == set(photo.faces.cloaked):  # else the choice changed meanwhile
-                    photo.results[mode] = file
+                    photo.results[key] = file
             step.result = "cloaked"
 
     def _at(self, photo: PagePhoto, status: str) -> _Step:
         return _Step(self._lock, photo, status)
+
+
+def _strength_key(mode: CloakMode) -> str:
+    """The name of a strength on the page: that of a mode, else the budget as a number."""
+    return mode.name if mode.name in MODES else f"{mode.patches:g}"
 
 
 class _Step:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 from physadv.core.page_colors import css_colors
+from physadv.privacy.cloak_faces import MODES
+from physadv.privacy.config import BUDGETS
 
 
-def page_html() -> str:
-    """Return the document; its requests are relative to its address, which holds the token."""
-    return _DOCUMENT.replace("/*COLORS*/", css_colors())
+def page_html(budget: float = MODES["mid"].patches) -> str:
+    """Return the document, with its slider at ``budget``, CIEDE2000 of patches of skin.
+
+    Its requests are relative to its address, which holds the token.
+    """
+    marks = {name: mode.patches for name, mode in MODES.items()}
+    document = _DOCUMENT.replace("/*COLORS*/", css_colors())
+    document = document.replace("/*MARKS*/", json.dumps(marks)).replace("START", f"{budget:g}")
+    return document.replace("LEAST", f"{BUDGETS[0]:g}").replace("MOST", f"{BUDGETS[1]:g}")
 
 
 _DOCUMENT = """<!doctype html>
@@ -32,7 +42,9 @@ button, a.button { font:inherit; padding:.5rem 1rem; min-height:2.75rem; cursor:
 a.button { display:inline-block; color:inherit; border:1px solid; border-radius:.3rem; }
 a.button[aria-disabled=true] { opacity:.5; pointer-events:none; }
 input[type=range] { min-height:2.75rem; }
-#strength { width:9rem; }
+#strength { width:12rem; }
+#marks { display:flex; gap:.3rem; } #marks [aria-pressed=true] { font-weight:700;
+  outline:2px solid var(--accent); }
 .photos { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));
   gap:1rem; margin-top:1rem; }
 figure { margin:0; background:var(--wash); border-radius:.5rem; overflow:hidden; }
@@ -58,8 +70,9 @@ to cloak one that is doubtful. A face without a box stays bare.</p>
 <label class="drop" id="drop">Drop photos here, or choose them
 <input id="files" type="file" multiple accept="image/*,.heic,.heif,.tif,.tiff"></label>
 <div class="bar">
-<label>Strength <input id="strength" type="range" min="0" max="2" value="1"
-  aria-describedby="means"> <output id="mode">mid</output></label>
+<label>Strength <input id="strength" type="range" min="LEAST" max="MOST" step="any" value="START"
+  aria-describedby="means"> <output id="mode" for="strength">START</output></label>
+<span id="marks" role="group" aria-label="Strengths with a name"></span>
 <button id="go">Cloak</button>
 <a class="button" id="zip" download="cloaked-photos.zip" aria-disabled="true">Save a zip</a>
 <button id="stop">Finish</button>
@@ -70,17 +83,41 @@ to cloak one that is doubtful. A face without a box stays bare.</p>
 </main>
 <script>
 const $ = id => document.getElementById(id);
-const modes = ["low", "mid", "high"];
+const marks = /*MARKS*/;
 const words = {
   low: "Least visible; many recognizers still match it.",
   mid: "Features look slightly shifted; protects better.",
   high: "Visible when compared; protects best."};
 let told = "";
-const mode = () => modes[$("strength").value];
 const post = (to, more) => fetch(to, {method: "POST", ...more});
+// A strength is the name of a mode or a budget in CIEDE2000, as --budget takes it.
+const budget = () => Number($("strength").value);
+const mode = () => Object.keys(marks).find(name => marks[name] === budget()) || `${budget()}`;
+const nearest = () => Object.keys(marks).reduce((best, name) =>
+  Math.abs(marks[name] - budget()) < Math.abs(marks[best] - budget()) ? name : best);
 const chosen = () => {
-  $("mode").textContent = mode(); $("means").textContent = words[mode()]; draw(); };
-$("strength").oninput = chosen;
+  const named = mode() in marks;
+  $("mode").textContent = named ? mode() : "budget " + mode();
+  $("strength").setAttribute("aria-valuetext", $("mode").textContent);
+  for (const each of $("marks").children)
+    each.setAttribute("aria-pressed", each.textContent === mode());
+  $("means").textContent = named ? words[mode()] : "Near " + nearest() + ": " +
+    words[nearest()][0].toLowerCase() + words[nearest()].slice(1);
+  draw(); };
+// In tenths by hand, while a start of --budget 2.15 stays what it is.
+$("strength").oninput = () => {
+  $("strength").value = Math.round(10 * budget()) / 10; chosen(); };
+$("strength").onkeydown = event => {
+  const way = {ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1}[event.key];
+  if (!way) return;
+  event.preventDefault();
+  $("strength").value = Math.round(10 * budget() + way) / 10; chosen(); };
+for (const name in marks) {
+  const button = document.createElement("button"); button.type = "button";
+  button.textContent = name;
+  button.onclick = () => { $("strength").value = marks[name]; chosen(); };
+  $("marks").append(button);
+}
 let state = {photos: [], busy: false};
 let sending = 0;
 async function send(files) {
@@ -144,7 +181,8 @@ function fill(entry, photo) {
   box.querySelector("figcaption span").textContent = said || (done ? "cloaked, " + mode() :
     !photo.faces.length ? "no face was found: stays as it is" :
     on + (on === 1 ? " face" : " faces") + " to cloak" +
-    (on < photo.faces.length ? ", " + (photo.faces.length - on) + " stay bare" : ""));
+    (on < photo.faces.length ? ", " + (photo.faces.length - on) + " stay bare" : "") +
+    (photo.cloaked.length ? "; done at " + photo.cloaked.join(", ") : ""));
   box.querySelector("figcaption span").className = photo.status === "failed" ? "bad" : "";
   box.querySelector("label").hidden = box.querySelector(".near").hidden = !done;
   const wanted = JSON.stringify([photo.aspect, photo.faces, done && mode(), !said || done]);
@@ -190,9 +228,9 @@ function draw() {
   $("zip").setAttribute("aria-disabled", !done);
   if (done) $("zip").href = mode() + "/cloaked-photos.zip";
   else $("zip").removeAttribute("href");
-  $("status").textContent = told || (sending ? "receiving photos ..." : state.busy ?
-    "working; " + done + " of " + state.photos.length + " cloaked in " + mode() :
-    state.photos.length ? done + " of " + state.photos.length + " cloaked in " + mode() : "");
+  const cloaked = done + " of " + state.photos.length + " cloaked, " + $("mode").textContent;
+  $("status").textContent = told || (sending ? "receiving photos ..." :
+    state.busy ? "working; " + cloaked : state.photos.length ? cloaked : "");
 }
 async function look() {
   try { state = await (await fetch("state.json")).json(); draw(); }

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
-from browsers import axe_faults, chromium, sideways_px, watched_page
+from browsers import axe_faults, chromium, sideways_px, wait_until, watched_page
 from commandline import environment
+from PIL import Image
 from small_commands import write_inputs
+from tinyface import KnownFinder, drawn_photo, tiny_embedder
 
+from physadv.privacy import cloak_page
+from physadv.privacy.cloak_faces import MODES, mode_of_budget
+from physadv.privacy.cloak_page import CloakPage
 from physadv.privacy.cloak_page_html import page_html
+from physadv.privacy.photo_cloaker import PhotoCloaker
 from physadv_cli.main import app
 from physadv_cli.ui.forms import JOURNEYS
 from physadv_cli.ui.server import JourneyPage
@@ -87,3 +96,56 @@ def test_the_page_of_the_cloak_is_without_serious_faults(browser: Any, tmp_path:
     assert sideways_px(page) <= 0
     assert faults == []
     page.close()
+
+
+def test_the_strength_on_the_page_is_a_budget(
+    browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page begins at --budget, moves in tenths by the keyboard, knows the modes as points of
+    the same scale, cloaks at what is chosen, and keeps what was cloaked at each."""
+    chosen: list[float] = []
+
+    def quick(text: str) -> Any:
+        mode = read_mode(text)
+        chosen.append(mode.patches)
+        return replace(mode, steps=2, draws=1, every=2)
+
+    read_mode = cloak_page.read_mode
+    monkeypatch.setattr(cloak_page, "read_mode", quick)
+    face = KnownFinder()(np.zeros((120, 160, 3)))[0]
+    data = io.BytesIO()
+    Image.fromarray(drawn_photo(120, 160, face)).save(data, "PNG")
+    cloaker = PhotoCloaker([KnownFinder()], [tiny_embedder()], mode_of_budget(2.15))
+    with CloakPage(0, cloaker) as served:
+        page, faults = watched_page(browser)
+        page.goto(served.address)
+        slider, shown = page.locator("#strength"), page.locator("#mode")
+        assert (slider.input_value(), shown.text_content()) == ("2.15", "budget 2.15")
+        assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("0.5", "5")
+
+        page.locator("#files").set_input_files(
+            {"name": "a.png", "mimeType": "image/png", "buffer": data.getvalue()}
+        )
+        page.get_by_role("button", name="face 1").wait_for()
+        slider.focus()
+        for _ in range(4):
+            page.keyboard.press("ArrowLeft")
+        assert (slider.input_value(), shown.text_content()) == ("1.8", "low")
+        page.get_by_role("button", name="high", exact=True).click()
+        assert (slider.input_value(), shown.text_content()) == ("3.2", "high")
+        slider.focus()
+        page.keyboard.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuetext") == shown.text_content() == "budget 3.1"
+
+        page.get_by_role("button", name="Cloak", exact=True).click()
+        wait_until(page, "document.getElementById('zip').href.includes('/3.1/')")
+        assert page.locator("figcaption span").text_content() == "cloaked, 3.1"
+        page.get_by_role("button", name="mid", exact=True).click()
+        assert page.locator("figcaption span").text_content() == "1 face to cloak; done at 3.1"
+        page.get_by_role("button", name="Cloak", exact=True).click()
+        wait_until(page, "document.getElementById('zip').href.includes('/mid/')")
+        assert set(chosen) == {3.1, MODES["mid"].patches}
+        assert axe_faults(page) == []
+        assert sideways_px(page) <= 0
+        assert faults == []
+        page.close()

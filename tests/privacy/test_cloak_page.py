@@ -168,6 +168,17 @@ def test_a_photo_that_cannot_be_kept_is_not_on_the_page(
     assert state(page)["photos"][0]["status"] == "ready"
 
 
+def test_a_budget_is_a_strength_as_a_mode_is(page: CloakPage) -> None:
+    """A number is cloaked at and kept beside the modes; that of a mode is that mode."""
+    ask(page, "POST", "photo", photo(), X_Name="a.png")
+    for strength in ("2.15", "3.20", "2.150"):
+        assert ask(page, "POST", f"cloak/{strength}")[0] == 200
+    assert state(page)["photos"][0]["cloaked"] == ["2.15", "high"]
+    for strength in ("2.15", "high"):
+        assert ask(page, "GET", f"{strength}/cloaked-photos.zip")[0] == 200
+        assert ask(page, "GET", f"1/{strength}.jpg")[0] == 200
+
+
 def test_a_face_is_left_bare_by_its_box(page: CloakPage) -> None:
     """It stays bit for bit, may be chosen again, and what was cloaked before counts no more."""
     data = photo()
@@ -194,6 +205,8 @@ def test_a_face_is_left_bare_by_its_box(page: CloakPage) -> None:
     ("method", "path"),
     [
         ("POST", "cloak/max"),
+        ("POST", "cloak/5.1"),
+        ("POST", "cloak/nan"),
         ("POST", "face/1/9"),
         ("POST", "face/7/1"),
         ("POST", "face/1"),

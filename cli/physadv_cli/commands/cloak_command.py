@@ -193,7 +193,7 @@ def _serve(config: CloakConfig, run: RunOptions) -> None:
     from physadv.privacy.cloak_task import photo_cloaker
 
     carried = ("keep_metadata", "strip_dates", "mark")
-    names = ("mode", "budget", "decoys", "only_faces", "skip_faces", "face_mode", *carried)
+    names = ("decoys", "only_faces", "skip_faces", "face_mode", *carried)
     print_unused(config.unused_options(dict.fromkeys(names, "the page of --serve chooses")))
     with calm_threads(run.threads or 0):
         cloaker, judge = photo_cloaker(config)
