@@ -19,6 +19,7 @@ from physadv.core.tables import read_table
 from physadv.core.wording import count_noun, format_fixed, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.privacy.batch import MANIFEST
+from physadv.report.cloak_pictures import MOST_SHOWN, CloakedPicture, cloaked_pictures
 from physadv.report.design import format_interval, member_uri, render_page
 
 Cells = Sequence[Any]
@@ -38,6 +39,8 @@ class RunPage:
         findings: Findings as their records hold them.
         picture: Name of the picture of what the run was of; none where empty.
         words: What the picture shows.
+        photos: Cloaked photos, shown first.
+        photos_words: What they show.
         tables: Tables, each with a heading, names of columns, and rows.
         links: Names of files of the run's folder to open.
     """
@@ -49,6 +52,8 @@ class RunPage:
     findings: Sequence[Mapping[str, Any]] = ()
     picture: str = ""
     words: str = ""
+    photos: Sequence[CloakedPicture] = ()
+    photos_words: str = ""
     tables: Sequence[tuple[str, Cells, Sequence[Cells]]] = field(default=())
     links: Sequence[str] = ()
 
@@ -68,10 +73,39 @@ def write_run_report(folder: str | Path) -> Path:
     root = Path(folder)
     config = read_table(member_of(root, CONFIG))
     command = str(config.pop(COMMAND_KEY, "cloak"))
-    page = OTHER_RUNS[command](root, config)
+    return write_text(
+        member_of(root, "report.html"), _html(root, config, OTHER_RUNS[command](root, config))
+    )
+
+
+def write_before_after(folder: str | Path, originals: str | Path) -> Path:
+    """Write the page of a run of cloaked photos with the bare faces beside the cloaked ones.
+
+    It lies beside the folder, whose photos are to be passed on, and not in it.
+
+    Args:
+        folder: Folder of the run.
+        originals: Folder of the photos it was made from, or that photo; those that changed since
+            are not shown.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: The folder holds no cloaked photos.
+    """
+    root, source = Path(folder).resolve(), Path(originals)
+    config = read_table(member_of(root, CONFIG))
+    if str(config.pop(COMMAND_KEY, "cloak")) != "cloak":
+        raise DataError(f'"{root}"', "holds no cloaked photos", "Leave out --before")
+    page = _cloaking(root, config, source if source.is_dir() else source.parent)
+    return write_text(root.with_name(f"{root.name}-before-after.html"), _html(root, config, page))
+
+
+def _html(root: Path, config: Mapping[str, Any], page: RunPage) -> str:
     links = [name for name in page.links if member_of(root, name).is_file()]
     shown = [(heading, columns, rows[:_SHOWN], len(rows)) for heading, columns, rows in page.tables]
-    content = render_page(
+    return render_page(
         "run.html.j2",
         page=page,
         title=page.title,
@@ -80,7 +114,6 @@ def write_run_report(folder: str | Path) -> Path:
         tables=shown,
         settings=config,
     )
-    return write_text(member_of(root, "report.html"), content)
 
 
 def _rate(table: Mapping[str, Any]) -> list[str]:
@@ -199,26 +232,46 @@ def _transfer(root: Path, config: Mapping[str, Any]) -> RunPage:
     )
 
 
-def _cloaking(root: Path, config: Mapping[str, Any]) -> RunPage:
-    """Cloaked photos, from their manifest; no photo is shown."""
+def _cloaking(root: Path, config: Mapping[str, Any], originals: Path | None = None) -> RunPage:
+    """Cloaked photos, from their manifest and files; bare faces only where ``originals`` are."""
     last = {row["source"]: row for row in read_rows(_needed(member_of(root, MANIFEST)))}
     counts = Counter(str(row["status"]) for row in last.values())
+    rows = [row for _, row in sorted(last.items())]
     cells = []
-    for name, row in sorted(last.items()):
+    for row in rows:
         faces, notes = row.get("faces", []), "; ".join(map(str, row.get("notes", [])))
-        change = _range(faces, "dssim", "", 3)
-        cells.append([name, row["status"], len(faces), change, row.get("reason", "") or notes])
+        changes = [_range(faces, key, "", n) for key, n in (("dssim", 3), ("ms_ssim", 3))]
+        changes.append(_range(faces, "color", "", 1))
+        remarks = row.get("reason", "") or notes
+        cells.append([row["source"], row["status"], len(faces), *changes, remarks])
     others = ", ".join(
         f"{n} {status}" for status, n in sorted(counts.items()) if status != "cloaked"
     )
+    photos = list(cloaked_pictures(root, rows, originals))
+    shown = (
+        f"The first {MOST_SHOWN} of {counts['cloaked']}: the"
+        if (len(photos) == MOST_SHOWN < counts["cloaked"])
+        else "The"
+    )
     return RunPage(
-        title="Cloaked photos",
+        title="Cloaked photos" if originals is None else "Photos before and after",
         headline=f"{counts['cloaked']} of {count_noun(len(last), 'photo')} cloaked",
+        tags=() if originals is None else ("shows bare faces: keep this page",),
         detail=f"{others.capitalize() + '. ' if others else ''}Whether it protects was not "
         "measured here: `physadv cloak check` does that.",
-        tables=[("Photos", ("Photo", "Status", "Faces", "DSSIM of faces", "Notes"), cells)],
-        links=(MANIFEST,),
+        photos=photos,
+        photos_words=f"{shown} cloaked photo, and its largest face at 100 %"
+        + (
+            ". `physadv report RUN --before PHOTOS` makes a page with the faces as they were."
+            if originals is None
+            else ", cloaked and as it was."
+        ),
+        tables=[("Photos", _CLOAK_COLUMNS, cells)],
+        links=(MANIFEST,) if originals is None else (),
     )
+
+
+_CLOAK_COLUMNS = ("Photo", "Status", "Faces", "DSSIM", "MS-SSIM", "Mean CIEDE2000", "Notes")
 
 
 OTHER_RUNS: dict[str, Callable[[Path, Mapping[str, Any]], RunPage]] = {

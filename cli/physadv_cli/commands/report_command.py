@@ -38,6 +38,13 @@ def report(
             metavar="FORMS",
         ),
     ] = "",
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of cloaked photos: also show the faces as they were, on a page beside FOLDER.",
+            metavar="PHOTOS",
+        ),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -45,15 +52,19 @@ def report(
     """Make the report of a run again, from its raw rows and records.
 
     Nothing is attacked, filmed or trained. Of a check every table and chart is computed anew; of a
-    patch, report.html shows its card: success by distance and angle beside both controls.
+    patch, report.html shows its card: success by distance and angle beside both controls. Of
+    cloaked photos it shows these; --before adds a page with the bare faces, for yourself.
 
     Example: physadv report runs/20260101T120000Z-check
 
     Example: physadv report runs/signs --figures svg,png --tables csv,latex
+
+    Example: physadv report photos-cloaked --before photos
     """
     from physadv.report.check_report import write_check_report
     from physadv.report.page_export import FIGURE_FORMS, TABLE_FORMS, parse_forms
     from physadv.report.rebuild import command_of, rebuild_report
+    from physadv.report.run_report import write_before_after
 
     run = begin_report("report", json=json, quiet=quiet, verbose=verbose)
     drawn = parse_forms(figures, FIGURE_FORMS, "--figures")
@@ -61,14 +72,16 @@ def report(
     with run.held:
         if folder.is_dir():
             run.take_folder(folder)
-        if command_of(folder) == "check" and not (drawn or listed or open_page):
+        if command_of(folder) == "check" and not (drawn or listed or open_page or before):
             # It tells the result of the check as well.
             report_run(folder, run, write_check_report(folder))
             return
         page = rebuild_report(folder)
         files = _export(page, drawn, listed)
+        if before is not None:
+            files.append(write_before_after(folder, before))
         if open_page:
-            _open(page)
+            _open(page if before is None else files[-1])
         result = {"run": str(folder), "report": str(page), "files": [str(file) for file in files]}
         run.finish(result, "\n".join(str(line) for line in (*files, f"report: {page}")))
 
