@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from physadv.core.wording import count_noun
 from physadv_cli.progress import bar
 from physadv_cli.runs import console
 
@@ -97,7 +98,7 @@ def board_views(sources: Sequence[str], most: int) -> tuple[list[BoardView], lis
                         else:
                             if is_new_view(view, views):
                                 views.append(view)
-                        note = f"{len(views)} views, move the board for the next"
+                        note = f"{count_noun(len(views), 'view')}, move the board for the next"
                         progress.update(line, advance=1, note=note)
                         if len(views) >= most:
                             break

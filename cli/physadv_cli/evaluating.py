@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
 from physadv_cli.runs import (
@@ -169,7 +169,9 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     robust = RateInterval(**result["robust_accuracy"])
     broken = ", ".join(f"{name} {count}" for name, count in result["broken_by"].items())
 
-    lines = [f"stopped after {robust.n} of {result['images']} images"] if stopped else []
+    lines = (
+        [f"stopped after {robust.n} of {count_noun(result['images'], 'image')}"] if stopped else []
+    )
     lines += [f"clean accuracy   {clean}"]
     lines += [f"robust accuracy  {robust}  at {result['threat']}"]
     if result["targeted"]:
@@ -183,7 +185,9 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
 
     if result["gradients_of"]:
         lines += [f"gradients of     {'; '.join(result['gradients_of'])}"]
-    lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
+    lines += [
+        f"{result['seconds']:.1f} s, {count_noun(result['forwards'], 'image')} through the model"
+    ]
     if result["memory"]:
         lines += [result["memory"]]
     lines += query_lines(result)

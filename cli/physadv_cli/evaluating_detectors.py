@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from physadv.core.wording import count_noun
 from physadv_cli.runs import (
     RunOptions,
     print_asked,
@@ -117,14 +118,16 @@ def _summary(result: dict[str, Any], evaluation: DetectorEvaluation, *, stopped:
     """For people: AP50 and AP, clean and by goal, how often each goal is met, where it all is."""
     clean, goals = evaluation.figures()
     done = len(evaluation.ledger.rows)
-    lines = [f"stopped after {done} of {result['images']} images"] if stopped else []
-    lines += [f"{done} images, {result['threat']}"]
+    lines = [f"stopped after {done} of {count_noun(result['images'], 'image')}"] if stopped else []
+    lines += [f"{count_noun(done, 'image')}, {result['threat']}"]
     for name, figures in {"clean": clean, **goals}.items():
         lines += [f"{name:<10} AP50 {figures.ap50}", f"{'':<10} AP {figures.ap}"]
         lines += [f"{'':<10} objects found {figures.recall}"]
         if figures.success is not None:
             lines += [f"{'':<10} goal met {figures.success}"]
             lines += [f"{'':<10} false boxes an image {figures.extra}"]
-    lines += [f"{result['seconds']:.1f} s, {result['forwards']} images through the model"]
+    lines += [
+        f"{result['seconds']:.1f} s, {count_noun(result['forwards'], 'image')} through the model"
+    ]
     lines += query_lines(result)
     return "\n".join([*lines, f"rows and report in {result['out']}"])

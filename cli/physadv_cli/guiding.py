@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from physadv.core.wording import count_noun
 from physadv_cli.runs import console
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ class GuidedSession(Generic[View]):
         total = len(self._guided.targets)
         if views.views:
             console.print(
-                f"{len(views.views)} of {total} views are in {self._folder}; --overwrite begins "
-                "anew"
+                f"{len(views.views)} of {count_noun(total, 'view')} are in {self._folder}; "
+                "--overwrite begins anew"
             )
 
         try:
@@ -140,8 +141,8 @@ class GuidedSession(Generic[View]):
                     self._follow(source, views)
         except KeyboardInterrupt:
             console.print(
-                f"stopped: {len(views.views)} of {total} views are kept in {self._folder}; the "
-                "same command goes on with them"
+                f"stopped: {len(views.views)} of {count_noun(total, 'view')} are kept in "
+                f"{self._folder}; the same command goes on with them"
             )
             raise
         self._check_number(len(views.views), total)
@@ -183,9 +184,9 @@ class GuidedSession(Generic[View]):
 
         if taken < self._least:
             raise CalibrationError(
-                f"{taken} of {total} views taken",
+                f"{taken} of {count_noun(total, 'view')} taken",
                 f"at least {self._least} are needed",
                 f"The same command goes on with those in {self._folder}",
             )
         if taken < total:
-            console.print(f"going on with {taken} of {total} views")
+            console.print(f"going on with {taken} of {count_noun(total, 'view')}")

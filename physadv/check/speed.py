@@ -13,6 +13,10 @@ _MOST_KEPT = 20_000
 """Frames over which the speed of a whole check is taken: its last ones."""
 
 
+_LEAST_S = 1e-3
+"""A shorter time, as of frames judged in one batch, tells no speed."""
+
+
 @dataclass(frozen=True)
 class CheckSpeed:
     """Speed over some frames.
@@ -78,5 +82,7 @@ def _speed(times: list[tuple[float, float]]) -> CheckSpeed | None:
         return None
     arrived, judged = np.array(times).T
     median, p95 = np.percentile(judged - arrived, [50, 95])
-    elapsed = max(float(judged[-1] - judged[0]), 1e-9)
+    elapsed = float(judged[-1] - judged[0])
+    if elapsed < _LEAST_S:
+        return None
     return CheckSpeed((len(times) - 1) / elapsed, float(median), float(p95), len(times))

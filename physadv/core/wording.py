@@ -40,10 +40,11 @@ def count_noun(n: int, noun: str) -> str:
     """Return the number ``n`` with ``noun`` in singular or plural.
 
     Example:
-        >>> count_noun(1, "frame"), count_noun(0, "frame")
-        ('1 frame', '0 frames')
+        >>> count_noun(1, "frame"), count_noun(0, "frame"), count_noun(2, "box")
+        ('1 frame', '0 frames', '2 boxes')
     """
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}{ending}"
 
 
 def format_fixed(value: float, digits: int = 0) -> str:

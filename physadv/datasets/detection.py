@@ -21,6 +21,7 @@ from physadv.core.errors import DataError
 from physadv.core.image_io import Array
 from physadv.core.names import natural_key
 from physadv.core.text import decode_text
+from physadv.core.wording import count_noun
 from physadv.datasets.box_annotations import (
     CLASS_FILES,
     MAX_COCO_BYTES,
@@ -341,9 +342,11 @@ def _read_coco(source: FileSource, images: Sequence[str], only: str | None) -> _
         found.classes += [c for c in listing.classes if c not in found.classes]
         found.files.append(name)
         if absent:
-            found.notes.append(f"{absent} images of {name} are not here")
+            found.notes.append(f"{count_noun(absent, 'image')} of {name} missing here")
         if listing.without_area:
-            found.notes.append(f"{listing.without_area} boxes without area of {name} are left out")
+            found.notes.append(
+                f"{count_noun(listing.without_area, 'box')} without area of {name} left out"
+            )
     if not found.files:
         return None
     _assert_placed(found, source)
@@ -438,13 +441,16 @@ def _read_csv(source: FileSource, images: Sequence[str], only: str | None) -> _A
         part = _part_of_file(name)
         found.parts |= {i: part for i in placed.values() if part and i is not None}
         absent = sum(image is None for image in placed.values())
-        found.notes += [*notes, *([f"{absent} images of {name} are not here"] if absent else [])]
+        found.notes += [
+            *notes,
+            *([f"{count_noun(absent, 'image')} of {name} missing here"] if absent else []),
+        ]
         found.files.append(name)
     if not found.files:
         return None
     _assert_placed(found, source)
     without = len(images) - len(found.boxes)
-    found.notes += [f"{without} images without a row are left out"] if without else []
+    found.notes += [f"{count_noun(without, 'image')} without a row left out"] if without else []
     return found
 
 
@@ -482,7 +488,7 @@ def _drop_unlabeled(found: _Annotated) -> None:
     for image in others:
         del found.boxes[image]
     if others:
-        found.notes.append(f"{len(others)} images without an XML file are left out")
+        found.notes.append(f"{count_noun(len(others), 'image')} without an XML file left out")
 
 
 def _listed_parts(source: FileSource, images: Sequence[str]) -> dict[str, str]:
@@ -524,7 +530,9 @@ def _read_yolo(source: FileSource, images: Sequence[str], only: str | None) -> _
         found.files.append(file)
     absent = sum(file is None for file in files.values())
     if absent:
-        found.notes.append(f"{absent} images without a label file have no object")
+        found.notes.append(
+            f"{count_noun(absent, 'image')} without a label file taken to show no object"
+        )
     if not classes:
         found.notes.append("no data.yaml or classes.txt names the classes: they are numbers")
     return found
@@ -630,8 +638,8 @@ def detection_arrays(
     every = (*classes, *others)
     arrays = _BoxArrays.of(boxes, {name: i for i, name in enumerate(every)})
     empty = sum(not own for own in boxes)
-    note = f"{sum(counts.values())} objects of {len(counts)} classes"
-    note += f", {empty} images without one" if empty else ""
+    note = f"{count_noun(sum(counts.values()), 'object')} of {count_noun(len(counts), 'class')}"
+    note += f", {count_noun(empty, 'image')} without one" if empty else ""
     return DetectionDataset(
         read,
         lambda i, width, height: arrays.of_image(i, width, height, names[i]),

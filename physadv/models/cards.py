@@ -145,6 +145,7 @@ class LoadedModel(nn.Module):
     Args:
         net: The network, which owns resizing and normalization.
         card: Facts of the model: name, task, classes, input size, terms.
+        named_by_class: Whether nobody named it, so that its card has the name of its class.
 
     Example:
         >>> import physadv
@@ -155,10 +156,11 @@ class LoadedModel(nn.Module):
 
     card: ModelCard
 
-    def __init__(self, net: nn.Module, card: ModelCard) -> None:
+    def __init__(self, net: nn.Module, card: ModelCard, *, named_by_class: bool = False) -> None:
         super().__init__()
         self.net = net
         self.card = card
+        self.named_by_class = named_by_class
 
     @property
     def home(self) -> torch.device:

@@ -309,11 +309,13 @@ def as_model(
         "scale": scale,
         "layout": None if layout == "nchw" else layout,
     }
-    return _wrap(
+    model = _wrap(
         _copied(module),
         {k: v for k, v in table.items() if v is not None},
         name or type(module).__name__,
     )
+    model.named_by_class = not name
+    return model
 
 
 def _check_channels(
@@ -454,7 +456,7 @@ def _load_import(text: str, weights: Path | None, settings: dict[str, Any]) -> L
         _refuse_settings(settings, text, "It is made by as_model, with settings of its own")
         model = found if fresh else copy.deepcopy(found)
         net = model.net.net if isinstance(model.net, Preprocessed) else model.net
-        if model.card.name == type(net).__name__:  # given by as_model: says little in a report
+        if model.named_by_class:  # says little in a report
             model.card = replace(model.card, name=text, source=model.card.source or text)
         if weights is not None:
             load_state(net, read_state(weights), name=text)

@@ -19,6 +19,7 @@ from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.report.design import MUTED, render_page
 from physadv.report.kept_results import facts_of_data, keep_result
 from physadv.report.svg import WIDTH, svg_chart, svg_line, svg_text
+from physadv.threat.parsing import format_eps
 
 COLOR, BAND = page_color("clean"), page_color("band")
 MOST_STEPS = 400
@@ -138,9 +139,12 @@ def certified_curve(rows: Sequence[Row], norm: str, requested: float = 0.0) -> M
     middle = _points(stairs([r.rate for r in rates]))
     parts.append(f'<polyline points="{middle}" fill="none" stroke="{COLOR}" stroke-width="2"/>')
 
-    for radius in round_steps(widest):
+    # Radii of images of 8 bits are told in their steps, as they are typed.
+    unit = 1 / 255 if norm == "linf" and "/" in format_eps(requested) else 1.0
+    for tick in round_steps(widest / unit):
+        label = f"{tick:.3g}/255" if unit < 1 and tick else f"{tick:.3g}"
         parts.append(
-            svg_text(across(radius), bottom + 17, f"{radius:.3g}", at="middle", fill=MUTED, size=12)
+            svg_text(across(tick * unit), bottom + 17, label, at="middle", fill=MUTED, size=12)
         )
     parts.append(
         svg_text(

@@ -139,7 +139,8 @@ def _range(rows: Sequence[Row], key: str, unit: str) -> str:
     values = [float(r[key]) for r in rows if r.get(key) is not None]
     if not values:
         return ""
-    return f"{format_fixed(min(values), 1)} to {format_fixed(max(values), 1)}{unit}"
+    low, high = format_fixed(min(values), 1), format_fixed(max(values), 1)
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 
 def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:

@@ -115,7 +115,7 @@ def format_setting(value: object, name: str, facts: Mapping[str, Any]) -> str:
         return format_value(value)
     radii = [float(radius) for radius in str(value).split(", ")]
     # Kept with six digits, 8/255 is a little beside itself.
-    steps = [round(radius * 255) for radius in radii]
+    steps = [round(radius * 255 * 4) / 4 for radius in radii]
     near = [k / 255 if abs(r * 255 - k) < 1e-3 else r for r, k in zip(radii, steps, strict=True)]
     return ", ".join(map(format_eps, near))
 

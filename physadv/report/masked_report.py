@@ -20,6 +20,15 @@ KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real"
 """Column -> shape and color of its mark, and its name."""
 
 
+def defense_name(line: Mapping[str, Any]) -> str:
+    """Return the name of the defense of ``line`` of the study's table as people read it.
+
+    Args:
+        line: A line of the table; its records keep the spelling that they began with.
+    """
+    return str(line["defence"]).replace("defence", "defense")
+
+
 def write_masked_report(
     folder: str | Path,
     lines: Sequence[Mapping[str, Any]],
@@ -62,10 +71,10 @@ def _accuracy_figure(lines: Sequence[Mapping[str, Any]]) -> Markup:
 
     for number, entry in enumerate(lines):
         y = top + row * (number + 0.5)
-        parts.append(svg_text(left - 12, y + 4, str(entry["defence"]), at="end", size=11.5))
+        parts.append(svg_text(left - 12, y + 4, defense_name(entry), at="end", size=11.5))
         for shift, (column, (kind, name)) in zip((-6.0, 0.0, 6.0), KINDS.items(), strict=True):
             rate = RateInterval(**entry[column])
-            hint = f"{entry['defence']}, {name}: {rate}"
+            hint = f"{defense_name(entry)}, {name}: {rate}"
             parts += _mark(left, right, y + shift, kind, rate, hint)
     return svg_chart(
         bottom + 24, parts, "Accuracy clean, under the plain attack, and under every attack", WIDTH

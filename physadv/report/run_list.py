@@ -16,7 +16,7 @@ from physadv.core.reading import foreign_errors
 from physadv.core.rows import read_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.progress_log import IDENTITY
 from physadv.privacy.batch import MANIFEST
@@ -99,7 +99,11 @@ def _of_figures(folder: Path) -> str:
     run = read_figures(folder)
     done = next(iter(run.rates.values())).n
     total = run.settings.get("images")
-    part = f"{done} of {total} images: " if isinstance(total, int) and done < total else ""
+    part = (
+        f"{done} of {count_noun(total, 'image')}: "
+        if isinstance(total, int) and done < total
+        else ""
+    )
     threat = f"  at {run.settings['threat']}" if "threat" in run.settings else ""
     return part + ", ".join(f"{name} {rate}" for name, rate in run.rates.items()) + threat
 
@@ -122,7 +126,7 @@ def _of_detector(folder: Path, settings: Mapping[str, Any]) -> str:
             possible = [row[goal] for row in rows if row[goal]["possible"]]
             met = wilson_interval(sum(bool(each["success"]) for each in possible), len(possible))
             parts.append(f"{goal} {met}")
-    return f"{len(rows)} of {settings['images']} images: {', '.join(parts)}"
+    return f"{len(rows)} of {count_noun(settings['images'], 'image')}: {', '.join(parts)}"
 
 
 def _of_record(name: str, *keys: str) -> Callable[[Path], str]:

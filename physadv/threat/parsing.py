@@ -91,7 +91,11 @@ def parse_eps(eps: str | float, norm: NormLike = "linf") -> float:
         )
     name = parse_norm(norm, sparse=True)
     if name == "l0" and radius % 1:
-        raise OptionError(f"eps {text!r}", "in l0 a whole number of pixels", "Write 10")
+        raise OptionError(
+            f"eps {text!r}",
+            "in l0 a whole number of pixels",
+            f"Write {max(1, math.floor(radius + 0.5))}",
+        )
     if name == "linf" and radius > 1:
         remedy = f"Did you mean {text.strip()}/255" if radius <= 255 else "Pixels are in [0, 1]"
         raise OptionError(f"eps {text!r}", "at most 1 in l_inf, as images are in [0, 1]", remedy)
@@ -206,13 +210,17 @@ def join_threat(threat: str | None, norm: str | None, eps: str | None) -> str | 
 
 
 def format_eps(eps: float) -> str:
-    """Format ``eps`` as a multiple of 1/255 where it is one, else as a short number.
+    """Format ``eps`` as a multiple of 1/255, or of a quarter of that where it is small; else as a
+    short number.
 
     Example:
-        >>> format_eps(8 / 255), format_eps(0.5)
-        ('8/255', '0.5')
+        >>> format_eps(8 / 255), format_eps(0.5 / 255), format_eps(0.5)
+        ('8/255', '0.5/255', '0.5')
     """
     steps = eps * 255
     if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
         return f"{round(steps)}/255"
+    # Quarters of small steps have no short decimals; 0.05, which is 12.75/255, has.
+    if 0 < steps < 12 and abs(4 * steps - round(4 * steps)) < 1e-6:
+        return f"{round(4 * steps) / 4:g}/255"
     return f"{eps:.0f}" if eps >= 1000 else f"{eps:.3g}"

@@ -152,7 +152,7 @@ def test_a_csv_of_boxes_is_given_itself_in_any_dialect(tmp_path: Path) -> None:
     assert data.names == ("a.jpg",)
     assert data.classes == ("Größe",)
     assert data[0][1].boxes.tolist() == [[1.5, 2.5, 20.25, 11]]
-    assert any("1 images without a row" in line for line in data.summary.lines())
+    assert any("1 image without a row" in line for line in data.summary.lines())
     text(tmp_path / "labels/train.csv", "path,label\na.jpg,3\n")
     with pytest.raises(DataError, match="nor a CSV of boxes"):
         read_detection_dataset(tmp_path)
@@ -172,7 +172,7 @@ def test_images_without_a_label_have_no_object(tmp_path: Path) -> None:
     picture(tmp_path / "images/valid/b.jpg")
     data = read_detection_dataset(tmp_path, split="val")
     assert [len(data[i][1]) for i in range(2)] == [1, 0]
-    assert any("1 images without a label file" in note for note in data.summary.notes)
+    assert any("1 image without a label file" in note for note in data.summary.notes)
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_boxes_without_area_are_left_out_and_counted(tmp_path: Path) -> None:
     text(file, json.dumps(table))
     data = read_detection_dataset(tmp_path, split="val")
     assert len(data[0][1].boxes) == 2
-    assert any(note.startswith("1 boxes without area") for note in data.summary.notes)
+    assert any(note.startswith("1 box without area") for note in data.summary.notes)
 
 
 @pytest.mark.parametrize("orientation", [6, 8])

@@ -9,7 +9,7 @@ import pytest
 
 from physadv.core.errors import OptionError
 from physadv.threat.constraints import LpBall
-from physadv.threat.parsing import parse_eps, parse_norm, parse_threat
+from physadv.threat.parsing import format_eps, parse_eps, parse_norm, parse_threat
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,17 @@ def test_a_number_is_a_radius() -> None:
     """Floats pass through unchanged, tiny ones too."""
     assert parse_eps(8 / 255) == 8 / 255
     assert parse_eps(1e-9, "l2") == 1e-9
+
+
+@pytest.mark.parametrize(("eps", "nearest"), [("2.5", 3), ("8/255", 1), ("7.2", 7)])
+def test_a_share_of_a_pixel_names_the_nearest_number(eps: str, nearest: int) -> None:
+    """The message suggests the whole number beside the radius, and at least one pixel."""
+    with pytest.raises(OptionError, match=f"Write {nearest}\\."):
+        parse_eps(eps, "l0")
+
+
+def test_small_radii_keep_quarters_of_255ths() -> None:
+    """A quarter of 1/255 reads so and is read back; 0.05, which is 12.75/255, stays as it is."""
+    assert [format_eps(k / 1020) for k in (1, 2, 6)] == ["0.25/255", "0.5/255", "1.5/255"]
+    assert parse_eps("0.25/255") == 1 / 1020
+    assert [format_eps(eps) for eps in (0.05, 0.5, 0.01)] == ["0.05", "0.5", "0.01"]

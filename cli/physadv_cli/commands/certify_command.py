@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from physadv.certification.config import CertifyConfig
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv_cli.configured import from_config, hidden_option, threat_forms
 from physadv_cli.gate import Gate, end_by, outcomes_table, void_reason
 from physadv_cli.ranks import Division, divided_run, refuse_division
@@ -216,13 +216,18 @@ def _watch(task: CertificationTask, log: ProgressLog, shard: Shard) -> None:
 def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     """For people: the rates, the table, and where everything is."""
     from physadv.evaluation.metrics.intervals import RateInterval
+    from physadv.threat.parsing import format_eps
 
     certified = RateInterval(**result["certified_accuracy"])
     accuracy = RateInterval(**result["accuracy"])
     has_curve = result["method"] != "patch"  # a patch defense certifies one size
     method = f", {result['method']}" if has_curve else ""
 
-    lines = [f"stopped after {certified.n} of {result['images']} images"] if stopped else []
+    lines = (
+        [f"stopped after {certified.n} of {count_noun(result['images'], 'image')}"]
+        if stopped
+        else []
+    )
     if "verdicts" in result:
         counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(result["verdicts"].items()))
         lines += [f"searched            {counts}"]
@@ -231,13 +236,15 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     if result["abstained"]:
         lines += [f"abstained           {result['abstained']}"]
     if has_curve and certified.n:
-        points = (f"{p['radius']:.3g}: {format_percent(p['rate'])}" for p in result["curve"])
+        points = (
+            f"{format_eps(p['radius'])}: {format_percent(p['rate'])}" for p in result["curve"]
+        )
         lines += [f"over the radius     {', '.join(points)}"]
 
     if result["attacked"]:
         lines += [f"certified and broken: {result['broken']} of {result['attacked']}"]
     if result["samples"] and certified.n:
-        lines += [f"{result['samples'] / certified.n:.0f} noisy images each"]
+        lines += [f"{count_noun(round(result['samples'] / certified.n), 'noisy image')} each"]
     if result["memory"]:
         lines += [result["memory"]]
     return "\n".join([*lines, f"{result['seconds']:.1f} s; rows and report in {result['out']}"])

@@ -248,7 +248,8 @@ def _cloak_video(config: CloakConfig, run: RunOptions) -> None:
         "judge": judge,
         "seconds": round(done.seconds, 1),
     }
-    words = [f"{count_noun(len(done.tracks), 'face')} cloaked in {done.frames} frames: {target}"]
+    length = count_noun(done.frames, "frame")
+    words = [f"{count_noun(len(done.tracks), 'face')} cloaked in {length}: {target}"]
     if done.bare:
         words.append(f"{count_noun(len(done.bare), 'face')} left bare: probably none")
     run.finish(result, "\n".join([*words, *done.notes]))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from physadv.core.wording import count_noun
 from physadv_cli import options
 from physadv_cli.gate import NOT_MET
 from physadv_cli.runs import begin_report, console, print_entry
@@ -54,7 +55,9 @@ def compare(
     for side, name in ((before, "baseline"), (after, "run")):
         console.print(visible_line(f"{name:10}{side.subject}  ({side.folder})"), soft_wrap=True)
     if changes and changes[0].change.paired:
-        console.print(f"{changes[0].before.n} images that both have, compared in pairs")
+        console.print(
+            f"{count_noun(changes[0].before.n, 'image')} that both have, compared in pairs"
+        )
     weaker = [change.name for change in changes if change.verdict == "weaker"]
     result = {
         "baseline": str(baseline),

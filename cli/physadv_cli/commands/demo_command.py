@@ -10,7 +10,7 @@ import typer
 
 from physadv.core import shared_fields as shared
 from physadv.core.config import Config, ConfigField
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, console
 
@@ -119,5 +119,5 @@ def _in_words(result: dict[str, Any]) -> str:
         f"{read['blank']} with a blank sticker and {read['patch']} with this one; the sticker met "
         f"its goal in {format_percent(patch['attack_success_rate'], 0)} "
         f"({format_percent(patch['low'], 0)} to "
-        f"{format_percent(patch['high'], 0)}) of {patch['frames']} frames."
+        f"{format_percent(patch['high'], 0)}) of {count_noun(patch['frames'], 'frame')}."
     )

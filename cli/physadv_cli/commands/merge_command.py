@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from physadv.core.wording import count_noun
 from physadv_cli import options
 from physadv_cli.runs import begin_report, console
 
@@ -54,7 +55,7 @@ def merge(
         rest = "the report" if merged.is_complete else "the rest and the report"
         run.finish(
             result,
-            f"{merged.done} of {merged.images} images in {out}\n"
+            f"{merged.done} of {count_noun(merged.images, 'image')} in {out}\n"
             f"for {rest}, repeat `physadv {merged.command}` as for the shards, without --shard "
             f"and with --out {out}",
         )

@@ -327,7 +327,6 @@ def _masked_summary(lines: list[dict[str, Any]], folder: Path, *, stopped: bool)
         text.append(f"{'':32} clean      plain  real   (n = {lines[0]['n']})")
     for line in lines:
         clean, plain, real = (line[column]["rate"] for column in ("clean", "plain", "real"))
-        text.append(
-            f"{line['defence']:32}{clean:6.1%}  {plain:8.1%} {real:6.1%}   {line['remedy']}"
-        )
+        name = line["defence"].replace("defence", "defense")
+        text.append(f"{name:32}{clean:6.1%}  {plain:8.1%} {real:6.1%}   {line['remedy']}")
     return "\n".join([*text, f"rows, table and report in {folder}"])

@@ -128,7 +128,7 @@ def _signs_summary(folder: Path, card: dict[str, Any]) -> str:
         lines.append(
             f"{name}: {format_percent(right['rate'])} [{format_percent(right['low'])}, "
             f"{format_percent(right['high'])}] right, "
-            f"n = {right['n']} of {part['groups']} groups; "
+            f"n = {right['n']} of {count_noun(part['groups'], 'group')}; "
             f"called stop {format_percent(part['called_stop']['rate'], 2)}"
         )
     lines += [

@@ -226,7 +226,9 @@ def masking_markdown(rows: Sequence[Row]) -> str:
 
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for t in masking_table(rows):
-        name = t["defence"] + (f" ({t['paper']})" if t["paper"] else "")
+        name = str(t["defence"]).replace("defence", "defense") + (
+            f" ({t['paper']})" if t["paper"] else ""
+        )
         cells = [
             name,
             t["hides"],
