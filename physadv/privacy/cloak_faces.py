@@ -42,9 +42,9 @@ from physadv.privacy.visibility import (
     dssim,
     gaussian_blur,
     measure_change,
-    ms_ssim,
     patch_color_change,
     patch_room,
+    reduced_ms_ssim,
     seen_color_change,
 )
 
@@ -60,8 +60,6 @@ this sigma in px of a 112 px face, so that an iris stays round."""
 _GIVEN_BACK, _ROUNDS, _TO_LIMIT = 1.15, 3, 0.97
 """Factor by which each place's room grows again, rounds that make it small enough, and the share of
 the limit that they aim at."""
-_SCALES_SIDE = 512
-"""Longest side in px at which MS-SSIM is measured; larger faces are reduced to it."""
 WORKING_SIDE = 192
 """Faces larger than this are optimized at this size, in px; the change is then enlarged to the
 photo's."""
@@ -339,7 +337,7 @@ def _cloak_into(
             dssim=window.visible(search.best),
             color=seen_color_change(window.original, search.best),
             patches=patch_color_change(window.seen(window.original), window.seen(search.best)),
-            ms_ssim=window.alike(search.best),
+            ms_ssim=reduced_ms_ssim(window.original, search.best),
         ),
         margins={k: round(v, 4) for k, v in search.best_margins.items()},
         steps=steps,
@@ -430,17 +428,6 @@ class FaceWindow:
         """Return the DSSIM of a rendered face ``box`` (3, bh, bw) uint8, measured at the working
         size at most."""
         return float(dssim(self.seen(self.original), self.seen(box)))
-
-    def alike(self, box: Tensor) -> float:
-        """Return the MS-SSIM of a rendered face ``box`` (3, bh, bw) uint8, measured at 512 px at
-        most."""
-        factor = min(1.0, _SCALES_SIDE / max(box.shape[-2:]))
-        size = tuple(max(1, round(side * factor)) for side in box.shape[-2:])
-        pair = [
-            torch.cat([_reduced(plane, size) for plane in each[:, None]], 1)
-            for each in (self.original, box)
-        ]
-        return float(ms_ssim(*pair))
 
     def paste(self, photo: Array, box: Tensor) -> None:
         """Put this face ``box`` (3, bh, bw) uint8 into ``photo`` (h, w, 3) uint8 itself; everything

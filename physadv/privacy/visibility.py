@@ -26,6 +26,8 @@ _PATCH = 1 / 40
 """Sigma of a patch of skin, as a share of the face box."""
 _FLAT = 0.6
 """Share of a face box that counts as flat."""
+_SCALES_SIDE = 512
+"""Longest side in px at which MS-SSIM is measured; larger faces are reduced to it."""
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of MS-SSIM's scales, finest first (Wang et al., 2003)."""
 
@@ -43,6 +45,8 @@ class ImageChange:
         patches: CIEDE2000 that 99 % of patches of flat skin, of a fortieth of the box, stay below:
             what shows as blotches and other skin; None where not measured.
         ms_ssim: Structural similarity over several scales, 1 if equal; None where not measured.
+        features: Distance of :mod:`physadv.privacy.feature_distance`, 0 if equal; None where not
+            measured.
     """
 
     linf: int
@@ -51,6 +55,7 @@ class ImageChange:
     color: float | None = None
     patches: float | None = None
     ms_ssim: float | None = None
+    features: float | None = None
 
 
 def dssim(first: Tensor, second: Tensor) -> Tensor:
@@ -101,6 +106,24 @@ def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
         similarity = similarity * counted.mean((1, 2, 3)).clamp_min(0) ** weight
         one, other = F.avg_pool2d(one, 2), F.avg_pool2d(other, 2)
     return similarity
+
+
+def reduced_ms_ssim(before: Tensor, after: Tensor) -> float:
+    """Return the MS-SSIM of two face boxes, (3, h, w) in [0, 1] or uint8, at 512 px at most."""
+    factor = min(1.0, _SCALES_SIDE / max(before.shape[-2:]))
+    size = tuple(max(1, round(side * factor)) for side in before.shape[-2:])
+    # Channel by channel: all three at once as floats take several times the memory of the photo.
+    pair = [
+        torch.cat([_reduced(plane, size) for plane in each[:, None]], 1) for each in (before, after)
+    ]
+    return float(ms_ssim(*pair))
+
+
+def _reduced(plane: Tensor, size: tuple[int, ...]) -> Tensor:
+    unit = _unit(plane[None])
+    if tuple(unit.shape[-2:]) == size:
+        return unit
+    return F.interpolate(unit, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _ssim_parts(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ and right), batch norm has eps 1e-3.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,12 +99,21 @@ class EfficientNetLite0(nn.Module):
         self.head, self.head_norm = SameConv(channels, 1280), _norm(1280)
         self.classifier = nn.Linear(1280, classes)
 
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return what the stem and each stage make of normalized images ``x`` (b, 3, h, w) of any
+        size: (b, c, h / s, w / s) by strides s of 2 to 32."""
+        x = F.relu6(self.stem_norm(self.stem(x)))
+        stages, ends = [x], set(accumulate(stage[0] for stage in _STAGES))
+        for number, unit in enumerate(self.units, 1):
+            x = unit(x)
+            if number in ends:
+                stages.append(x)
+        return stages
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits of normalized images ``x``; dropout is left out, for the network is never
         trained here."""
-        x = F.relu6(self.stem_norm(self.stem(x)))
-        for unit in self.units:
-            x = unit(x)
+        x = self.features(x)[-1]
         x = F.relu6(self.head_norm(self.head(x)))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

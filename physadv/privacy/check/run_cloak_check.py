@@ -39,7 +39,13 @@ from physadv.privacy.check.match_rates import (
 from physadv.privacy.check.pairs import PhotoPair, PortraitPair, find_portraits, match_files
 from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, judge_protection
 from physadv.privacy.check.provenance import Provenance, Role, provenance_of
-from physadv.privacy.visibility import ImageChange, measure_change
+from physadv.privacy.feature_distance import FeatureDistance, load_feature_distance
+from physadv.privacy.visibility import (
+    ImageChange,
+    measure_change,
+    reduced_ms_ssim,
+    seen_color_change,
+)
 
 Progress = Callable[[int, int, str], None]
 """Called with photos done, photos in all, and what is being done."""
@@ -127,7 +133,7 @@ def run_cloak_check(
 
     pairs, foreign = match_files(originals, cloaked)
     others = [] if gallery is None else match_files(gallery)[0]
-    bank, left_out, changes, pictures = _fill(
+    bank, left_out, changes, compressed, pictures = _fill(
         pairs + others, recognizers, finders, plan, adaptive, target, progress
     )
     if not changes:
@@ -169,7 +175,7 @@ def run_cloak_check(
         cloaked=len(changes),
         verdict=_judge(tables, one_person=len(people) == 1),
         recognizers=[_plain(table) for table in tables],
-        quality=_quality(changes, bank),
+        quality={**_quality(changes, bank), "features_jpeg75_mean": compressed},
         left_out=[*left_out, *(f"{p.name}: no original of this name" for p in foreign)],
         settings={
             "cloaked": str(cloaked),
@@ -225,9 +231,11 @@ def _fill(
     adaptive: bool,
     folder: Path,
     progress: Progress | None,
-) -> tuple[EmbeddingBank, list[str], list[ImageChange], list[dict[str, Any]]]:
-    bank, left_out = EmbeddingBank(), list[str]()
+) -> tuple[EmbeddingBank, list[str], list[ImageChange], float | None, list[dict[str, Any]]]:
+    """Embed all photos, and measure every change, that of JPEG quality 75 beside it."""
+    bank, left_out, distance = EmbeddingBank(), list[str](), load_feature_distance()
     changes: list[ImageChange] = []
+    compressed: list[float | None] = []
     pictures: list[dict[str, Any]] = []
 
     def usable() -> Any:
@@ -244,12 +252,26 @@ def _fill(
             continue
         x0, y0, x1, y1 = portrait.box()
         before, after = portrait.before[y0:y1, x0:x1], portrait.after[y0:y1, x0:x1]
-        changes.append(measure_change(to_tensor(before), to_tensor(after)))
+        changes.append(_change(before, after, distance))
+        if distance is not None:
+            jpeg = CHANNELS["jpeg75"].send(before, portrait.side)
+            compressed.append(distance(to_tensor(before), to_tensor(jpeg)))
         if len(pictures) < _SHOWN and (
             not pictures or pictures[-1]["person"] != portrait.pair.person
         ):
             pictures.append(_picture(folder, portrait, before, after, changes[-1]))
-    return bank, left_out, changes, pictures
+    return bank, left_out, changes, _mean(compressed, 4), pictures
+
+
+def _change(before: Array, after: Array, distance: FeatureDistance | None) -> ImageChange:
+    """How far a face box was changed, by every measure at hand."""
+    pair = to_tensor(before), to_tensor(after)
+    return replace(
+        measure_change(*pair),
+        color=seen_color_change(*pair),
+        ms_ssim=reduced_ms_ssim(*pair),
+        features=None if distance is None else distance(*pair),
+    )
 
 
 def _picture(
@@ -404,8 +426,17 @@ def _quality(changes: Sequence[ImageChange], bank: EmbeddingBank) -> dict[str, A
         "dssim_mean": round(float(np.mean(dssims)), 5),
         "dssim_max": round(max(dssims), 5),
         "linf_max": max(c.linf for c in changes),
+        "ms_ssim_mean": _mean([c.ms_ssim for c in changes], 4),
+        "color_mean": _mean([c.color for c in changes], 3),
+        "features_mean": _mean([c.features for c in changes], 4),
         "psnr_mean": round(float(np.mean(peaks)), 2) if peaks else None,
         "unchanged": sum(c.linf == 0 for c in changes),
         "faces_still_found": int(sum(bank.found)),
         "n": len(changes),
     }
+
+
+def _mean(values: Sequence[float | None], digits: int) -> float | None:
+    """The mean of what was measured; None where nothing was."""
+    measured = [value for value in values if value is not None]
+    return round(float(np.mean(measured)), digits) if measured else None
