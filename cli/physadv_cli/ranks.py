@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from physadv.core.config import Config
-from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.errors import JobEndedError, OptionError
 from physadv.core.files import make_folder
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.wording import count_noun
@@ -211,7 +211,7 @@ def joined_processes() -> Iterator[ProcessGroup]:
     from torch import distributed
 
     def ended(_number: int, _frame: object) -> None:
-        raise PhysadvError(
+        raise JobEndedError(
             "torchrun ended the job",
             "a process of it failed, or it was stopped",
             "The same command goes on from what is saved, with any number of processes",

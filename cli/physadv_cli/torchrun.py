@@ -7,11 +7,6 @@ import time
 
 from physadv.core.errors import OptionError
 
-_ALONE = {
-    "cloak": "Start it once a folder, with all photos of a person in one: later ones follow the "
-    "cloaks of earlier ones"
-}
-"""What to do in place of several processes, where it is more than to start the command alone."""
 _SECONDS_TO_END = 3.0
 """Time in which torchrun notices a failed process; it looks ten times a second."""
 
@@ -42,6 +37,6 @@ def refuse_several(command: str) -> None:
     if is_one_of_several():
         raise OptionError(
             f"physadv {command.replace('-', ' ')} under torchrun",
-            "attack, evaluate, certify, patch and train are divided among processes",
-            _ALONE.get(command, "Start it alone"),
+            "attack, evaluate, certify, patch, train and cloak (of photos) are divided",
+            "Start it alone",
         )

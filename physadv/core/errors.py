@@ -189,6 +189,21 @@ class CalibrationError(PhysadvError):
     """
 
 
+class JobEndedError(PhysadvError):
+    """Job that was ended from outside, such as by torchrun: a run does not go on from item to item.
+
+    Args:
+        value: What is wrong.
+        limit: What is allowed.
+        remedy: What to do.
+
+    Example:
+        >>> raise JobEndedError("torchrun ended the job", "a process failed", "Start it again")
+        Traceback (most recent call last):
+        physadv.core.errors.JobEndedError: torchrun ended the job: a process failed. Start it again.
+    """
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether ``error`` says that memory ran out.
 

@@ -6,19 +6,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from physadv.core.errors import (
     DataError,
     ImageError,
+    JobEndedError,
     OptionError,
     PhysadvError,
     is_out_of_memory,
 )
-from physadv.core.files import refuse_unless_file, sha256_of, write_bytes
+from physadv.core.files import refuse_unless_file, remove_file, sha256_of, write_bytes
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, list_files, list_images
 from physadv.core.members import member_of
 from physadv.core.rows import Row, append_rows, read_rows
@@ -27,6 +28,8 @@ from physadv.core.tables import convert_value, read_table
 from physadv.privacy.photo_io.photo import encode_photo, output_name, read_photo
 
 MANIFEST = "cloak-manifest.jsonl"
+_RANK_MANIFESTS = "cloak-manifest.rank-*.jsonl"
+"""What processes that divide a run write until their rows are joined in the manifest."""
 SETTINGS = "cloak-settings.json"
 """Written beside cloaked photos: with which embedders they were made, so that a check knows the
 held-out ones."""
@@ -174,6 +177,8 @@ def run_folder(
     mark: bool = True,
     recall: Recall | None = None,
     overwrite: bool = False,
+    only: Container[str] | None = None,
+    manifest: str = MANIFEST,
 ) -> Generator[PhotoOutcome]:
     """Cloak photo by photo and yield after each; the manifest grows by rows forced to disk.
 
@@ -194,6 +199,8 @@ def run_folder(
         recall: Called for each cloaked photo, of this run or an earlier one, to remember its faces
             as they stand in the file: a resumed run goes on exactly as an undisturbed one.
         overwrite: Whether photos cloaked with other settings are replaced.
+        only: Names of the photos that are done here, where processes divide the jobs; None for all.
+        manifest: Name of the file for new rows, which :func:`gather_manifests` joins.
 
     Yields:
         One outcome a photo.
@@ -211,6 +218,8 @@ def run_folder(
     targets = {job.target for job in jobs}
 
     for index, job in enumerate(jobs, 1):
+        if only is not None and job.name not in only:
+            continue
         started = time.perf_counter()
         data = None
         try:
@@ -219,6 +228,8 @@ def run_folder(
                 taken = _taken(job, folder, known, targets)
                 row, data = _one(job, folder, cloaker, key, carry, originals, ours, taken)
                 row["seconds"] = round(time.perf_counter() - started, 3)
+        except JobEndedError:
+            raise
         except Exception as error:
             if not isinstance(error, PhysadvError | OSError) and not is_out_of_memory(error):
                 raise
@@ -227,18 +238,18 @@ def run_folder(
         if old is not None:
             if old["status"] == _WRITING:  # the file was in place when the run was killed
                 old = {**old, "status": "cloaked"}
-                append_rows(folder / MANIFEST, [old])
+                append_rows(folder / manifest, [old])
             if recall is not None and old["faces"]:
                 _recall(job, folder, old, recall)
             yield PhotoOutcome(job, "already done", index, len(jobs), len(old["faces"]), row=old)
             continue
 
         if data is not None:
-            append_rows(folder / MANIFEST, [{**row, "status": _WRITING}])
+            append_rows(folder / manifest, [{**row, "status": _WRITING}])
             ours.setdefault(row["output"], set()).add(row["output_sha256"])
             write_bytes(folder / row["output"], data)
             data = None
-        append_rows(folder / MANIFEST, [row])
+        append_rows(folder / manifest, [row])
         if row["status"] == "cloaked" and recall is not None:
             _recall(job, folder, row, recall)
 
@@ -269,6 +280,14 @@ class Carried:
     keep_metadata: bool = False
     strip_dates: bool = False
     embedders: Sequence[Mapping[str, str]] = ()
+
+
+class CarriedOptions(TypedDict):
+    """Options of what cloaked files carry, as :func:`run_folder` takes them."""
+
+    keep_metadata: bool
+    strip_dates: bool
+    mark: bool
 
 
 def settings_key(
@@ -475,9 +494,84 @@ class _ManifestRow:
     notes: list[str] = field(default_factory=list)
 
 
+def rank_manifest(rank: int) -> str:
+    """Return the name of the manifest of the process ``rank`` among those that divide a run."""
+    return _RANK_MANIFESTS.replace("*", str(rank))
+
+
+def gather_manifests(folder: Path, order: Sequence[str]) -> None:
+    """Join what processes of a divided run recorded in ``folder`` in its manifest.
+
+    A kill meanwhile loses no row; some may then stand there twice.
+
+    Args:
+        folder: Target folder.
+        order: Names of the photos, in whose order the rows are joined.
+    """
+    files = sorted(folder.glob(_RANK_MANIFESTS))
+    place = {name: number for number, name in enumerate(order)}
+    rows = [row for file in files for row in read_rows(member_of(folder, file.name))]
+    rows.sort(key=lambda row: place.get(row.get("source", ""), len(place)))
+    if rows:
+        append_rows(folder / MANIFEST, rows)
+    for file in files:
+        remove_file(file)
+
+
+def finished_rows(
+    jobs: Sequence[PhotoJob],
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    keep_metadata: bool,
+    strip_dates: bool,
+    mark: bool,
+) -> dict[str, Row]:
+    """Return the rows of the photos that a run need not do again, by name.
+
+    Args:
+        jobs: Photos to cloak.
+        folder: Target folder with the manifest of earlier runs, if any.
+        settings: Settings of this run.
+        keep_metadata: Whether GPS, serial numbers and the like are kept.
+        strip_dates: Whether dates and times are left out.
+        mark: Whether a mark in each photo's metadata names the embedders.
+    """
+    key = settings_key(settings, keep_metadata=keep_metadata, strip_dates=strip_dates, mark=mark)
+    known = _known(folder)
+    finished = {}
+    for job in jobs:
+        try:
+            row = _finished(job, folder, known.get(job.name), key)
+        except (PhysadvError, OSError):
+            continue  # the run meets it again, and records it
+        if row is not None:
+            finished[job.name] = row
+    return finished
+
+
+def output_of(row: Row, folder: Path) -> Path:
+    """Return the file that the photo of a manifest's ``row`` became, in ``folder``."""
+    return member_of(folder, row["output"])
+
+
 def _rows(folder: Path) -> list[Row]:
-    """All rows of the manifest, in their order; keys that a row lacks are empty."""
-    file = member_of(folder, MANIFEST)
+    """All rows of the manifests, those of processes that divide a run last."""
+    names = [MANIFEST, *sorted(file.name for file in folder.glob(_RANK_MANIFESTS))]
+    return [row for name in names for row in manifest_rows(folder, name)]
+
+
+def manifest_rows(folder: Path, name: str = MANIFEST) -> list[Row]:
+    """Return all rows of a manifest in their order; keys that a row lacks are empty.
+
+    Args:
+        folder: Target folder.
+        name: Name of the manifest there.
+
+    Raises:
+        DataError: The file is not the manifest of a cloak.
+    """
+    file = member_of(folder, name)
     if not file.is_file():
         return []
     rows: list[Row] = []
@@ -505,5 +599,5 @@ def _finished(job: PhotoJob, folder: Path, row: Row | None, key: str) -> Row | N
 
 
 def _recall(job: PhotoJob, folder: Path, row: Row, recall: Recall) -> None:
-    output = member_of(folder, row["output"])
+    output = output_of(row, folder)
     recall(lambda: read_photo(job.source).rgb, lambda: read_photo(output).rgb, row["faces"])

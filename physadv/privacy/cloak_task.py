@@ -6,12 +6,15 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from physadv.core.process_group import ProcessGroup
 from physadv.models.faces.embedders import load_surrogates
 from physadv.models.faces.face_detection import SlimFinder, default_finders
 from physadv.privacy.batch import (
     SETTINGS,
+    CarriedOptions,
     PhotoJob,
     PhotoOutcome,
+    gather_manifests,
     plan_jobs,
     refuse_other_settings,
     run_folder,
@@ -19,6 +22,7 @@ from physadv.privacy.batch import (
 )
 from physadv.privacy.cloak_faces import mode_named, mode_of_budget
 from physadv.privacy.config import CloakConfig
+from physadv.privacy.divided_cloak import DividedCloak
 from physadv.privacy.face_choice import FaceChoice
 from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings, write_settings
 
@@ -88,10 +92,12 @@ class CloakTask:
             )
 
     @property
-    def _carried(self) -> dict[str, bool]:
+    def _carried(self) -> CarriedOptions:
         """Options of what the files carry."""
-        names = ("keep_metadata", "strip_dates", "mark")
-        return {name: getattr(self.config, name) for name in names}
+        config = self.config
+        return CarriedOptions(
+            keep_metadata=config.keep_metadata, strip_dates=config.strip_dates, mark=config.mark
+        )
 
     def run(self, *, overwrite: bool = False) -> Generator[PhotoOutcome]:
         """Cloak photo by photo and yield after each; what an earlier run finished is skipped.
@@ -99,6 +105,7 @@ class CloakTask:
         Raises OptionError as :meth:`prepare` does, unless ``overwrite``.
         """
         settings = cloaker_settings(self.cloaker)
+        gather_manifests(self.folder, [job.name for job in self.jobs])
         outcomes = run_folder(
             self.jobs,
             self.folder,
@@ -110,6 +117,18 @@ class CloakTask:
         )
         write_settings(self.folder / SETTINGS, settings)
         yield from outcomes
+
+    def divided(self, group: ProcessGroup) -> DividedCloak:
+        """Return the run divided among the processes of ``group``, each of which calls this.
+
+        The first one joins what processes of an earlier, interrupted run recorded.
+        """
+        settings = cloaker_settings(self.cloaker)
+        if group.is_first:
+            gather_manifests(self.folder, [job.name for job in self.jobs])
+            write_settings(self.folder / SETTINGS, settings)
+        group.wait()
+        return DividedCloak(self.jobs, self.folder, self.cloaker, group, settings, self._carried)
 
 
 def photo_cloaker(

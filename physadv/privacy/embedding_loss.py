@@ -7,7 +7,7 @@ at the threshold of 1 % false accepts, negative where the recognizer reports ano
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +81,7 @@ class CloakMemory:
 
     def __init__(self, limit: int = 5000) -> None:
         self.limit = limit
-        self._faces: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self._faces: list[tuple[dict[str, Tensor], Callable[[], dict[str, Tensor] | None]]] = []
 
     def __len__(self) -> int:
         return len(self._faces)
@@ -94,6 +94,18 @@ class CloakMemory:
 
     def add(self, clean: dict[str, Tensor], cloaked: dict[str, Tensor]) -> None:
         """Remember one face by its embeddings (1, d) by embedder, ``clean`` and ``cloaked``."""
+        self.expect(clean, lambda: cloaked)
+
+    def expect(
+        self, clean: dict[str, Tensor], cloaked: Callable[[], dict[str, Tensor] | None]
+    ) -> None:
+        """Remember one face whose cloak may still be in the making.
+
+        Args:
+            clean: Embeddings (1, d) by embedder of the face as it was.
+            cloaked: Returns those of the face as it was cloaked, None where it was not; called only
+                where the same person's face is to be cloaked.
+        """
         self._faces.append((clean, cloaked))
         del self._faces[: max(0, len(self._faces) - self.limit)]
 
@@ -109,7 +121,9 @@ class CloakMemory:
                 for e in embedders
                 if e.card.name in old
             ):
-                matches.append((old, cloaked))
+                made = cloaked()
+                if made is not None:
+                    matches.append((old, made))
 
             if len(matches) == _SIBLINGS:
                 break

@@ -62,6 +62,8 @@ class PhotoCloaker:
         self.finders, self.embedders, self.mode, self.seed = finders, embedders, mode, seed
         self.others, self.in_place = others, in_place
         self.memory = CloakMemory()
+        self.found: dict[str, PhotoFaces] = {}
+        """Faces found before, by the name of their photo, which are not searched again."""
 
     def faces(self, rgb: Array, name: str = "") -> PhotoFaces:
         """Find the faces of one photo: those to cloak, and those that stay as they are.
@@ -76,6 +78,8 @@ class PhotoCloaker:
         Raises:
             OptionError: The choice names a face that the photo does not have.
         """
+        if name in self.found:
+            return self.found[name]
         search = search_faces(rgb, self.finders)
         small = [f for f in search.faces if _is_small(f, rgb)]
         return self.choice.apply(
@@ -148,15 +152,20 @@ class PhotoCloaker:
             for original, changed in zip(originals, cloaked, strict=True):
                 self.memory.add(original, changed)
 
+    def embedded(self, rgb: Array, faces: Sequence[DetectedFace]) -> list[dict[str, Tensor]]:
+        """Return the embeddings (1, d) by embedder of each of ``faces`` in a photo ``rgb`` (h, w,
+        3) uint8, as they are remembered."""
+        windows = (FaceWindow.around(rgb, face, self.embedders[0].mean.device) for face in faces)
+        return [
+            {e.card.name: own_embeddings(w.scene, w.face, e)[:1] for e in self.embedders}
+            for w in windows
+        ]
+
     def _seen(
         self, rgb: Array, faces: list[DetectedFace]
     ) -> tuple[tuple[int, ...], list[dict[str, Tensor]]]:
         """The shape of a photo, and the embeddings of each face in it by embedder."""
-        windows = (FaceWindow.around(rgb, face, self.embedders[0].mean.device) for face in faces)
-        return rgb.shape, [
-            {e.card.name: own_embeddings(w.scene, w.face, e)[:1] for e in self.embedders}
-            for w in windows
-        ]
+        return rgb.shape, self.embedded(rgb, faces)
 
     def learn_others(self, folder: str | Path) -> None:
         """Embed the largest face of each photo in ``folder`` (one a person) to average decoys
@@ -260,13 +269,25 @@ def face_of(row: dict[str, Any]) -> DetectedFace:
     return DetectedFace(float(row["score"]), marks)
 
 
+def recorded_face(face: DetectedFace) -> DetectedFace:
+    """Return ``face`` as :func:`face_of` gives it back from the row of its manifest."""
+    return face_of(_place(face))
+
+
+def _place(face: DetectedFace) -> dict[str, Any]:
+    """Where a face is and how sure that is, rounded as the manifest keeps it."""
+    return {
+        "score": round(face.score, 3),
+        "marks": {k: np.round(v, 4).tolist() for k, v in face.marks.items()},
+    }
+
+
 def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
     """A face as the manifest keeps it: places and figures, no embedding, for that would be the very
     thing to hide."""
     return {
         "box": list(note.box),
-        "score": round(face.score, 3),
-        "marks": {k: np.round(v, 4).tolist() for k, v in face.marks.items()},
+        **_place(face),
         "linf": note.change.linf,
         "dssim": round(note.change.dssim, 5),
         "psnr": round(note.change.psnr, 2) if np.isfinite(note.change.psnr) else None,

@@ -256,5 +256,5 @@ def test_other_commands_are_not_started_twice(place: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         for name, value in several.items():
             patched.setenv(name, value)
-        with pytest.raises(OptionError, match="once a folder, with all photos of a person in one"):
-            refuse_several("cloak")
+        with pytest.raises(OptionError, match="physadv twin under torchrun"):
+            refuse_several("twin")

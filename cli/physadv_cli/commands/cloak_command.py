@@ -55,6 +55,7 @@ def register(app: typer.Typer, panel: str) -> None:
             out="PHOTOS-cloaked",
             threads=_CALM_THREADS,
             switches=("dry_run", "preview"),
+            divided=True,
         )
     )
     group.command("check")(
@@ -94,7 +95,10 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     from physadv.core.torch_threads import calm_threads
     from physadv.privacy.batch import is_video, list_unhandled
     from physadv.privacy.cloak_task import CloakTask
+    from physadv_cli.torchrun import is_first, refuse_several
 
+    if config.serve is not None or is_video(config.source) or run.dry_run or run.preview:
+        refuse_several("cloak of a video, or with --serve, --dry-run or --preview")
     if config.serve is not None:
         _serve(config, run)
         return
@@ -109,12 +113,14 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
             _look(task, run)
             return
         task.prepare(overwrite=run.overwrite)
-        run.take_folder(task.folder)
-        if not run.overwrite:
-            refuse_other_run(task.folder, config, by_command_only=True)
-        record_config(task.folder, config)
-        with closing(task.run(overwrite=run.overwrite)) as outcomes:
-            done = _follow(outcomes, len(task.jobs))
+        if is_first():
+            run.take_folder(task.folder)
+            if not run.overwrite:
+                refuse_other_run(task.folder, config, by_command_only=True)
+            record_config(task.folder, config)
+        done = _cloak_photos(task, overwrite=run.overwrite)
+        if not is_first():
+            return
         live = _cloak_live_videos(task, config, run)
 
     result = _counts(done) | {
@@ -344,6 +350,28 @@ def _figures(table: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _cloak_photos(task: CloakTask, *, overwrite: bool) -> list[PhotoOutcome]:
+    """Cloak the photos, alone or divided among the processes that torchrun started, of which each
+    is given the outcomes of all."""
+    from physadv_cli.ranks import joined_processes
+
+    with joined_processes() as group:
+        if group.count == 1:
+            with closing(task.run(overwrite=overwrite)) as outcomes:
+                return _follow(outcomes, len(task.jobs))[0]
+        division = task.divided(group)
+        with closing(division.run(overwrite=overwrite)) as outcomes:
+            own, is_over = _follow(outcomes, len(task.jobs))
+        if not is_over:
+            raise SystemExit(130)
+        done = division.gathered(own)
+    mine = {outcome.job.name for outcome in own}
+    for outcome in done:
+        if outcome.job.name not in mine:
+            _print_notes(outcome)
+    return done
+
+
 def _look(task: CloakTask, run: RunOptions) -> None:
     """Report photo by photo what would be cloaked; draw it where a preview is asked for, and write
     nothing else."""
@@ -422,11 +450,15 @@ def _faces_of(task: CloakTask, job: PhotoJob, folder: Path | None) -> dict[str, 
     return row
 
 
-def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
-    """Show progress with faces done and time left; Ctrl-C ends it, and what is done stays done."""
+def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> tuple[list[PhotoOutcome], bool]:
+    """Show progress with faces done and time left; return the outcomes, and whether they are all.
+
+    Ctrl-C ends it, and what is done stays done.
+    """
     from physadv_cli.progress import bar
 
     done: list[PhotoOutcome] = []
+    is_over = True
     with bar(transient=True) as progress:
         line = progress.add_task("photos", total=total)
         try:
@@ -436,12 +468,18 @@ def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> list[PhotoOutcome]:
                 progress.update(
                     line, completed=outcome.index, note=f"{count_noun(faces, 'face')} cloaked"
                 )
-                if outcome.notes or outcome.status in ("failed", "no face"):
-                    words = "; ".join([str(outcome.status), *outcome.notes])
-                    console.print(visible_line(f"{outcome.job.name}: {words}"))
+                _print_notes(outcome)
         except KeyboardInterrupt:
+            is_over = False
             console.print("stopped; the same command resumes")
-    return done
+    return done, is_over
+
+
+def _print_notes(outcome: PhotoOutcome) -> None:
+    """Print what a photo's owner should know of it, if anything."""
+    if outcome.notes or outcome.status in ("failed", "no face"):
+        words = "; ".join([str(outcome.status), *outcome.notes])
+        console.print(visible_line(f"{outcome.job.name}: {words}"))
 
 
 def _counts(done: Sequence[PhotoOutcome]) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""A folder cloaked by two processes is the one that a single process makes, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commandline import environment
+from PIL import Image
+from tinyface import KnownFinder, drawn_photo, tiny_embedder
+
+from physadv.core.rows import read_rows
+from physadv.privacy.batch import MANIFEST, plan_jobs
+from physadv.privacy.cloak_faces import MODES
+from physadv.privacy.cloak_task import CloakTask
+from physadv.privacy.config import CloakConfig
+from physadv.privacy.divided_cloak import divide_photos
+from physadv.privacy.photo_cloaker import PhotoCloaker
+
+QUICK = replace(MODES["mid"], steps=4, draws=1, every=2)
+
+
+def task_for(photos: Path, out: Path) -> CloakTask:
+    """A quick cloak of the photos, with the tiny embedder."""
+    jobs, folder = plan_jobs(photos, out)
+    cloaker = PhotoCloaker([KnownFinder()], [tiny_embedder()], QUICK, in_place=True)
+    return CloakTask(CloakConfig(photos=str(photos)), jobs, folder, cloaker)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Seven photos of two people by turns, and one that cannot be read."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (face,) = KnownFinder()(np.zeros((80, 80, 3), np.uint8))
+    for shot in range(7):
+        pixels = drawn_photo(80, 80, face, person=shot % 2, shot=shot)
+        Image.fromarray(pixels).save(folder / f"{shot}.png")
+    (folder / "3b.png").write_bytes(b"no photo")
+    return folder
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Every file of a cloaked folder, and the rows of its manifest without what clocks say."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+        return [timeless(item) for item in value] if isinstance(value, list) else value
+
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != MANIFEST}
+    return {**files, MANIFEST: [timeless(row) for row in read_rows(folder / MANIFEST)]}
+
+
+PROGRAM = """
+import sys
+from itertools import islice
+from pathlib import Path
+from torch import distributed
+from test_divided_cloak import task_for
+from physadv.core.process_group import ProcessGroup
+from physadv.privacy import divided_cloak
+
+photos, whole, stopped = map(Path, sys.argv[1:])
+distributed.init_process_group("gloo")
+group = ProcessGroup.current()
+divided_cloak.divide_photos = lambda photos, *_: [n % 3 % 2 for n in range(len(photos))]
+for out, count in ((whole, None), (stopped, 2)):
+    run = task_for(photos, out).divided(group)
+    own = list(islice(run.run(), count))
+    if count is None:
+        done = run.gathered(own)
+        assert [outcome.index for outcome in done] == list(range(1, 9))
+        assert [o.job.name for o in done if o.status == "failed"] == ["3b.png"]
+distributed.barrier()
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_cloak_as_one(photos: Path, tmp_path: Path) -> None:
+    """Each waits for the other's cloaks of the same person: photos, settings and rows are those of
+    one process; so they are where one process goes on from what two had done."""
+    program, whole, stopped, one = (tmp_path / n for n in ("program.py", "two", "stopped", "one"))
+    program.write_text(PROGRAM)
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", str(program)]
+    known, own = environment(), Path(__file__).parent
+    roots = os.pathsep.join([known["PYTHONPATH"], str(own), str(own.parent)])
+    done = subprocess.run(
+        [sys.executable, *start, *map(str, (photos, whole, stopped))],
+        env={**known, "PYTHONPATH": roots},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    list(task_for(photos, one).run())
+    assert content(whole) == content(one)
+
+    assert len(list(stopped.glob("cloak-manifest.rank-*.jsonl"))) == 2
+    statuses = [outcome.status for outcome in task_for(photos, stopped).run()]
+    assert statuses.count("already done") == 3  # the fourth failed, and is tried again
+    resumed, expected = content(stopped), content(one)
+    assert {row["source"] for row in resumed.pop(MANIFEST)} == {
+        row["source"] for row in expected.pop(MANIFEST)
+    }
+    assert resumed == expected
+
+
+def test_people_are_divided() -> None:
+    """Photos of one person in a row go to one process, those of another to the other; where all
+    show one person, one process cloaks them; photos without faces cost little."""
+    first, second = torch.eye(16)[:1], torch.eye(16)[1:2]
+    people = [[{"tiny": first}]] * 3 + [[{"tiny": second}]] * 3
+    assert divide_photos(people, [tiny_embedder()], 2) == [0, 0, 0, 1, 1, 1]
+    assert divide_photos(people[:3], [tiny_embedder()], 2) == [0, 0, 0]
+    assert divide_photos([[], [], people[0][0:1], people[3]], [tiny_embedder()], 2)[2:] == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun(shared_data: Path, tmp_path: Path) -> None:
+    """One process prints; the JSON counts the photos of both; a second run has nothing to do."""
+    weights = shared_data / "weights"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for person in ("Al_Gore", "Bill_Clinton"):
+        for file in sorted((shared_data / "faces" / person).iterdir())[:2]:
+            (photos / file.name).write_bytes(file.read_bytes())
+    words = ["cloak", "photos", "--mode", "low", "--threads", "1", "--embedder", "mobilefacenet"]
+    words += ["--embedder-weights", f"mobilefacenet={weights / 'mobilefacenet_foamliu.pt'}"]
+    words += ["--detector-weights", str(weights / "facedet_slim_biubug6.pth"), "--json"]
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "physadv"]
+
+    def run(start: list[str], out: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, *start, *words, "--out", out],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("How well it worked") == 1
+        said: dict[str, Any] = json.loads(done.stdout)
+        return said
+
+    assert run(several, "two")["cloaked"] == run(["-m", "physadv"], "one")["cloaked"] == 4
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert run(several, "two")["already done"] == 4
