@@ -61,6 +61,7 @@ def cloak_photo(
     embedders: Sequence[str | FaceEmbedder] | None = None,
     weights: Mapping[str, str | Path] | None = None,
     finders: Sequence[FaceFinder] | None = None,
+    album: str | Path | None = None,
     out: str | Path | None = None,
     keep_metadata: bool = False,
     seed: int = 0,
@@ -80,6 +81,8 @@ def cloak_photo(
             are at hand but one, which stays out to judge.
         weights: Weights files by the name of their embedder.
         finders: Face detectors; None for those at hand.
+        album: Folder with more photos of the same people, which stay as they are; moving away from
+            all of a person's protects better than from one.
         out: File to write the cloaked photo to: in the format of the photo's own file, without
             location and serial numbers; PNG for an array.
         keep_metadata: Whether location, serial numbers and captions are kept in ``out``.
@@ -91,7 +94,7 @@ def cloak_photo(
 
     Raises:
         ImageError: The photo cannot be read, is no (h, w, 3) uint8, or ``out`` is the original.
-        OptionError: The mode is unknown.
+        OptionError: The mode is unknown, or the album has no face.
         ModelError: No embedder or no face detector is at hand.
 
     Example:
@@ -116,6 +119,8 @@ def cloak_photo(
         return CloakResult(pixels.copy(), (), (*notes, "no face was found"))
 
     cloaker.embedders = load_surrogates(embedders or (), weights, device=device)[0]
+    if album is not None:
+        cloaker.learn_album(album)
     name = "photo" if loaded is None else loaded.path.name
     done = cloaker.cloak(pixels, name, faces)
     if target is not None:

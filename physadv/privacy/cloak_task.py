@@ -75,13 +75,15 @@ class CloakTask:
         return any(isinstance(finder, SlimFinder) for finder in self.cloaker.finders)
 
     def prepare(self, *, overwrite: bool = False) -> None:
-        """Learn the decoys, and check that no other result stands in the folder.
+        """Learn the decoys and the album, and check that no other result stands in the folder.
 
-        Raises OptionError for fewer than eight decoys, and where ``folder`` holds these photos
-        cloaked with other settings, unless ``overwrite``.
+        Raises OptionError for fewer than eight decoys, an album without faces, and where ``folder``
+        holds these photos cloaked with other settings, unless ``overwrite``.
         """
         if self.config.decoys is not None:
             self.cloaker.learn_others(self.config.decoys)
+        if self.config.album is not None and not self.cloaker.album:
+            self.cloaker.learn_album(self.config.album)
         if not overwrite:
             settings = cloaker_settings(self.cloaker)
             refuse_other_settings(

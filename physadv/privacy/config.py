@@ -86,6 +86,16 @@ class CloakConfig(Config):
             path=True,
         ),
     ] = None
+    album: Annotated[
+        str | None,
+        ConfigField(
+            "More photos of the same people, which stay as they are: move away from all of a "
+            "person's, which protects better than from one.",
+            "Cloak",
+            metavar="FOLDER",
+            path=True,
+        ),
+    ] = None
     only_faces: Annotated[
         tuple[str, ...],
         ConfigField(

@@ -21,6 +21,8 @@ from physadv.privacy.transforms import clean_view, crop_through_view
 FAR = 0.01
 _UNKNOWN = {"cosine": 0.3, "euclidean": -1.0}
 _SIBLINGS = 8
+_SAME_PHOTO = 0.98
+"""Margin above which two faces are one photo."""
 
 
 def threshold_of(embedder: FaceEmbedder, far: float = FAR) -> float:
@@ -73,15 +75,16 @@ def own_embeddings(scene: Tensor, face: DetectedFace, embedder: FaceEmbedder) ->
 
 
 class CloakMemory:
-    """Embeddings of the faces of earlier photos, as they were and as they were cloaked; nothing
-    else is kept.
+    """Embeddings of the faces of earlier photos, as they were and as they were cloaked, and of
+    faces in an album, which stay bare; nothing else is kept.
 
-    ``limit`` is the number of faces remembered; the oldest are dropped first.
+    ``limit`` is the number of faces remembered of either kind; the oldest are dropped first.
     """
 
     def __init__(self, limit: int = 5000) -> None:
         self.limit = limit
         self._faces: list[tuple[dict[str, Tensor], Callable[[], dict[str, Tensor] | None]]] = []
+        self._album: list[dict[str, Tensor]] = []
 
     def __len__(self) -> int:
         return len(self._faces)
@@ -89,8 +92,13 @@ class CloakMemory:
     def copy(self) -> CloakMemory:
         """Return a memory of the same faces that forgets and learns on its own."""
         copied = CloakMemory(self.limit)
-        copied._faces = list(self._faces)
+        copied._faces, copied._album = list(self._faces), list(self._album)
         return copied
+
+    def add_bare(self, clean: dict[str, Tensor]) -> None:
+        """Remember one face that stays as it is by its embeddings (1, d) by embedder."""
+        self._album.append(clean)
+        del self._album[: max(0, len(self._album) - self.limit)]
 
     def add(self, clean: dict[str, Tensor], cloaked: dict[str, Tensor]) -> None:
         """Remember one face by its embeddings (1, d) by embedder, ``clean`` and ``cloaked``."""
@@ -116,11 +124,7 @@ class CloakMemory:
         matched to ``clean`` before cloaking."""
         matches = []
         for old, cloaked in reversed(self._faces):
-            if all(
-                float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > 0
-                for e in embedders
-                if e.card.name in old
-            ):
+            if _is_same(clean, old, embedders):
                 made = cloaked()
                 if made is not None:
                     matches.append((old, made))
@@ -128,6 +132,32 @@ class CloakMemory:
             if len(matches) == _SIBLINGS:
                 break
         return matches
+
+    def bare(
+        self, clean: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
+    ) -> list[dict[str, Tensor]]:
+        """Return the faces of the album that every one of ``embedders`` matches to ``clean``, by
+        their embeddings (1, d); faces of this very photo tell nothing new and are left out."""
+        return [
+            old
+            for old in self._album
+            if _is_same(clean, old, embedders)
+            and not all(
+                float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > _SAME_PHOTO
+                for e in embedders
+            )
+        ]
+
+
+def _is_same(
+    clean: dict[str, Tensor], old: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
+) -> bool:
+    """Whether every one of ``embedders`` that knows both takes them for one person."""
+    return all(
+        float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > 0
+        for e in embedders
+        if e.card.name in old
+    )
 
 
 @dataclass(frozen=True)
@@ -164,11 +194,13 @@ class CloakGoal:
         own = {e.card.name: own_embeddings(scene, face, e) for e in embedders}
         clean = {name: rows[:1] for name, rows in own.items()}
         known = memory.siblings(clean, embedders) if memory is not None else []
+        album = memory.bare(clean, embedders) if memory is not None else []
+        others = [*(old for old, _ in known), *album]
 
         return cls(
             clean=clean,
             own={
-                name: torch.cat([rows, *(old[name] for old, _ in known)])
+                name: _with_others(rows, [old[name] for old in others]) if others else rows
                 for name, rows in own.items()
             },
             siblings={name: torch.cat([c[name] for _, c in known]) for name in own}
@@ -200,6 +232,13 @@ class CloakGoal:
         if name in self.decoys:
             loss = loss - 0.5 * similarity_margin(embedder, seen, self.decoys[name]).mean()
         return loss
+
+
+def _with_others(own: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Embeddings (k, d) of a face, and as often the mean of the person's ``others`` (1, d): what
+    photos of a person share is what a recognizer that judges matches by."""
+    mean = torch.cat(list(others)).mean(0, keepdim=True)
+    return torch.cat([own, mean.expand_as(own)])
 
 
 def decoy_embedding(

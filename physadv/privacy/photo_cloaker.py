@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -12,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from physadv.core.errors import OptionError
-from physadv.core.files import write_json
-from physadv.core.image_io import Array
+from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.files import sha256_of, write_json
+from physadv.core.image_io import Array, list_images
 from physadv.core.random_streams import generator
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme
@@ -25,6 +26,7 @@ from physadv.privacy.check.pairs import PortraitPair, find_portraits, match_file
 from physadv.privacy.cloak_faces import CloakedFace, CloakMode, FaceWindow, cloak_faces
 from physadv.privacy.embedding_loss import CloakMemory, decoy_embedding, own_embeddings
 from physadv.privacy.face_choice import FaceChoice, PhotoFaces
+from physadv.privacy.photo_io.photo import read_photo
 
 FEWEST = 8
 SMALLEST = 24
@@ -45,6 +47,9 @@ class PhotoCloaker:
         in_place: Whether faces are changed in the pixels handed in, which saves the memory of a
             copy.
         choice: Faces to cloak or to leave bare, by photo.
+
+    Attributes:
+        album: Digest of the photos whose faces :meth:`learn_album` remembers; empty for none.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class PhotoCloaker:
         self.memory = CloakMemory()
         self.found: dict[str, PhotoFaces] = {}
         """Faces found before, by the name of their photo, which are not searched again."""
+        self.album = ""
 
     def faces(self, rgb: Array, name: str = "") -> PhotoFaces:
         """Find the faces of one photo: those to cloak, and those that stay as they are.
@@ -167,6 +173,36 @@ class PhotoCloaker:
         """The shape of a photo, and the embeddings of each face in it by embedder."""
         return rgb.shape, self.embedded(rgb, faces)
 
+    def learn_album(self, folder: str | Path) -> int:
+        """Remember the faces of photos that stay as they are, so that cloaks move away from what
+        photos of a person share and not from one photo alone.
+
+        Args:
+            folder: Photos of the people to protect; files that cannot be read are left out.
+
+        Returns:
+            The number of faces.
+
+        Raises:
+            OptionError: There is no face.
+        """
+        count, digests = 0, []
+        for path in list_images(folder):
+            try:
+                rgb = read_photo(path).rgb
+            except PhysadvError:
+                continue
+            for clean in self.embedded(rgb, list(self.faces(rgb).cloaked.values())):
+                self.memory.add_bare(clean)
+                count += 1
+            digests.append(sha256_of(path))
+        if not count:
+            raise OptionError(
+                f"{folder}: no face", "An album has photos of the people to protect", "Add some"
+            )
+        self.album = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
+        return count
+
     def learn_others(self, folder: str | Path) -> None:
         """Embed the largest face of each photo in ``folder`` (one a person) to average decoys
         from.
@@ -223,6 +259,7 @@ def cloaker_settings(cloaker: PhotoCloaker) -> dict[str, Any]:
         "finders": [type(f).__name__ for f in cloaker.finders],
         "decoys": cloaker.others is not None,
         "seed": cloaker.seed,
+        **({"album": cloaker.album} if cloaker.album else {}),
         **_choice_table(cloaker.choice),
     }
 

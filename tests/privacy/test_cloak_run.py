@@ -18,6 +18,7 @@ from PIL import Image
 from tinyface import KnownFinder, drawn_photo, face_at, tiny_embedder
 
 from physadv.core.errors import ImageError, OptionError
+from physadv.core.image_io import save_png
 from physadv.core.random_streams import generator
 from physadv.core.torch_threads import calm_threads
 from physadv.models.faces.embedders import FaceEmbedder
@@ -40,7 +41,7 @@ from physadv.privacy.embedding_loss import (
     similarity_margin,
 )
 from physadv.privacy.face_change import ChangeLimits
-from physadv.privacy.photo_cloaker import PhotoCloaker, face_of
+from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings, face_of
 from physadv.privacy.visibility import dssim, patch_color_change
 
 QUICK = replace(MODES["mid"], steps=12, draws=2, every=6)
@@ -274,6 +275,30 @@ def test_goal_counts_siblings_and_decoys(embedder: FaceEmbedder) -> None:
     assert losses["own"] > losses["far"]
     assert losses["sibling"] > losses["far"]
     assert losses["decoy"] < losses["far"]
+
+
+def test_album_moves_the_goal_to_what_photos_share(embedder: FaceEmbedder, tmp_path: Path) -> None:
+    """Other photos of a person weigh as much as the photo itself; strangers and the very photo
+    nothing. A folder without faces is refused."""
+    face = face_at(35, 35, 70)
+    photo = drawn_photo(140, 140, face)
+    window = FaceWindow.around(photo, face)
+    own = own_embeddings(window.scene, window.face, embedder)
+    near = own[:1] + 0.3 * own[:1].norm() * torch.eye(16)[:1]
+    memory = CloakMemory()
+    for each in (near, own[:1], -own[:1]):
+        memory.add_bare({"tiny": each})
+    goal = CloakGoal.of(window.scene, window.face, [embedder], memory.copy(), None)
+    assert torch.equal(goal.own["tiny"], torch.cat([own, near.expand_as(own)]))
+    assert goal.siblings == {}
+
+    cloaker = PhotoCloaker([KnownFinder()], [embedder], QUICK)
+    bare = cloaker_settings(cloaker)
+    save_png(tmp_path / "album" / "a.png", photo)
+    assert cloaker.learn_album(tmp_path / "album") == 1
+    assert cloaker_settings(cloaker) == {**bare, "album": cloaker.album}
+    with pytest.raises(OptionError, match="no face"):
+        PhotoCloaker([lambda rgb: []], [embedder], QUICK).learn_album(tmp_path / "album")
 
 
 def test_tool_remembers_and_recalls(embedder: FaceEmbedder) -> None:

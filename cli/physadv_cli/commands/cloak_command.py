@@ -199,7 +199,7 @@ def _serve(config: CloakConfig, run: RunOptions) -> None:
     from physadv.privacy.cloak_task import photo_cloaker
 
     carried = ("keep_metadata", "strip_dates", "mark")
-    names = ("decoys", "only_faces", "skip_faces", "face_mode", *carried)
+    names = ("decoys", "album", "only_faces", "skip_faces", "face_mode", *carried)
     print_unused(config.unused_options(dict.fromkeys(names, "the page of --serve chooses")))
     with calm_threads(run.threads or 0):
         cloaker, judge = photo_cloaker(config)
@@ -222,7 +222,7 @@ def _cloak_video(config: CloakConfig, run: RunOptions) -> None:
     from physadv.privacy.video.cloak_video import cloak_video
     from physadv_cli.progress import bar
 
-    photo_options = ("decoys", "only_faces", "skip_faces", "face_mode", "keep_metadata")
+    photo_options = ("decoys", "album", "only_faces", "skip_faces", "face_mode", "keep_metadata")
     why = "a video has all its faces cloaked, and keeps no metadata"
     print_unused(config.unused_options(dict.fromkeys((*photo_options, "strip_dates", "mark"), why)))
     source = Path(config.source)
@@ -379,7 +379,8 @@ def _look(task: CloakTask, run: RunOptions) -> None:
     from physadv.privacy.face_choice import Reason
     from physadv.privacy.video.live_photos import live_videos
 
-    settings = ("mode", "budget", "face_mode", "decoys", "keep_metadata", "strip_dates", "seed")
+    carried = ("keep_metadata", "strip_dates", "seed")
+    settings = ("mode", "budget", "face_mode", "decoys", "album", *carried)
     why = f"{'--dry-run' if run.dry_run else '--preview'} cloaks nothing"
     print_unused(task.config.unused_options(dict.fromkeys(settings, why)))
     print_unused([f"--overwrite is not used: {why}"] if run.overwrite else [])
