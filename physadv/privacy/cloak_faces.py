@@ -60,6 +60,8 @@ this sigma in px of a 112 px face, so that an iris stays round."""
 _GIVEN_BACK, _ROUNDS, _TO_LIMIT = 1.15, 3, 0.97
 """Factor by which each place's room grows again, rounds that make it small enough, and the share of
 the limit that they aim at."""
+_LAST_RATE = 0.1
+"""Share of the first step size that the last step has."""
 WORKING_SIDE = 192
 """Faces larger than this are optimized at this size, in px; the change is then enlarged to the
 photo's."""
@@ -77,7 +79,8 @@ class CloakMode:
         limits: Limits of the change at each place.
         steps: Largest number of optimization steps.
         draws: Views drawn a step.
-        rate: Step size, as a share of the largest change.
+        rate: First step size, as a share of the largest change; it falls to a tenth along a half
+            cosine (Loshchilov & Hutter, 2017).
         grain: Blur of the gain in px of a 112 px face, so that it looks like light and shade and
             not like scratches.
         flow_grain: Distance of independent shifts in px of a 112 px face.
@@ -92,9 +95,9 @@ class CloakMode:
     dssim: float
     patches: float = 4.0
     limits: ChangeLimits = field(default_factory=ChangeLimits)
-    steps: int = 40
-    draws: int = 3
-    rate: float = 0.25
+    steps: int = 32
+    draws: int = 2
+    rate: float = 0.35
     grain: float = 0.8
     flow_grain: float = 4.0
     momentum: float = 0.9
@@ -530,6 +533,8 @@ class CloakSearch:
         idle = 0
 
         for step in range(1, self.mode.steps + 1):
+            fallen = (1 + np.cos(np.pi * step / self.mode.steps)) / 2
+            rate = self.mode.rate * (_LAST_RATE + (1 - _LAST_RATE) * float(fallen))
             gradients = self._gradient(now)
             for k, gradient in enumerate(gradients):
                 first[k] = self.mode.momentum * first[k] + (1 - self.mode.momentum) * gradient
@@ -537,7 +542,7 @@ class CloakSearch:
                 move = (first[k] / (1 - self.mode.momentum**step)) / (
                     (second[k] / (1 - 0.99**step)).sqrt() + 1e-12
                 )
-                now[k] = (now[k] - self.mode.rate * move).clamp(-1, 1)
+                now[k] = (now[k] - rate * move).clamp(-1, 1)
 
             # Only what holds on fixed views and after rounding counts as an improvement.
             if step % self.mode.every == 0 or step == self.mode.steps:
