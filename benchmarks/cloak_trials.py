@@ -5,6 +5,7 @@ The first people of odd place in the shared faces, one photo cloaked with Mobile
 part judge, at 1 % false accepts among these people.
 
 python benchmarks/cloak_trials.py NAME [--people 5] [--also RECOGNIZER[=WEIGHTS]]   # adds rows
+                                  [--album] [--made edgeface-xs]
 python benchmarks/cloak_trials.py table               # means over the people that all trials have
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cloak import OTHERS, embedded, embedder, impostors, read_rows
+from cloak import OTHERS, album_of, embedded, embedder, impostors, read_rows
 
 from physadv.core.image_io import read_rgba
 from physadv.core.torch_threads import calm_threads
@@ -33,7 +34,8 @@ LOW = cloak.MODES["low"]
 JUDGES = ("edgeface-xs", "dlib", "mobilefacenet")
 THRESHOLD_PEOPLE = 8
 TRIALS = {
-    "room": LOW,
+    "falling": LOW,
+    "falling, 3 views, 40 steps": replace(LOW, draws=3, steps=40),
     "one share": LOW,
     "coarse shift": replace(LOW, flow_grain=12.0, limits=replace(LOW.limits, shift=2.5)),
     "DSSIM 0.035": replace(LOW, dssim=0.035),
@@ -50,6 +52,10 @@ def main() -> None:
     parser.add_argument("trial", choices=(*TRIALS, "table"))
     parser.add_argument("--people", type=int, default=5)
     parser.add_argument("--also", default="", help="a second recognizer to cloak with")
+    parser.add_argument(
+        "--album", action="store_true", help="also know the photos from the sixth on"
+    )
+    parser.add_argument("--made", default="mobilefacenet", help="the recognizer to cloak with")
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--out", type=Path, default=HERE / "cloak_trials.jsonl")
     chosen = parser.parse_args()
@@ -85,14 +91,19 @@ def run(chosen: argparse.Namespace) -> None:
         for n, net in nets.items()
     }
     trial = chosen.trial + (f" and {Path(chosen.also).stem}" if chosen.also else "")
-    made_with = [nets["mobilefacenet"]]
+    trial += ", album" if chosen.album else ""
+    trial += f", made with {chosen.made}" if chosen.made != "mobilefacenet" else ""
+    made_with = [nets[chosen.made]]
     if chosen.also:
         name, _, weights = chosen.also.partition("=")
         made_with.append(nets.get(name) or load_embedder(name, weights=weights or None))
     for person in list(known)[: chosen.people]:
         rgb, face = firsts[person]
+        memory = album_of(folders[0].parent / person, made_with, [finder]) if chosen.album else None
         cpu = time.process_time()
-        done, (note,) = cloak.cloak_faces(rgb, [face], made_with, TRIALS[chosen.trial], name=person)
+        done, (note,) = cloak.cloak_faces(
+            rgb, [face], made_with, TRIALS[chosen.trial], memory=memory, name=person
+        )
         row: dict[str, Any] = {"trial": trial, "name": person}
         row["cpu"] = round(time.process_time() - cpu, 2)
         row |= {key: round(getattr(note.change, key), 4) for key in FIGURES[1:]}
