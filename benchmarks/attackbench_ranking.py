@@ -1,7 +1,8 @@
 """Minimum-norm attacks ranked by AttackBench's protocol, beside those of adv_lib, on one net.
 
     PYTHONPATH=DIR python benchmarks/attackbench_ranking.py --weights wongkolter_mnist_eps01.pth \
-        --data mnist/ -n 24
+        --data mnist/ -n 60
+    PYTHONPATH=DIR python benchmarks/attackbench_ranking.py --model small-mnist --data mnist/ -n 60
 
 AttackBench (Cina et al. 2025; `attackbenchlib`) counts each forward and each backward pass of a
 sample, stops answering after 2,000, and keeps the nearest adversarial image that an attack showed
@@ -10,13 +11,17 @@ distance with that of the nearest image of all attacks here: 1 is the best of al
 none broken. Peers run where they can be imported, say from a folder made by ``pip install --no-deps
 --target DIR attackbenchlib adv-lib tqdm`` and named in PYTHONPATH. The library's model that counts and
 its optimality are used as they are; its own start, which asks for torchvision and wandb, is not.
-Raw rows are appended to ``--rows``; ``--table`` prints them again.
+``small-mnist`` is a plain net that the script trains (4 epochs of 10,000 images, as
+benchmarks/minimum_norm.py does). Options were chosen on images from number 1,000 of the drawn order
+on (``--first 1000``); tables come from the first ones. Intervals are of 1,000 bootstrap draws of the
+images. Raw rows are appended to ``--rows``; ``--table`` prints them again.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -35,6 +40,9 @@ from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import generator
 from physadv.core.rows import append_rows, read_rows
 from physadv.datasets import read_dataset
+from physadv.studies.gradient_masking.trained_nets import StudyNets
+from physadv.training.data import load_training_data
+from physadv.training.methods.base import StandardTraining
 
 BUDGET = 2000
 """Forward and backward passes of a sample, as the library has it."""
@@ -45,7 +53,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Any]
 
 def own_attacks() -> dict[str, dict[str, Attack]]:
     """Our attacks by norm, at their default length and as long as the budget allows."""
-    lengths = {"": {}, ", long": {"steps": 990}}
+    lengths: dict[str, dict[str, Any]] = {"": {}, ", long": {"steps": 990}}
     found: dict[str, dict[str, Attack]] = {"linf": {}, "l2": {}, "l1": {}, "l0": {}}
     for words, more in lengths.items():
         for norm in ("linf", "l2", "l1"):
@@ -56,6 +64,9 @@ def own_attacks() -> dict[str, dict[str, Attack]]:
         found["l0"][f"sigma_zero{words}"] = partial(attacks.sigma_zero, speed="plain", **more)
     for norm in ("linf", "l2", "l1"):
         found[norm]["fab"] = partial(attacks.fab, norm=norm, speed="plain")
+    for norm in ("l2", "l1"):
+        found[norm]["alma"] = partial(attacks.alma, norm=norm, speed="plain")
+        found[norm]["alma, long"] = partial(attacks.alma, norm=norm, speed="plain", steps=990)
     found["l2"]["cw_l2"] = partial(attacks.cw_l2, speed="plain")
     return {norm: {f"physadv {k}": v for k, v in runs.items()} for norm, runs in found.items()}
 
@@ -136,26 +147,48 @@ def judge(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the ranking of each norm as a Markdown table."""
+    """Return the ranking of each model and norm as a Markdown table."""
+    lines = ["| model | norm | attack | optimality | median distance | forward + backward | n |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for norm in ("linf", "l2", "l1", "l0"):
+            own = [row for row in rows if (row["model"], row["norm"]) == (model, norm)]
+            lines += ranking(own) if own else []
+    return "\n".join(lines)
+
+
+def ranking(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the table's lines of one model and norm, best first."""
     _, metrics = open_library()
-    lines = ["| norm | attack | optimality | median distance | forward | backward | CPU s | n |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for norm in ("linf", "l2", "l1", "l0"):
-        own = [row for row in rows if row["norm"] == norm]
-        if not own:
-            continue
-        best = [min(column) for column in zip(*(row["distances"] for row in own), strict=True)]
+    distances = torch.tensor([row["distances"] for row in rows])
+    draws = torch.randint(
+        distances.shape[1], (1000, distances.shape[1]), generator=generator(0, "bootstrap")
+    )
+
+    def score(picked: Tensor, attack: int) -> float:
+        best = picked.amin(0).tolist()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scores = {
-                row["attack"]: metrics.eval_optimality(row["distances"], best, 1.0) for row in own
-            }
-        for row in sorted(own, key=lambda row: -scores[row["attack"]]):
-            middle = sorted(row["distances"])[len(best) // 2]
-            cells = [norm, row["attack"], f"{scores[row['attack']]:.3f}", f"{middle:.3g}"]
-            cells += [str(row[key]) for key in ("forwards", "backwards", "cpu_s")]
-            lines.append("| " + " | ".join([*cells, str(len(best))]) + " |")
-    return "\n".join(lines)
+            return float(metrics.eval_optimality(picked[attack].tolist(), best, 1.0))
+
+    lines = {}
+    for i, row in enumerate(rows):
+        whole = score(distances, i)
+        drawn = torch.tensor([score(distances[:, draw], i) for draw in draws])
+        low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
+        cells = [row["model"], row["norm"], row["attack"]]
+        cells += [f"{whole:.3f} [{low:.3f}, {high:.3f}]", f"{distances[i].median():.3g}"]
+        cells += [f"{row['forwards']} + {row['backwards']}", str(distances.shape[1])]
+        lines["| " + " | ".join(cells) + " |"] = whole
+    return sorted(lines, key=lambda line: -lines[line])
+
+
+def small_net(data: Path) -> nn.Module:
+    """Train the plain net of benchmarks/minimum_norm.py."""
+    training = load_training_data(data, limit=10_000, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        nets = StudyNets(training, Path(folder), 4, 0.2, 0, lambda *_: None)
+        return nets.net("plain", StandardTraining())
 
 
 def main() -> None:
@@ -164,7 +197,8 @@ def main() -> None:
     parser.add_argument("--model", default="wongkolter-mnist")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("-n", type=int, default=24)
+    parser.add_argument("-n", type=int, default=60)
+    parser.add_argument("--first", type=int, default=0, help="number of the first image")
     parser.add_argument("--norms", nargs="+", default=["linf", "l2", "l1", "l0"])
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of --rows and stop")
@@ -175,11 +209,15 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    net = load_model(args.model, weights=args.weights).eval()
+    if args.model == "small-mnist":
+        net = small_net(args.data)
+    else:
+        net = load_model(args.model, weights=args.weights).eval()
     test = read_dataset(args.data, split="test")
     order = torch.randperm(len(test), generator=generator(0, "attackbench")).tolist()
-    pairs = [test[i] for i in order[: 2 * args.n]]
-    images = torch.stack([to_tensor(picture)[:1] for picture, _ in pairs])
+    channels = 1 if "mnist" in args.model else 3
+    pairs = [test[i] for i in order[args.first : args.first + 5 * args.n]]
+    images = torch.stack([to_tensor(picture)[:channels] for picture, _ in pairs])
     labels = torch.tensor([int(label) for _, label in pairs])
     with torch.no_grad():
         right = (net(images).argmax(1) == labels).nonzero()[: args.n, 0]

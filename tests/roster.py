@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from physadv.attacks.attack_result import AttackResult
+from physadv.attacks.augmented_lagrangian import alma
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.fewest_pixels import sigma_zero
 from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
@@ -98,7 +99,8 @@ ENTRIES = [
     ),
     Entry("apgd-ce", apgd, 10, {"steps": 10}, random=True),
     Entry("apgd-dlr", apgd, 10, {"steps": 10, "loss": "dlr"}, random=True),
-    Entry("fab", fab, 15, {"steps": 15}),
+    Entry("alma", alma, 20, {"steps": 20}, norms=("l2", "l1")),
+    Entry("fab", fab, 20, {"steps": 20}),
     Entry("deepfool", deepfool, 15, {"steps": 15}),
     Entry("superdeepfool", superdeepfool, 15, {"steps": 15}, norms=("l2",)),
     Entry("ddn", ddn, 16, {"steps": 16}, norms=("l2",)),

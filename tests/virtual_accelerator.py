@@ -166,7 +166,7 @@ _ATTACKS: dict[str, dict[str, Any]] = {
     "fgsm": {"eps": 0.05},
     **{key: {"eps": 0.05, "steps": 3} for key in ("pgd", "gradient_ascent", "mi_fgsm")},
     "apgd": {"eps": 0.05, "steps": 5},
-    **{key: {"steps": 9} for key in ("fab", "deepfool", "superdeepfool", "ddn", "fmn")},
+    **{key: {"steps": 9} for key in ("fab", "deepfool", "superdeepfool", "ddn", "fmn", "alma")},
     "cw_l2": {"steps": 4, "searches": 2},
     "square_attack": {"eps": 0.05, "queries": 10},
     "rays": {"eps": 0.1, "queries": 40},

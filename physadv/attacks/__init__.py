@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from physadv.attacks.attack_result import AttackResult as AttackResult
+    from physadv.attacks.augmented_lagrangian import alma as alma
     from physadv.attacks.auto_pgd import apgd as apgd
     from physadv.attacks.decision_based import hopskipjump as hopskipjump
     from physadv.attacks.decision_based import rays as rays
@@ -66,6 +67,7 @@ _HOMES = {
     "StructureInvariant": "input_views",
     "SurrogateEnsemble": "surrogates",
     "UniversalResult": "universal",
+    "alma": "augmented_lagrangian",
     "apgd": "auto_pgd",
     "apply_change": "universal",
     "bpda": "obfuscated",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import cos, pi
+
 import torch
 from torch import Tensor
 
@@ -18,11 +20,14 @@ from physadv.attacks._fused_model import FusedModel, Speed, gradient_model_for
 from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.gradient import to_memory_format
 from physadv.core.errors import OptionError
+from physadv.core.random_streams import generator
 from physadv.models.cards import require_gradient
 from physadv.threat.constraints import LpBall
 from physadv.threat.norms import Norm, lp_distance, parse_norm
 from physadv.threat.parsing import largest_radius
 
+_KICK = 0.05
+"""Distance in l_inf to the plane that stands in for one where the model is flat."""
 REFINE = 6
 """Forward passes of the line search, unless another number is given."""
 
@@ -40,6 +45,11 @@ def search_moves(steps: int, refine: int) -> int:
     return steps - refine
 
 
+def cosine(first: float, last: float, number: int, count: int) -> float:
+    """Return the value at step ``number`` of ``count`` on a cosine from ``first`` to ``last``."""
+    return last + (first - last) * (1 + cos(pi * number / count)) / 2
+
+
 class NearestAdversarial:
     """The nearest adversarial image of each sample so far.
 
@@ -51,7 +61,11 @@ class NearestAdversarial:
         eps: Radius within which an image counts as success; None to look for the nearest image.
         norm: Norm of the distance.
         speed: Gradient model, as in :mod:`physadv.attacks.gradient`.
+        loss: Loss whose zero is the boundary: "margin" or "dlr".
     """
+
+    classes: int
+    """Number of the model's classes, known from the first forward pass on."""
 
     def __init__(
         self,
@@ -62,15 +76,18 @@ class NearestAdversarial:
         eps: float | None,
         norm: Norm,
         speed: Speed | FusedModel,
+        *,
+        loss: str = "margin",
     ) -> None:
         check_batch(images, labels, targets)
+        self.classes = 0
         self.norm, self.eps = parse_norm(norm, sparse=True), eps
         self.images, self.targets = images, targets
         self.reach = -1.0 if eps is None else LpBall(norm, eps).eps
 
         gradient_model = gradient_model_for(model, speed, images)
         self.x0 = to_memory_format(images, gradient_model)
-        self.task = build_task(model, gradient_model, "margin", labels, targets)
+        self.task = build_task(model, gradient_model, loss, labels, targets)
 
         self.best, self.last = self.x0.clone(), self.x0.clone()
         self.distance = torch.full(
@@ -78,6 +95,7 @@ class NearestAdversarial:
         )
         self.clean_gap = torch.full_like(self.distance, torch.nan)
         self.queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        self.draws = generator(0, "plateaus")
 
     def open(self) -> Tensor:
         """Return the rows (k,) of samples still searched: those without a result within ``eps``.
@@ -86,7 +104,9 @@ class NearestAdversarial:
         """
         return (self.distance > self.reach).nonzero()[:, 0]
 
-    def linearize(self, rows: Tensor, x: Tensor, classes: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def linearize(
+        self, rows: Tensor, x: Tensor, classes: int = 0, *, any_rival: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Linearize each sample's nearest decision boundary in one forward pass.
 
         Args:
@@ -94,6 +114,8 @@ class NearestAdversarial:
             x: Their iterates (k, ...); kept where they are adversarial and nearer than before.
             classes: Number of rival classes whose boundaries are compared, a backward pass each;
                 with targets, or fewer than 2, the boundary to the best rival is taken.
+            any_rival: Compare them where ``x`` is adversarial too; else the predicted class's
+                boundary is taken there.
 
         Returns:
             The boundary's value (k,), positive where the sample is not adversarial; its slope
@@ -108,13 +130,19 @@ class NearestAdversarial:
         require_gradient(logits, modules_of(part.gradient_model))
         is_adversarial = part.criterion(logits.detach())
 
-        rivals = min(classes, logits.shape[1] - 1)
+        self.classes = logits.shape[1]
+        rivals = min(classes, self.classes - 1)
         if self.targets is not None or rivals < 2:
             value = part.objective(logits)
             (slope,) = torch.autograd.grad(value.sum(), x)
         else:
             value, slope = _nearest_plane(
-                logits, x, part.objective.labels, rivals, is_adversarial, self.norm
+                logits,
+                x,
+                part.objective.labels,
+                rivals,
+                is_adversarial & (not any_rival),
+                self.norm,
             )
 
         # The gap at the first, clean point is one end of the line search in finish().
@@ -122,11 +150,35 @@ class NearestAdversarial:
         gap = part.objective(logits.detach()).double()
         self.clean_gap[rows] = torch.where(self.clean_gap[rows].isnan(), gap, self.clean_gap[rows])
         self.update_best(rows, x.detach(), is_adversarial)
-        return (
-            value.detach().double(),
-            torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0),
-            is_adversarial,
-        )
+        slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0)
+        value = value.detach().double()
+        return value, self._off_plateaus(slope, value, ~is_adversarial), is_adversarial
+
+    def _off_plateaus(self, slope: Tensor, value: Tensor, stuck: Tensor) -> Tensor:
+        """Return ``slope`` (k, ...), random signs where it is 0 on a sample that is ``stuck``.
+
+        Nets trained for a certificate have images at which every unit is dead. A plane with such a
+        slope lies :data:`_KICK` away in l_inf, so that each attack leaves the plateau in its own
+        way. All samples share the draws: a sample's result does not depend on its batch.
+        """
+        flat = stuck & ~slope.flatten(1).any(1)
+        if not bool(flat.any()):
+            return slope
+        signs = torch.randint(0, 2, slope.shape[1:], generator=self.draws) * 2 - 1
+        size = value.abs().nan_to_num(posinf=1.0).clamp_min(1e-6) / (_KICK * signs.numel())
+        kick = per_sample(size, slope).to(slope.dtype) * signs.to(slope)
+        return torch.where(per_sample(flat, slope), kick, slope)
+
+    def check(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Return whether the iterates ``x`` (k, ...) are adversarial (k,), in one forward pass.
+
+        They are kept where they are, and nearer than before.
+        """
+        part = self.task.pick(rows)
+        _, is_adversarial = loss_and_success(part.gradient_model, x, part.objective, part.criterion)
+        self.queries[rows] += forward_count(part.gradient_model)
+        self.update_best(rows, x, is_adversarial)
+        return is_adversarial
 
     def update_best(self, rows: Tensor, x: Tensor, is_adversarial: Tensor) -> None:
         """Keep iterates ``x`` of the samples ``rows`` that are adversarial and nearer than before.

@@ -11,6 +11,7 @@ evaluated on the model itself, never on its faster copy.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -24,12 +25,19 @@ from physadv.attacks._minimum_norm_state import (
     REFINE,
     NearestAdversarial,
     change_length,
+    cosine,
     search_moves,
 )
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.threat.norms import Norm
 
+_STRAIGHT, _STRAIGHT_OVERSHOOT = 0.25, 1.05
+"""Share of FAB's steps that go straight to the nearest boundary, and their overshoot."""
+_POLISH = 2
+"""Last steps of FAB, which go straight from the clean image to the plane at the nearest result."""
+_LAST_OVERSHOOT = 1.02
+"""Factor by which FAB's last step goes beyond the boundary."""
 _EDGE = 0.95
 """Value of the tanh at the edges of [0, 1] in C&W."""
 
@@ -42,10 +50,10 @@ def fab(
     *,
     eps: float | None = None,
     norm: Norm = "linf",
-    steps: int = 100,
+    steps: int = 200,
     targets: Tensor | None = None,
     classes: int = 10,
-    overshoot: float = 1.05,
+    overshoot: float = 3.0,
     backward: float = 0.9,
     pull: float = 0.1,
     refine: int = REFINE,
@@ -54,8 +62,11 @@ def fab(
 ) -> AttackResult:
     """Find near adversarial images with the fast adaptive boundary attack (Croce & Hein 2020).
 
-    Each step goes to the linearized decision boundary and is pulled towards the clean image. Takes
-    steps + 1 forward passes a sample.
+    Each step goes to the linearized decision boundary and is pulled towards the clean image; from
+    an adversarial point the next one starts back on the way to the clean image. A quarter of the
+    steps goes straight to the nearest boundary; the others begin again, overshoot it far at first,
+    so that they reach other bends of it, and little at the end. Takes steps + 1 forward passes a
+    sample, two of them a step.
 
     Args:
         model: Model, its name or its file: images in [0, 1] to logits (b, classes).
@@ -67,7 +78,8 @@ def fab(
         targets: Target classes (b,) for a targeted attack.
         classes: Untargeted, the number of classes with the highest logits whose boundaries are
             compared, a backward pass each.
-        overshoot: Factor by which a step goes beyond the boundary, at least 1.
+        overshoot: Largest factor by which a step goes beyond the boundary, at least 1; it falls to
+            1.02 along a cosine. The paper's is 1.05 throughout.
         backward: Share of its change that an adversarial point keeps before the next step, 0 to 1.
         pull: Largest weight of the clean image's own projection, 0 to 1.
         refine: Forward passes of the line search, at least 1.
@@ -91,31 +103,76 @@ def fab(
         >>> result.loss.shape
         torch.Size([2])
     """
-
-    def move(x: Tensor, x0: Tensor, value: Tensor, slope: Tensor, is_adversarial: Tensor) -> Tensor:
-        share = per_sample(torch.where(is_adversarial, backward, 1.0), x).double()
-
-        # Adversarial points move back towards the clean image, so that the next plane is nearer.
-        base = x0.double() + share * (x.double() - x0.double())
-        plane = value.double() + _inner(slope, base - x.double())
-        own = value.double() + _inner(slope, x0.double() - x.double())
-        step, own_step = (
-            project_to_plane(base, slope, plane, norm),
-            project_to_plane(x0, slope, own, norm),
-        )
-        far, own_far = change_length(step, norm), change_length(own_step, norm)
-
-        # The closer the clean image's own plane, the more weight its projection gets.
-        weight = (far / (far + own_far).clamp_min(1e-30)).clamp(max=pull)
-        weight = per_sample(weight, x)
-        mixed = (1 - weight) * (base + overshoot * step) + weight * (
-            x0.double() + overshoot * own_step
-        )
-        return mixed.clamp(0, 1).to(x.dtype)
-
+    # A step takes two passes; where one alone is left, the line search lends another.
+    spare = search_moves(steps, refine)
+    refine = refine - 1 if spare == 1 and refine > 1 else refine
+    moves = search_moves(steps, refine) // 2
+    if not moves:
+        raise OptionError(f"steps {steps}", "at least 3", "Raise steps")
     with frozen_eval(model):
         nearest = NearestAdversarial(model, images, labels, targets, eps, norm, speed)
-        return _search(nearest, steps, refine, classes, levels, move, once=False)
+        x, rows, straight = nearest.x0, nearest.open(), ceil(_STRAIGHT * moves)
+        for number in range(moves):
+            # The nearest boundary of the clean image's own plane first; then once more from the
+            # clean image, with a wide view.
+            beyond = min(overshoot, _STRAIGHT_OVERSHOOT)
+            if number >= straight:
+                past, rest = number - straight, moves - straight
+                x = nearest.x0[rows] if past == 0 else x
+                beyond = cosine(overshoot, min(overshoot, _LAST_OVERSHOOT), past, rest)
+
+            # At last straight from the clean image to the plane at the nearest boundary: where that
+            # is flat, this is the nearest point of all.
+            polish = number >= moves - _POLISH
+            if polish:
+                x = nearest.best[rows]
+                beyond = 1 + 10.0 ** (number - moves - 1)
+            value, slope, _ = nearest.linearize(rows, x, classes, any_rival=not polish)
+            x = _boundary_step(
+                x, nearest.x0[rows], value, slope, norm, beyond, 1.0 if polish else pull, polish
+            )
+
+            # The next plane is taken back where the point was adversarial, not extended to there:
+            # where the model bends, as certified nets do much, the two differ.
+            share = torch.where(nearest.check(rows, x), backward, 1.0)
+            nearest.last[rows] = x
+            clean = nearest.x0[rows].double()
+            x = (clean + per_sample(share, x) * (x.double() - clean)).to(x.dtype)
+
+            unfinished = nearest.distance[rows] > nearest.reach
+            x, rows = x[unfinished], rows[unfinished]
+            if not len(rows):
+                break
+        return nearest.finish(refine, levels)
+
+
+def _boundary_step(
+    x: Tensor,
+    x0: Tensor,
+    value: Tensor,
+    slope: Tensor,
+    norm: Norm,
+    overshoot: float,
+    pull: float,
+    polish: bool,
+) -> Tensor:
+    """FAB's next points: projections of ``x`` and, up to a weight of ``pull``, of ``x0``."""
+    base, clean = x.double(), x0.double()
+    own = value.double() + _inner(slope, clean - base)
+    # From the adversarial side a step ends before the plane, so that it stays there.
+    ahead, own_ahead = (
+        per_sample(torch.where(side.double() < 0, 1 / overshoot, overshoot), x)
+        for side in (value, own)
+    )
+    step = project_to_plane(x, slope, value, norm)
+    own_step = project_to_plane(x0, slope, own, norm)
+    far, own_far = change_length(step, norm), change_length(own_step, norm)
+
+    # The closer the clean image's own plane, the more weight its projection gets.
+    weight = (far / (far + own_far).clamp_min(1e-30)).clamp(max=pull)
+    weight = per_sample(torch.ones_like(weight) if polish else weight, x)
+    mixed = (1 - weight) * (base + ahead * step) + weight * (clean + own_ahead * own_step)
+    return mixed.clamp(0, 1).to(x.dtype)
 
 
 @open_inputs

@@ -6,8 +6,6 @@ search over a weight, and so reach near images with few steps.
 
 from __future__ import annotations
 
-from math import cos, pi
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from physadv.attacks._minimum_norm_state import (
     REFINE,
     NearestAdversarial,
     change_length,
+    cosine,
     search_moves,
 )
 from physadv.attacks.attack_result import AttackResult
@@ -95,7 +94,7 @@ def ddn(
 
             sign = torch.where(is_adversarial, 1 - shrink, 1 + shrink)
             radius[rows] = radius[rows] * sign
-            length = _cosine(rate, rate / 100, number, moves)
+            length = cosine(rate, rate / 100, number, moves)
             moved = x.double() - nearest.x0[rows].double()
             moved = moved - length * unit_direction(slope.double(), "l2")
             change[rows] = unit_direction(moved, "l2") * per_sample(radius[rows], moved)
@@ -169,7 +168,7 @@ def fmn(
             value, slope, is_adversarial = nearest.linearize(rows, x)
             nearest.last[rows] = x
 
-            part = _cosine(shrink, min(shrink, 0.001), number, moves)
+            part = cosine(shrink, min(shrink, 0.001), number, moves)
             moved = x.double() - nearest.x0[rows].double()
             to_boundary = value.nan_to_num().abs() / change_length(slope, _DUAL[norm]).clamp_min(
                 _TINY
@@ -186,7 +185,7 @@ def fmn(
             inside = torch.minimum(radius[rows] * (1 - part), nearest.distance[rows])
             radius[rows] = torch.where(is_adversarial, inside, outside).minimum(farthest[rows])
 
-            length = _cosine(rate, rate / 100, number, moves)
+            length = cosine(rate, rate / 100, number, moves)
             moved = moved - length * unit_direction(slope.double(), "l2")
             change[rows] = _within(moved, radius[rows], norm)
         return nearest.finish(refine, levels)
@@ -198,10 +197,6 @@ def _moves(steps: int, refine: int, shrink: float) -> int:
     if not 0 < shrink < 1:
         raise OptionError(f"shrink {shrink}", "between 0 and 1", "Use 0.05")
     return moves
-
-
-def _cosine(first: float, last: float, number: int, count: int) -> float:
-    return last + (first - last) * (1 + cos(pi * number / count)) / 2
 
 
 def _within(change: Tensor, radius: Tensor, norm: Norm) -> Tensor:

@@ -100,6 +100,7 @@ ATTACKS: dict[str, _Named] = {
     "superdeepfool": _Named(attacks.superdeepfool, norms=("l2",), takes=("levels", "speed")),
     "ddn": _Named(attacks.ddn, norms=("l2",), takes=("levels", "speed")),
     "fmn": _Named(attacks.fmn, takes=("levels", "speed")),
+    "alma": _Named(attacks.alma, norms=("l2", "l1"), takes=("levels", "speed")),
     "cw": _Named(attacks.cw_l2, norms=("l2",), takes=("levels", "speed")),
     "sigma-zero": _Named(attacks.sigma_zero, norms=("l0",), takes=("levels", "speed")),
     "jsma": _Named(in_pixels(attacks.saliency_attack), norms=("l0",), steps=None),

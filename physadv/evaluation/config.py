@@ -102,14 +102,14 @@ class AttackConfig(SampleConfig):
     attack: Annotated[
         str,
         ConfigField(
-            "Attack: ascent, fgsm, pgd, apgd, fab, deepfool, superdeepfool, ddn, fmn, cw, "
-            "universal (one change for each batch); for transfer: mifgsm, difgsm, bsr, sia, "
+            "Attack: ascent, fgsm, pgd, apgd, fab, deepfool, superdeepfool, ddn, fmn, alma, "
+            "cw, universal (one change for each batch); for transfer: mifgsm, difgsm, bsr, sia, "
             "decowa, gra; black boxes: nes, square, and by classes alone rays, hopskipjump, "
             "surfree, geoda; in l0 fgsm, pgd, sigma-zero, jsma, and by scores sparse-rs.",
             "Attack",
             completions=(
                 *("ascent", "fgsm", "pgd", "apgd", "fab", "deepfool", "superdeepfool"),
-                *("ddn", "fmn", "cw", "universal"),
+                *("ddn", "fmn", "alma", "cw", "universal"),
                 *("mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
                 *("nes", "square", "rays", "hopskipjump", "surfree", "geoda"),
                 *("sigma-zero", "jsma", "sparse-rs"),

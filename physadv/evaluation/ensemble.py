@@ -144,7 +144,7 @@ def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
     plan = [
         AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
         AttackStage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
-        AttackStage("fab-t", "white", lambda case: fab_targeted(case, count=2, steps=15)),
+        AttackStage("fab-t", "white", lambda case: fab_targeted(case, count=2, steps=24)),
         AttackStage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
     ]
     plan.append(AttackStage("square", "black", _asked(square_attack, queries=1000)))
@@ -217,7 +217,7 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
         "apgd-dlr": lambda case: _apgd(case, "dlr", steps=100, restarts=restarts),
         "apgd-t": lambda case: apgd_targeted(case, count=near, steps=100, candidates=MANY),
         "fab": _fab,
-        "fab-t": lambda case: fab_targeted(case, count=9, steps=100),
+        "fab-t": lambda case: fab_targeted(case, count=9, steps=200),
     }
     return AttackStage(name, "white", runs[name])
 
@@ -336,7 +336,7 @@ def fab_targeted(case: StageInput, *, count: int, steps: int) -> AttackResult:
     return _each_target(case, count, lambda part, targets: _fab(part, steps, targets))
 
 
-def _fab(case: StageInput, steps: int = 100, targets: Tensor | None = None) -> AttackResult:
+def _fab(case: StageInput, steps: int = 200, targets: Tensor | None = None) -> AttackResult:
     return fab(
         case.model,
         case.images,

@@ -85,6 +85,7 @@ ATTACKS = {
     ),
     "fab": Named(partial(attacks.fab, steps=10)),
     "fab-nearest": Named(partial(attacks.fab, steps=10, norm="l2"), "l2", None),
+    "alma": Named(partial(attacks.alma, steps=20), "l2", 0.8),
     "deepfool": Named(partial(attacks.deepfool, steps=10), "l2", 0.8),
     "superdeepfool": Named(partial(attacks.superdeepfool, steps=10), "l2", 0.8),
     "ddn": Named(partial(attacks.ddn, steps=12), "l2", 0.8),

@@ -16,6 +16,7 @@ from physadv import attacks
 from physadv.core.errors import OptionError
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "alma": {"steps": 20},
     "apgd": {"eps": 0.05, "steps": 5},
     "cw_l2": {"steps": 10},
     "ddn": {"steps": 10},
