@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="number of the first image")
     parser.add_argument("--norms", nargs="+", default=["linf", "l2", "l1", "l0"])
+    parser.add_argument("--short", action="store_true", help="leave out our long runs")
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of --rows and stop")
     args = parser.parse_args()
@@ -226,6 +227,8 @@ def main() -> None:
     runs = {norm: {**own_attacks()[norm], **peer_attacks()[norm]} for norm in args.norms}
     for norm, those in runs.items():
         for name, attack in those.items():
+            if args.short and name.startswith("physadv") and name.endswith("long"):
+                continue
             row = judge(net, images, labels, norm, attack)
             row = {"model": args.model, "norm": norm, "attack": name, **row}
             append_rows(args.rows, [row])
