@@ -117,9 +117,22 @@ class DefaultGroup(OrderedGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse ``args`` in ``ctx``, with the default command put before those that name none."""
-        if not args or args[0] not in self.commands:
+        # A shell that completes the first word is offered both; see shell_complete.
+        completes_first = not args and ctx.resilient_parsing
+        if not completes_first and (not args or args[0] not in self.commands):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return what completes the first word, ``incomplete``, in ``ctx``: a command of the
+        group, or an option of its default command."""
+        if not incomplete.startswith("-"):
+            named = super().shell_complete(ctx, incomplete)
+            return [item for item in named if item.value != DEFAULT]
+        command = self.default_command
+        alone = command.make_context(DEFAULT, [], parent=ctx, resilient_parsing=True)
+        items: list[Any] = command.shell_complete(alone, incomplete)
+        return items
 
 
 class DefaultCommand(PlainCommand):

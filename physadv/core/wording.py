@@ -29,7 +29,11 @@ _LABELS = {
     "n0": "Noisy images to choose the class (n0)",
     "n": "Noisy images to certify it (n)",
     "train": "Training images",
-    "part": "Part of the study",
+    "hardest": "Strength of poses and effects",
+    "judge_stop": "Photos with stop signs, to judge",
+    "judge_boxes": "Boxes of these signs",
+    "judge_other": "Photos without stop signs, to judge",
+    "part": "Half of the test images",
     "steps": "Attack steps",
     "baselines": "Baselines of noise and blur",
 }

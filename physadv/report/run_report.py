@@ -158,7 +158,7 @@ def _sign_training(root: Path, config: Mapping[str, Any]) -> RunPage:
     first = RateInterval(**next(iter(parts.values()))["right"])
     return RunPage(
         title="Sign classifier, trained",
-        headline=f"{format_percent(first.rate)} of frames read rightly",
+        headline=f"{format_percent(first.rate)} of frames read correctly",
         detail=f"{next(iter(parts))}: n = {first.n}, 95 % interval "
         f"{format_interval(first.low, first.high)}. Frames of one track are alike; the card holds "
         "the intervals by track.",
@@ -204,6 +204,7 @@ def _range(rows: Sequence[Row], key: str, unit: str, digits: int = 1) -> str:
     if not values:
         return "–"
     low, high = (format_fixed(value, digits) for value in (min(values), max(values)))
+    unit = unit.replace(" ", "\N{NO-BREAK SPACE}")
     return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 

@@ -223,7 +223,10 @@ def _answer(lines: Sequence[Line], cameras: Sequence[str]) -> str:
             for destroyed, n in [_pooled(lines, camera, attack)]
             if n
         ]
-        parts.append(f"the {camera} {', '.join(shares) or 'none of none'}")
+        if shares:
+            parts.append(f"the {camera} {', '.join(shares)}")
+    if not parts:
+        return "No picture fools the model from its file, so print and photo have nothing to undo."
     return (
         "Of the adversarial pictures that fool the model from their file, print and photo undo, by "
         f"camera and attack: {'; '.join(parts)}."

@@ -88,6 +88,28 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("physadv cloak ch", {"check"}),
+        ("physadv patch v", {"verify", "visibility"}),
+        ("physadv patch --test-d", {"--test-draws"}),
+        ("physadv evaluate --threat", {"--threat"}),
+    ],
+)
+def test_shells_complete_commands_that_are_groups(typed: str, offered: set[str]) -> None:
+    """``patch`` and ``cloak`` run and hold commands: both are offered."""
+    from typer.main import get_command
+
+    context = get_command(app).make_context("physadv", [], resilient_parsing=True)
+    command: Any = context.command
+    *words, incomplete = typed.split()[1:]
+    for word in words:
+        command = command.commands[word]
+        context = command.make_context(word, [], parent=context, resilient_parsing=True)
+    assert {item.value for item in command.shell_complete(context, incomplete)} == offered
+
+
 def test_python_m_physadv_is_the_command(tmp_path: Path) -> None:
     """The module runs the same program as the script."""
     import subprocess

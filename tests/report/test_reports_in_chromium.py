@@ -152,6 +152,18 @@ def test_a_report_reads_without_scripts_and_in_print(opened: Any) -> None:
     assert page.evaluate(arrow) == "none"
 
 
+def test_tables_lose_no_column_in_print(opened: Any) -> None:
+    """A sheet of A4 with 14 mm of margin is 688 px wide; nothing of a table is cut off."""
+    for make in PAGES.values():
+        page, _ = opened(make(), viewport={"width": 688, "height": 900})
+        page.emulate_media(media="print")
+        widths = "[...document.querySelectorAll('table')].map(t => t.scrollWidth)"
+        assert max(page.evaluate(widths)) <= 688
+        assert page.evaluate("getComputedStyle(document.querySelector('.wide')).overflowX") == (
+            "visible"
+        )
+
+
 def test_no_script_but_the_reports_own_runs(opened: Any) -> None:
     """What stood in a page against all escaping would still do nothing."""
     html = evaluation().replace("</main>", "<script>document.title = 'taken'</script></main>")

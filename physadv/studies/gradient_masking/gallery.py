@@ -197,7 +197,7 @@ def thermometer_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
     """Return a defense that quantizes pixels to a thermometer code of ``levels`` before ``model``
     (Buckman et al. 2018)."""
     transform = partial(obfuscations.thermometer_quantize, levels=levels)
-    return _preprocessed("thermometer code", "Buckman 2018", "quantisation", model, transform)
+    return _preprocessed("thermometer code", "Buckman 2018", "quantization", model, transform)
 
 
 def staircase_defense(model: Classifier, levels: int = 16) -> MaskedDefense:
@@ -387,7 +387,7 @@ def thermometer_net_defense(net: Classifier, levels: int = 16) -> MaskedDefense:
     return MaskedDefense(
         "thermometer code",
         "Buckman 2018",
-        "quantisation",
+        "quantization",
         "bpda",
         _PreprocessedModel(net, code),
         adaptive,
