@@ -92,6 +92,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         )
     ),
     "cloak_embedders.py": Benchmark(("--out {rows}/cloak_embedders.json",)),
+    "cloak_pairs.py": Benchmark(needs="cloaked photos, and eyes to judge them"),
     "cloak_trials.py": Benchmark(needs="the trials to make, by name"),
     "cloak_video.py": Benchmark(needs="H.264 encoding; it adds rows beside itself"),
     "coverage.py": Benchmark(("run", "table")),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import OptionError
+from physadv.core.wording import count_noun
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import DetectedFace
 from physadv.privacy.transforms import clean_view, crop_through_view
@@ -269,7 +270,7 @@ def decoy_embedding(
     """
     if len(others) < people:
         raise OptionError(
-            f"{len(others)} faces for a decoy",
+            f"{count_noun(len(others), 'face')} for a decoy",
             f"at least {people} are averaged",
             "Add photos to the folder",
         )

@@ -225,7 +225,7 @@ class PhotoCloaker:
 
         if len(rows) < FEWEST:
             raise OptionError(
-                f"{folder}: {len(rows)} people",
+                f"{folder}: {len(rows)} {'person' if len(rows) == 1 else 'people'}",
                 f"{FEWEST} or more are averaged",
                 "Add photos of others",
             )

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from physadv.core.lights import Light, worst_light
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
 
 SAFE, LOST = 0.2, 0.5
@@ -274,6 +274,7 @@ def rate_in_words(rate: RateInterval) -> str:
     if rate.n == 0:
         return "nothing was compared"
     share = rate.rate
+    compared = count_noun(rate.n, "comparison")
     if share == 0:
-        return f"none of {rate.n} comparisons matched you"
-    return f"{format_percent(share, 0)} of {rate.n} comparisons matched you"
+        return f"none of {compared} matched you"
+    return f"{format_percent(share, 0)} of {compared} matched you"
