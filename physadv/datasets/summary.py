@@ -180,7 +180,8 @@ class DatasetSummary:
         if absent:
             classes += f" ({absent} without an image)"
         if len(present) <= _LISTED_CLASSES:
-            each = ", ".join(f"{name} {count}" for name, count in present.items())
+            between = ": " if any(name[:1].isdigit() for name in present) else " "
+            each = ", ".join(f"{name}{between}{count}" for name, count in present.items())
             return f"{images} of {classes}: {each}"
         fewest = min(present, key=lambda name: present[name])
         most = max(present, key=lambda name: present[name])

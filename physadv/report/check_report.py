@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from physadv.camera.frames import BLOCKS
@@ -225,11 +225,17 @@ def _frequent_verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[d
 
 def _what(rows: Sequence[Row], settings: Settings) -> str:
     sources = (
-        ", ".join(str(s.get("name")) for s in settings.get("sources") or [])
+        ", ".join(_name_of(source) for source in settings.get("sources") or [])
         or "source not recorded"
     )
     started = time_in_words(str(settings.get("started", "")))
     return f"{count_noun(len(rows), 'frame')}, {started}, from {sources}"
+
+
+def _name_of(source: Mapping[str, Any]) -> str:
+    """A source without the folders of one machine; the address of a stream stays whole."""
+    name = str(source.get("name"))
+    return name if "://" in name else PurePath(name).name or name
 
 
 def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from markupsafe import Markup
 
 from physadv.core.visible_text import visible_text
 from physadv.studies.page import Formula
+
+_BETWEEN = r", \quad "
+_BRACKETS = ((r"\{", r"\}"), (r"\\begin\b", r"\\end\b"), (r"\\left\b", r"\\right\b"))
+"""What opens and closes around a part that stays in one piece."""
 
 
 def formula_mathml(formula: Formula) -> Markup:
@@ -18,9 +23,28 @@ def formula_mathml(formula: Formula) -> Markup:
     """
     from latex2mathml.converter import convert
 
-    math = convert(formula.latex, display="block")
     words = escape(visible_text(formula.words), quote=True)
-    return Markup(math.replace("<math ", f'<math aria-label="{words}" ', 1))
+    clauses = [convert(clause, display="block") for clause in _clauses(formula.latex)]
+    labels = [f'aria-label="{words}"', *['aria-hidden="true"'] * (len(clauses) - 1)]
+    drawn = (
+        math.replace("<math ", f"<math {label} ", 1)
+        for math, label in zip(clauses, labels, strict=True)
+    )
+    return Markup(f'<div class="formula">{"".join(drawn)}</div>')
+
+
+def _clauses(latex: str) -> list[str]:
+    """A formula in its clauses, which a narrow screen shows below each other."""
+    clauses: list[str] = []
+    current = ""
+    for piece in latex.split(_BETWEEN):
+        current += piece
+        if all(len(re.findall(a, current)) == len(re.findall(b, current)) for a, b in _BRACKETS):
+            clauses.append(current)
+            current = ""
+        else:
+            current += _BETWEEN
+    return [clause + "," for clause in clauses[:-1]] + clauses[-1:] if not current else [latex]
 
 
 def formula_svg(formula: Formula, size: float = 18) -> str:

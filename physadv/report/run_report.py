@@ -213,8 +213,7 @@ def _transfer(root: Path, config: Mapping[str, Any]) -> RunPage:
     rows = list(read_rows(_needed(member_of(root, "transfer.jsonl"))))
     cells = [
         [
-            row["bundle"],
-            row["victim"] + (" (made on it)" if row["in_training"] else ""),
+            f"{row['bundle']} on {row['victim']}" + " (made on it)" * bool(row["in_training"]),
             *_rate(row["success"]),
             format_percent(RateInterval(**row["blank_success"]).rate),
             format_percent(RateInterval(**row["clean_recognised"]).rate),
@@ -222,7 +221,7 @@ def _transfer(root: Path, config: Mapping[str, Any]) -> RunPage:
         for row in rows
         if "success" in row
     ]
-    columns = ("Patch", "Model", "Success", "95 % interval", "n", "Blank", "Clean recognized")
+    columns = ("Patch on model", "Success", "95 % interval", "n", "Blank", "Clean recognized")
     return RunPage(
         title="Patches on other models",
         headline=f"{count_noun(len(cells), 'pair')} of patch and model",

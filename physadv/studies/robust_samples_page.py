@@ -205,9 +205,15 @@ def samples_page(config: SamplesConfig, rows: PartRows) -> StudyPage:
     answer = (
         f"In {largest:,} dimensions {_samples(need[0.0]['n'])} for a standard error of at "
         f"most 1 %, {need[RADII[0]]['n']} against an adversary of eps {RADII[0]:g} and "
-        f"{need[eps]['n']} at eps {eps:g}; between the two largest dimensions that number grows as "
-        f"the dimension to the power {exponent:.2f}."
+        f"{need[eps]['n']} at eps {eps:g}"
     )
+    # In few dimensions no number of samples is enough, and there is no power of the dimension.
+    if exponent > 0:
+        answer += (
+            "; between the two largest dimensions that number grows as the dimension to the power "
+            f"{exponent:.2f}"
+        )
+    answer += "."
     sections = PageSections()
     sections.add(
         "One sample is enough, until someone interferes",

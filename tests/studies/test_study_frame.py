@@ -386,3 +386,12 @@ def test_a_grid_without_pictures_is_still_a_figure(tmp_path: Path) -> None:
     """A run in which nothing succeeded has no picture to show, and files all the same."""
     written = write_figure(Pictures("none", "None.", ()), RunPictures(tmp_path), tmp_path)
     assert {file.suffix for file in written} == {".svg", ".png"}
+
+
+def test_clauses_of_a_formula_can_stand_below_each_other() -> None:
+    """Each is a formula of its own, the first with the words of all; brackets stay in one piece."""
+    several = str(formula_mathml(Formula(r"a = 1, \quad b = \frac{1}{n}", "a and b")))
+    assert several.count("<math ") == 2
+    assert several.count('aria-label="a and b"') == 1
+    whole = r"x = \begin{cases} a, \quad & p \\ b, & q \end{cases}"
+    assert str(formula_mathml(Formula(whole, "x"))).count("<math ") == 1
