@@ -16,6 +16,7 @@ from physadv.models.detectors import DetectedBoxes
 _SHOWN = 3
 """Pictures of each goal."""
 _LINE = (255, 209, 0)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class DetectorExamples:
@@ -73,14 +74,20 @@ class DetectorExamples:
     def _drawn(self, image: Array, found: DetectedBoxes) -> Array:
         """The image with its boxes, their classes and scores."""
         canvas = np.ascontiguousarray(image)
-        size = max(0.35, max(canvas.shape[:2]) / 1400)
+        size = max(0.4, max(canvas.shape[:2]) / 1400)
         for box, score, label in zip(
             found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
         ):
             x0, y0, x1, y1 = (round(v) for v in box)
             cv2.rectangle(canvas, (x0, y0), (x1, y1), _LINE, 2)
             text = f"{self.class_name(label)} {score:.2f}".encode("ascii", "replace").decode()
-            place = (max(0, x0 + 3), max(12, y0 + 14))
-            cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3)
-            cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, _LINE, 1)
+            (width, height), below = cv2.getTextSize(text, _FONT, size, 1)
+
+            # On a plate over the box, or in it where there is no room; never beyond the right side.
+            left = max(0, min(x0 - 1, canvas.shape[1] - width - 4))
+            top = y0 - height - below - 2 if y0 > height + below + 2 else max(0, y0)
+            corner = (left + width + 4, top + height + below + 2)
+            cv2.rectangle(canvas, (left, top), corner, _LINE, cv2.FILLED)
+            place = (left + 2, top + height + 2)
+            cv2.putText(canvas, text, place, _FONT, size, (0, 0, 0), 1, cv2.LINE_AA)
         return canvas
