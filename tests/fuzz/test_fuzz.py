@@ -109,7 +109,7 @@ _ELSEWHERE = {
             "load_optimizer",
         ),
         *("load_model", "load_subject", "load_undefended_model", "load_segmenter"),
-        *("load_embedders", "load_surrogates"),
+        *("load_embedders", "load_surrogates", "load_feature_distance"),
     },
     "callers of readers that are in the harness": {
         *("load_sign_data", "load_photos", "load_average", "read_progress", "load_training_data"),
