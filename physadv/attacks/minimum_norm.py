@@ -128,9 +128,7 @@ def fab(
                 x = nearest.best[rows]
                 beyond = 1 + 10.0 ** (number - moves - 1)
             value, slope, _ = nearest.linearize(rows, x, classes, any_rival=not polish)
-            x = _boundary_step(
-                x, nearest.x0[rows], value, slope, norm, beyond, 1.0 if polish else pull, polish
-            )
+            x = _boundary_step(x, nearest.x0[rows], value, slope, norm, beyond, pull, polish)
 
             # The next plane is taken back where the point was adversarial, not extended to there:
             # where the model bends, as certified nets do much, the two differ.
@@ -156,7 +154,8 @@ def _boundary_step(
     pull: float,
     polish: bool,
 ) -> Tensor:
-    """FAB's next points: projections of ``x`` and, up to a weight of ``pull``, of ``x0``."""
+    """FAB's next points: projections of ``x`` and, up to a weight of ``pull``, of ``x0``; of ``x0``
+    alone in the last steps (``polish``)."""
     base, clean = x.double(), x0.double()
     own = value.double() + _inner(slope, clean - base)
     # From the adversarial side a step ends before the plane, so that it stays there.

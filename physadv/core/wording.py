@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
 
 _UNITS = {
@@ -59,6 +60,26 @@ def format_fixed(value: float, digits: int = 0) -> str:
         ('0.0', '-12')
     """
     return f"{value:z.{digits}f}"
+
+
+def format_range(values: Iterable[float], unit: str, digits: int = 1) -> str:
+    """Return the least and the largest of ``values`` in words, one where they read alike; "" for
+    none.
+
+    Args:
+        values: Numbers, in any order.
+        unit: What follows each of them, with its space.
+        digits: Digits after the point.
+
+    Example:
+        >>> format_range([2.0, 0.81], " m"), format_range([3.02, 3.04], " m")
+        ('0.8 to 2.0 m', '3.0 m')
+    """
+    known = list(values)
+    if not known:
+        return ""
+    low, high = format_fixed(min(known), digits), format_fixed(max(known), digits)
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 
 def format_percent(share: float | None, digits: int = 1) -> str:

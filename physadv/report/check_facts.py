@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from physadv.check.page_identity import identity_in_words
 from physadv.check.rates import goal_in_words
 from physadv.core.rows import Row
-from physadv.core.wording import count_noun, format_fixed
+from physadv.core.wording import count_noun, format_range
 from physadv.report.design import time_in_words
 
 Settings = Mapping[str, Any]
@@ -136,11 +137,19 @@ def _measured_range(rows: Sequence[Row]) -> str:
 
 
 def _range(rows: Sequence[Row], key: str, unit: str) -> str:
-    values = [float(r[key]) for r in rows if r.get(key) is not None]
-    if not values:
-        return ""
-    low, high = format_fixed(min(values), 1), format_fixed(max(values), 1)
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+    return format_range((float(r[key]) for r in rows if r.get(key) is not None), unit)
+
+
+def source_name(source: Mapping[str, Any]) -> str:
+    """Return the name of a ``source`` of frames, as check.json holds it, without the folders of one
+    machine; the address of a stream stays whole.
+
+    Example:
+        >>> source_name({"name": "films/near.mp4"}), source_name({"name": "rtsp://camera/1"})
+        ('near.mp4', 'rtsp://camera/1')
+    """
+    name = str(source.get("name"))
+    return name if "://" in name else PurePath(name).name or name
 
 
 def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
@@ -171,7 +180,7 @@ def measurement_facts(settings: Settings) -> list[tuple[str, Any]]:
         pairs.append(
             (
                 "Source",
-                f"{source.get('name')} ({source.get('kind')}{size}); block: {source.get('block')}",
+                f"{source_name(source)} ({source.get('kind')}{size}); block: {source.get('block')}",
             )
         )
         pairs += _camera_facts(got)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from physadv.camera.frames import BLOCKS
@@ -32,6 +32,7 @@ from physadv.report.check_facts import (
     measurement_facts,
     measurement_limits,
     model_under_test,
+    source_name,
 )
 from physadv.report.check_figures import check_figures
 from physadv.report.check_folder import read_check, read_example_frames
@@ -225,17 +226,11 @@ def _frequent_verdicts(rows: Sequence[Row], block: str, most: int = 4) -> list[d
 
 def _what(rows: Sequence[Row], settings: Settings) -> str:
     sources = (
-        ", ".join(_name_of(source) for source in settings.get("sources") or [])
+        ", ".join(source_name(source) for source in settings.get("sources") or [])
         or "source not recorded"
     )
     started = time_in_words(str(settings.get("started", "")))
     return f"{count_noun(len(rows), 'frame')}, {started}, from {sources}"
-
-
-def _name_of(source: Mapping[str, Any]) -> str:
-    """A source without the folders of one machine; the address of a stream stays whole."""
-    name = str(source.get("name"))
-    return name if "://" in name else PurePath(name).name or name
 
 
 def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -15,18 +15,10 @@ from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.report.design import BLOCK_COLORS, render_page
 from physadv.report.kept_results import facts_of_data, keep_result
 from physadv.report.svg import WIDTH, block_marker, percent_axis, svg_chart, svg_line, svg_text
+from physadv.studies.gradient_masking.study import defense_name
 
 KINDS = {"clean": ("clean", "clean"), "plain": ("blank", "plain attack"), "real": ("patch", "real")}
 """Column -> shape and color of its mark, and its name."""
-
-
-def defense_name(line: Mapping[str, Any]) -> str:
-    """Return the name of the defense of ``line`` of the study's table as people read it.
-
-    Args:
-        line: A line of the table; its records keep the spelling that they began with.
-    """
-    return str(line["defence"]).replace("defence", "defense")
 
 
 def write_masked_report(
@@ -51,7 +43,7 @@ def render_masked_report(
     return render_page(
         "masked.html.j2",
         title="Masked gradients: apparent and real robustness",
-        lines=lines,
+        lines=[{**line, "name": defense_name(line)} for line in lines],
         facts=facts,
         data=facts_of_data(data),
         figure=_accuracy_figure(lines),

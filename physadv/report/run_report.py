@@ -16,7 +16,7 @@ from physadv.core.members import member_of
 from physadv.core.rows import Row, read_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
-from physadv.core.wording import count_noun, format_fixed, format_percent
+from physadv.core.wording import count_noun, format_percent, format_range
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.privacy.batch import MANIFEST
 from physadv.report.cloak_pictures import MOST_SHOWN, CloakedPicture, cloaked_pictures
@@ -199,13 +199,9 @@ def _film(root: Path, config: Mapping[str, Any]) -> RunPage:
 
 
 def _range(rows: Sequence[Row], key: str, unit: str, digits: int = 1) -> str:
-    """The least and the largest value of ``key``."""
-    values = [float(row[key]) for row in rows if row.get(key) is not None]
-    if not values:
-        return "–"
-    low, high = (format_fixed(value, digits) for value in (min(values), max(values)))
-    unit = unit.replace(" ", "\N{NO-BREAK SPACE}")
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+    """The least and the largest value of ``key``, in a cell that does not break at the unit."""
+    values = (float(row[key]) for row in rows if row.get(key) is not None)
+    return format_range(values, unit.replace(" ", "\N{NO-BREAK SPACE}"), digits) or "–"
 
 
 def _transfer(root: Path, config: Mapping[str, Any]) -> RunPage:
@@ -240,8 +236,8 @@ def _cloaking(root: Path, config: Mapping[str, Any], originals: Path | None = No
     cells = []
     for row in rows:
         faces, notes = row.get("faces", []), "; ".join(map(str, row.get("notes", [])))
-        changes = [_range(faces, key, "", n) for key, n in (("dssim", 3), ("ms_ssim", 3))]
-        changes.append(_range(faces, "color", "", 1))
+        measures = (("dssim", 3), ("ms_ssim", 3), ("color", 1))
+        changes = [_range(faces, key, "", digits) for key, digits in measures]
         remarks = row.get("reason", "") or notes
         cells.append([row["source"], row["status"], len(faces), *changes, remarks])
     others = ", ".join(

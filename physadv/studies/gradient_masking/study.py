@@ -8,7 +8,7 @@ defense is recorded; every table is computed from the rows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,15 @@ def stopping_point(rounds: Sequence[dict[str, int]]) -> str:
     return f"{budget}: {last['broken']} of {last['attacked']} broken, not settled"
 
 
+def defense_name(line: Mapping[str, Any]) -> str:
+    """Return the name of the defense of ``line`` of the study's table as people read it.
+
+    Args:
+        line: A line of the table; its records keep the spelling that they began with.
+    """
+    return str(line["defence"]).replace("defence", "defense")
+
+
 def masking_markdown(rows: Sequence[Row]) -> str:
     """Return the table of ``rows`` in Markdown."""
 
@@ -226,9 +235,7 @@ def masking_markdown(rows: Sequence[Row]) -> str:
 
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for t in masking_table(rows):
-        name = str(t["defence"]).replace("defence", "defense") + (
-            f" ({t['paper']})" if t["paper"] else ""
-        )
+        name = defense_name(t) + (f" ({t['paper']})" if t["paper"] else "")
         cells = [
             name,
             t["hides"],
