@@ -252,7 +252,7 @@ def _cloaking(root: Path, config: Mapping[str, Any], originals: Path | None = No
     return RunPage(
         title="Cloaked photos" if originals is None else "Photos before and after",
         headline=f"{counts['cloaked']} of {count_noun(len(last), 'photo')} cloaked",
-        tags=() if originals is None else ("shows bare faces: keep this page",),
+        tags=() if originals is None else ("shows bare faces: keep this page to yourself",),
         detail=f"{others.capitalize() + '. ' if others else ''}Whether it protects was not "
         "measured here: `physadv cloak check` does that.",
         photos=photos,
