@@ -16,7 +16,7 @@ def cores_beside(busy: int) -> int:
 
 
 @contextlib.contextmanager
-def calm_threads(threads: int = 2) -> Iterator[None]:
+def calm_threads(threads: int = 1) -> Iterator[None]:
     """Limit torch to ``threads`` CPU threads and flush denormal numbers while the block runs;
     both are restored afterwards.
 

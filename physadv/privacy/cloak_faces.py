@@ -200,7 +200,8 @@ def mode_named(name: str) -> CloakMode:
 @dataclass(frozen=True)
 class CloakedFace:
     """Result for one face in the mode of that name; ``margins`` by embedder are 1 for the unchanged
-    face and below 0 where it no longer matches."""
+    face and below 0 where it no longer matches; ``others`` is the number of the person's other
+    photos that the cloak knew."""
 
     mode: str
     box: Box
@@ -208,6 +209,7 @@ class CloakedFace:
     margins: dict[str, float]
     steps: int
     seconds: float
+    others: int = 0
 
 
 def cloak_faces(
@@ -345,6 +347,7 @@ def _cloak_into(
         margins={k: round(v, 4) for k, v in search.best_margins.items()},
         steps=steps,
         seconds=time.perf_counter() - started,
+        others=goal.others,
     )
 
 

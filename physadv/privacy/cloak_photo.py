@@ -14,6 +14,7 @@ from physadv.core.errors import ImageError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array, save_png
 from physadv.core.notebook_html import result_html
+from physadv.core.torch_threads import calm_threads
 from physadv.models.faces.embedders import FaceEmbedder, load_surrogates
 from physadv.models.faces.face_detection import FaceFinder, default_finders
 from physadv.privacy.cloak_faces import CloakMode, mode_named
@@ -122,7 +123,8 @@ def cloak_photo(
     if album is not None:
         cloaker.learn_album(album)
     name = "photo" if loaded is None else loaded.path.name
-    done = cloaker.cloak(pixels, name, faces)
+    with calm_threads():
+        done = cloaker.cloak(pixels, name, faces)
     if target is not None:
         made_with = [{"name": e.card.name, "sha256": e.card.sha256} for e in cloaker.embedders]
         _write(target, loaded, done.rgb, keep_metadata, made_with)

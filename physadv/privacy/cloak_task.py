@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from physadv.core.process_group import ProcessGroup
 from physadv.models.faces.embedders import load_surrogates
@@ -14,6 +15,7 @@ from physadv.privacy.batch import (
     CarriedOptions,
     PhotoJob,
     PhotoOutcome,
+    finished_rows,
     gather_manifests,
     plan_jobs,
     refuse_other_settings,
@@ -24,7 +26,11 @@ from physadv.privacy.cloak_faces import mode_named, mode_of_budget
 from physadv.privacy.config import CloakConfig
 from physadv.privacy.divided_cloak import DividedCloak
 from physadv.privacy.face_choice import FaceChoice
+from physadv.privacy.folder_survey import know_photos, survey_photo
 from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings, write_settings
+
+Surveyed = Callable[[int], None]
+"""Called with the number of photos whose faces are known."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,24 @@ class CloakTask:
             keep_metadata=config.keep_metadata, strip_dates=config.strip_dates, mark=config.mark
         )
 
-    def run(self, *, overwrite: bool = False) -> Generator[PhotoOutcome]:
+    def run(
+        self, *, overwrite: bool = False, surveyed: Surveyed | None = None
+    ) -> Generator[PhotoOutcome]:
         """Cloak photo by photo and yield after each; what an earlier run finished is skipped.
 
-        Raises OptionError as :meth:`prepare` does, unless ``overwrite``.
+        Where there are several photos, the faces of all are found and embedded first, so that each
+        cloak moves away from what the person's photos share.
+
+        Args:
+            overwrite: Whether photos cloaked with other settings are replaced.
+            surveyed: Called with the number of photos looked at, after each.
+
+        Raises:
+            OptionError: As :meth:`prepare` does, unless ``overwrite``.
         """
         settings = cloaker_settings(self.cloaker)
         gather_manifests(self.folder, [job.name for job in self.jobs])
+        self._survey(settings, surveyed)
         outcomes = run_folder(
             self.jobs,
             self.folder,
@@ -119,6 +136,18 @@ class CloakTask:
         )
         write_settings(self.folder / SETTINGS, settings)
         yield from outcomes
+
+    def _survey(self, settings: dict[str, Any], surveyed: Surveyed | None) -> None:
+        """Let the cloaker know the faces of all photos, where some are still to be cloaked."""
+        finished = finished_rows(self.jobs, self.folder, settings, **self._carried)
+        if len(self.jobs) < 2 or len(finished) == len(self.jobs):
+            return
+        photos = []
+        for job in self.jobs:
+            photos.append(survey_photo(job, self.cloaker, finished))
+            if surveyed is not None:
+                surveyed(len(photos))
+        know_photos(self.cloaker, self.jobs, photos)
 
     def divided(self, group: ProcessGroup) -> DividedCloak:
         """Return the run divided among the processes of ``group``, each of which calls this.

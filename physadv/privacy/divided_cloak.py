@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from physadv.core.errors import JobEndedError, PhysadvError, is_out_of_memory
 from physadv.core.image_io import Array
 from physadv.core.process_group import ProcessGroup
 from physadv.core.rows import Row
@@ -37,29 +35,13 @@ from physadv.privacy.batch import (
     run_folder,
 )
 from physadv.privacy.embedding_loss import similarity_margin
-from physadv.privacy.face_choice import PhotoFaces
-from physadv.privacy.photo_cloaker import PhotoCloaker, face_of, recorded_face
+from physadv.privacy.folder_survey import Embeddings, SurveyedPhoto, know_photos, survey_photo
+from physadv.privacy.photo_cloaker import PhotoCloaker, face_of
 from physadv.privacy.photo_io.photo import read_photo
 
-Embeddings = dict[str, Tensor]
 _OVERHEAD = 0.2
 """Cost of a photo without a face, as a share of that of cloaking one face."""
 _WAIT_S = 0.1
-
-
-@dataclass(frozen=True)
-class SurveyedPhoto:
-    """What is known of a photo before any is cloaked.
-
-    Attributes:
-        shape: Its shape; empty where it cannot be read.
-        faces: Its faces, where they were looked for.
-        clean: Embeddings (1, d) by embedder of each face to be cloaked.
-    """
-
-    shape: tuple[int, ...] = ()
-    faces: PhotoFaces | None = None
-    clean: tuple[Embeddings, ...] = ()
 
 
 @dataclass
@@ -96,10 +78,10 @@ class DividedCloak:
         if self.group.is_first:
             self._finished = finished_rows(self.jobs, self.folder, self.settings, **self.carried)
         self._finished = self.group.from_first(self._finished)
-        self._photos = self.group.divided(self.jobs, lambda job: [self._survey(job)])
-        for job, photo in zip(self.jobs, self._photos, strict=True):
-            if photo.faces is not None:
-                self.cloaker.found[job.name] = photo.faces
+        self._photos = self.group.divided(
+            self.jobs, lambda job: [survey_photo(job, self.cloaker, self._finished)]
+        )
+        know_photos(self.cloaker, self.jobs, self._photos)
         if self.group.is_first:
             faces = [photo.clean for photo in self._photos]
             self._owners = divide_photos(faces, self.cloaker.embedders, self.group.count)
@@ -130,27 +112,6 @@ class DividedCloak:
         if self.group.is_first:
             gather_manifests(self.folder, [job.name for job in self.jobs])
         return sorted((outcome for part in parts for outcome in part), key=lambda o: o.index)
-
-    def _survey(self, job: PhotoJob) -> SurveyedPhoto:
-        """Find and embed the faces of a photo as they will stand in its row; nothing where it
-        fails, for it will fail again."""
-        row = self._finished.get(job.name)
-        try:
-            rgb = read_photo(job.source).rgb
-            if row is not None:
-                faces, found = [face_of(face) for face in row["faces"]], None
-            else:
-                found = self.cloaker.faces(rgb, job.name)
-                faces = [recorded_face(face) for face in found.cloaked.values()]
-            clean = self.cloaker.embedded(rgb, faces)
-        except JobEndedError:
-            raise
-        except Exception as error:
-            if not isinstance(error, PhysadvError | OSError) and not is_out_of_memory(error):
-                raise
-            return SurveyedPhoto()
-        on_cpu = tuple({name: rows.cpu() for name, rows in face.items()} for face in clean)
-        return SurveyedPhoto(rgb.shape, found, on_cpu)
 
     def _cloak(self, rgb: Array, name: str) -> CloakedPhoto:
         """Cloak a photo with the memory of all photos before it."""
@@ -242,4 +203,4 @@ def _photos_of_same(
     return {number for (number, _), same in zip(seen, is_same, strict=True) if same}
 
 
-__all__ = ["DividedCloak", "SurveyedPhoto", "divide_photos"]
+__all__ = ["DividedCloak", "divide_photos"]

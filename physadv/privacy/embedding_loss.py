@@ -20,6 +20,8 @@ from physadv.models.faces.face_detection import DetectedFace
 from physadv.privacy.transforms import clean_view, crop_through_view
 
 FAR = 0.01
+_ALBUM_FAR = 0.001
+"""Among many people's photos, one in a hundred of strangers' would outnumber a person's own."""
 _UNKNOWN = {"cosine": 0.3, "euclidean": -1.0}
 _SIBLINGS = 8
 _SAME_PHOTO = 0.98
@@ -85,7 +87,7 @@ class CloakMemory:
     def __init__(self, limit: int = 5000) -> None:
         self.limit = limit
         self._faces: list[tuple[dict[str, Tensor], Callable[[], dict[str, Tensor] | None]]] = []
-        self._album: list[dict[str, Tensor]] = []
+        self._album: dict[bytes, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self._faces)
@@ -93,13 +95,16 @@ class CloakMemory:
     def copy(self) -> CloakMemory:
         """Return a memory of the same faces that forgets and learns on its own."""
         copied = CloakMemory(self.limit)
-        copied._faces, copied._album = list(self._faces), list(self._album)
+        copied._faces, copied._album = list(self._faces), dict(self._album)
         return copied
 
     def add_bare(self, clean: dict[str, Tensor]) -> None:
-        """Remember one face that stays as it is by its embeddings (1, d) by embedder."""
-        self._album.append(clean)
-        del self._album[: max(0, len(self._album) - self.limit)]
+        """Remember one face that stays as it is by its embeddings (1, d) by embedder; the same
+        face of the same photo once."""
+        key = b"".join(rows.cpu().numpy().tobytes() for rows in clean.values())
+        self._album[key] = clean
+        if len(self._album) > self.limit:
+            del self._album[next(iter(self._album))]
 
     def add(self, clean: dict[str, Tensor], cloaked: dict[str, Tensor]) -> None:
         """Remember one face by its embeddings (1, d) by embedder, ``clean`` and ``cloaked``."""
@@ -137,39 +142,51 @@ class CloakMemory:
     def bare(
         self, clean: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
     ) -> list[dict[str, Tensor]]:
-        """Return the faces of the album that every one of ``embedders`` matches to ``clean``, by
-        their embeddings (1, d); faces of this very photo tell nothing new and are left out."""
+        """Return the faces of the album that every one of ``embedders`` matches to ``clean`` at
+        0.1 % false accepts, by their embeddings (1, d); faces of this very photo tell nothing new
+        and are left out."""
         return [
             old
-            for old in self._album
-            if _is_same(clean, old, embedders)
-            and not all(
-                float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > _SAME_PHOTO
-                for e in embedders
-            )
+            for old in self._album.values()
+            if _is_same(clean, old, embedders, far=_ALBUM_FAR)
+            and not _is_one_photo(clean, old, embedders)
         ]
 
 
 def _is_same(
-    clean: dict[str, Tensor], old: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
+    clean: dict[str, Tensor],
+    old: dict[str, Tensor],
+    embedders: Sequence[FaceEmbedder],
+    far: float = FAR,
 ) -> bool:
     """Whether every one of ``embedders`` that knows both takes them for one person."""
     return all(
-        float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > 0
+        float(e.similarity(clean[e.card.name], old[e.card.name])) > threshold_of(e, far)
         for e in embedders
         if e.card.name in old
+    )
+
+
+def _is_one_photo(
+    clean: dict[str, Tensor], old: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
+) -> bool:
+    """Whether two faces are one, of the same photo."""
+    return all(
+        float(similarity_margin(e, clean[e.card.name], old[e.card.name])) > _SAME_PHOTO
+        for e in embedders
     )
 
 
 @dataclass(frozen=True)
 class CloakGoal:
     """Targets by embedder: ``own`` (k, d) and ``siblings`` (m, d) to leave, ``decoys`` (1, d) to
-    approach."""
+    approach; ``others`` is the number of the person's other photos that ``own`` knows."""
 
     clean: dict[str, Tensor]
     own: dict[str, Tensor]
     siblings: dict[str, Tensor]
     decoys: dict[str, Tensor]
+    others: int = 0
 
     @classmethod
     def of(
@@ -196,7 +213,10 @@ class CloakGoal:
         clean = {name: rows[:1] for name, rows in own.items()}
         known = memory.siblings(clean, embedders) if memory is not None else []
         album = memory.bare(clean, embedders) if memory is not None else []
-        others = [*(old for old, _ in known), *album]
+        others = [
+            *(old for old, _ in known if not any(_is_one_photo(old, a, embedders) for a in album)),
+            *album,
+        ]
 
         return cls(
             clean=clean,
@@ -208,6 +228,7 @@ class CloakGoal:
             if known
             else {},
             decoys=decoys or {},
+            others=len(others),
         )
 
     def loss(self, embedder: FaceEmbedder, seen: Tensor) -> Tensor:

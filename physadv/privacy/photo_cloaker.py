@@ -192,7 +192,8 @@ class PhotoCloaker:
                 rgb = read_photo(path).rgb
             except PhysadvError:
                 continue
-            for clean in self.embedded(rgb, list(self.faces(rgb).cloaked.values())):
+            faces = [recorded_face(face) for face in self.faces(rgb).cloaked.values()]
+            for clean in self.embedded(rgb, faces):
                 self.memory.add_bare(clean)
                 count += 1
             digests.append(sha256_of(path))
@@ -332,6 +333,7 @@ def _row(face: DetectedFace, note: CloakedFace) -> dict[str, Any]:
         "patches": None if note.change.patches is None else round(note.change.patches, 3),
         "ms_ssim": None if note.change.ms_ssim is None else round(note.change.ms_ssim, 5),
         "mode": note.mode,
+        "others": note.others,
         "margins": note.margins,
         "steps": note.steps,
         "seconds": round(note.seconds, 3),

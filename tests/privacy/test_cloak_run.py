@@ -286,11 +286,15 @@ def test_album_moves_the_goal_to_what_photos_share(embedder: FaceEmbedder, tmp_p
     own = own_embeddings(window.scene, window.face, embedder)
     near = own[:1] + 0.3 * own[:1].norm() * torch.eye(16)[:1]
     memory = CloakMemory()
-    for each in (near, own[:1], -own[:1]):
+    for each in (near, own[:1], -own[:1], near.clone()):  # the same face again counts once
         memory.add_bare({"tiny": each})
     goal = CloakGoal.of(window.scene, window.face, [embedder], memory.copy(), None)
     assert torch.equal(goal.own["tiny"], torch.cat([own, near.expand_as(own)]))
-    assert goal.siblings == {}
+    assert (goal.siblings, goal.others) == ({}, 1)
+    memory.add({"tiny": near}, {"tiny": -own[:1]})  # a sibling of the album counts once, too
+    goal = CloakGoal.of(window.scene, window.face, [embedder], memory.copy(), None)
+    assert torch.equal(goal.own["tiny"], torch.cat([own, near.expand_as(own)]))
+    assert (list(goal.siblings), goal.others) == (["tiny"], 1)
 
     cloaker = PhotoCloaker([KnownFinder()], [embedder], QUICK)
     bare = cloaker_settings(cloaker)

@@ -35,15 +35,21 @@ def task_for(photos: Path, out: Path) -> CloakTask:
     return CloakTask(CloakConfig(photos=str(photos)), jobs, folder, cloaker)
 
 
+def shadowed(person: int, shot: int) -> Image.Image:
+    """A photo of a person with a shadow that no other shot has there."""
+    (face,) = KnownFinder()(np.zeros((80, 80, 3), np.uint8))
+    pixels = drawn_photo(80, 80, face, person=person, shot=shot)
+    pixels[20 + 5 * shot : 26 + 5 * shot] -= pixels[20 + 5 * shot : 26 + 5 * shot] // 5
+    return Image.fromarray(pixels)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Seven photos of two people by turns, and one that cannot be read."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    (face,) = KnownFinder()(np.zeros((80, 80, 3), np.uint8))
     for shot in range(7):
-        pixels = drawn_photo(80, 80, face, person=shot % 2, shot=shot)
-        Image.fromarray(pixels).save(folder / f"{shot}.png")
+        shadowed(shot % 2, shot).save(folder / f"{shot}.png")
     (folder / "3b.png").write_bytes(b"no photo")
     return folder
 
@@ -112,6 +118,33 @@ def test_two_processes_cloak_as_one(photos: Path, tmp_path: Path) -> None:
         row["source"] for row in expected.pop(MANIFEST)
     }
     assert resumed == expected
+
+
+def test_every_photo_knows_the_others_of_its_person(photos: Path, tmp_path: Path) -> None:
+    """The first photo as the last: four of one person and three of the other, each beside one that
+    cannot be read. A photo that is added later knows all; those done before stay as they are."""
+    outcomes = list(task_for(photos, tmp_path / "out").run())
+    known = {o.job.name: o.row["faces"][0]["others"] for o in outcomes if o.faces}
+    assert known == {f"{shot}.png": 2 if shot % 2 else 3 for shot in range(7)}
+
+    before = content(tmp_path / "out")
+    shadowed(1, 7).save(photos / "0b.png")
+    added = [o for o in task_for(photos, tmp_path / "out").run() if o.status == "cloaked"]
+    assert [(o.job.name, o.row["faces"][0]["others"]) for o in added] == [("0b.png", 3)]
+    after = content(tmp_path / "out")
+    assert {name: after[name] for name in before if name != MANIFEST} == {
+        name: data for name, data in before.items() if name != MANIFEST
+    }
+
+
+def test_a_finished_run_looks_at_no_photo(photos: Path, tmp_path: Path) -> None:
+    """Where nothing is left to cloak, no face is sought or embedded for the others' sake."""
+    (photos / "3b.png").unlink()
+    list(task_for(photos, tmp_path / "out").run())
+    again = task_for(photos, tmp_path / "out")
+    looked: list[int] = []
+    assert {o.status for o in again.run(surveyed=looked.append)} == {"already done"}
+    assert looked == []
 
 
 def test_people_are_divided() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -37,8 +37,8 @@ _OFFER = (
     "dlib's detector alone misses faces of groups, small and turned ones: `physadv models fetch "
     "facedet-slim` (1.4 MB, MIT) finds them"
 )
-_CALM_THREADS = 2
-"""Small networks are far slower on more threads than there are free cores."""
+_CALM_THREADS = 1
+"""Small networks gain little from more threads, and are ten times slower where cores are busy."""
 
 
 class _Cloak(DefaultCommand, ServeWithoutPort):
@@ -357,11 +357,13 @@ def _cloak_photos(task: CloakTask, *, overwrite: bool) -> list[PhotoOutcome]:
 
     with joined_processes() as group:
         if group.count == 1:
-            with closing(task.run(overwrite=overwrite)) as outcomes:
-                return _follow(outcomes, len(task.jobs))[0]
+
+            def begin(surveyed: Callable[[int], None]) -> Generator[PhotoOutcome]:
+                return task.run(overwrite=overwrite, surveyed=surveyed)
+
+            return _follow(begin, len(task.jobs))[0]
         division = task.divided(group)
-        with closing(division.run(overwrite=overwrite)) as outcomes:
-            own, is_over = _follow(outcomes, len(task.jobs))
+        own, is_over = _follow(lambda surveyed: division.run(overwrite=overwrite), len(task.jobs))
         if not is_over:
             raise SystemExit(130)
         done = division.gathered(own)
@@ -451,10 +453,16 @@ def _faces_of(task: CloakTask, job: PhotoJob, folder: Path | None) -> dict[str, 
     return row
 
 
-def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> tuple[list[PhotoOutcome], bool]:
+def _follow(
+    begin: Callable[[Callable[[int], None]], Generator[PhotoOutcome]], total: int
+) -> tuple[list[PhotoOutcome], bool]:
     """Show progress with faces done and time left; return the outcomes, and whether they are all.
 
     Ctrl-C ends it, and what is done stays done.
+
+    Args:
+        begin: Begins the run; called with what shows how many photos' faces are known.
+        total: Number of photos.
     """
     from physadv_cli.progress import bar
 
@@ -462,14 +470,21 @@ def _follow(outcomes: Iterable[PhotoOutcome], total: int) -> tuple[list[PhotoOut
     is_over = True
     with bar(transient=True) as progress:
         line = progress.add_task("photos", total=total)
+        survey = progress.add_task("photos searched for faces", total=total) if total > 1 else None
+
+        def surveyed(photos: int) -> None:
+            if survey is not None:
+                progress.update(survey, completed=photos)
+
         try:
-            for outcome in outcomes:
-                done.append(outcome)
-                faces = sum(each.faces for each in done if each.status == "cloaked")
-                progress.update(
-                    line, completed=outcome.index, note=f"{count_noun(faces, 'face')} cloaked"
-                )
-                _print_notes(outcome)
+            with closing(begin(surveyed)) as outcomes:
+                for outcome in outcomes:
+                    done.append(outcome)
+                    faces = sum(each.faces for each in done if each.status == "cloaked")
+                    progress.update(
+                        line, completed=outcome.index, note=f"{count_noun(faces, 'face')} cloaked"
+                    )
+                    _print_notes(outcome)
         except KeyboardInterrupt:
             is_over = False
             console.print("stopped; the same command resumes")
@@ -493,11 +508,20 @@ def _counts(done: Sequence[PhotoOutcome]) -> dict[str, Any]:
         "faces": len(faces),
         "dssim_max": max((face["dssim"] for face in faces), default=None),
         "linf_max": max((face["linf"] for face in faces), default=None),
+        "faces_with_others": sum(face.get("others", 0) > 0 for face in faces),
         "seconds_per_face": round(seconds / len(faces), 2) if faces else None,
         "failures": {e.job.name: "; ".join(e.notes) for e in done if e.status == "failed"},
         "faces_left_bare": {e.job.name: e.row["bare"] for e in done if e.row.get("bare")},
         "without_face": [each.job.name for each in done if each.status == "no face"],
     }
+
+
+def _others_line(faces: int, known: int) -> str:
+    """For people: how many cloaks knew other photos of their person, and what more would do."""
+    words = f"{known} of {count_noun(faces, 'face')} moved away from other photos of the person too"
+    if known == faces:
+        return words
+    return words + "; --album MORE-PHOTOS, of the same people, protects the others better"
 
 
 def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
@@ -506,6 +530,8 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         f"{count_noun(result['cloaked'], 'photo')} cloaked "
         f"({count_noun(result['faces'], 'face')}), {result['already done']} done before: {folder}"
     ]
+    if result["faces"]:
+        lines.append(_others_line(result["faces"], result["faces_with_others"]))
     if result["no face"]:
         lines.append(
             f"{result['no face']} without a face that could be found: not written, not protected"
