@@ -29,7 +29,9 @@ ROLES = {
     "surrogate": "the cloak was made with it",
     "unknown": "it is not known whether the cloak was made with it",
     "suspect": "as blind to these photos as only a recognizer is that the cloak was made with",
-    "copy": "the same net as another recognizer here",
+    "untested": "not tested for a part in the cloak: photos of too few people",
+    "weak": "matches too few uncloaked photos to judge cloaked ones",
+    "copy": "the net of another recognizer here, or made from it",
 }
 KINDS = {
     "cross photo": "with another photo of the same person",

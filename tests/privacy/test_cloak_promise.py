@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from physadv.privacy.check.embeddings import EmbeddingBank, EmbeddingPlan
 from physadv.privacy.check.independence import independent_roles
 from physadv.privacy.check.protection_verdict import (
     judge_protection,
+    role_of_judge,
     too_few_judges,
     worst_rate,
 )
@@ -49,7 +51,7 @@ def test_green_takes_two_held_out_recognizers_that_lose_the_person() -> None:
     """It is had by two, and by nothing less: another part in the cloak, or one recognizer, is
     amber with the reason."""
     assert judge_protection(LOSING, MATCHING, JUDGES, {}).light == "green"
-    for role in ("surrogate", "unknown", "suspect", "copy"):
+    for role in (each for each in get_args(Role) if each != "held-out"):
         found = judge_protection(LOSING, MATCHING, {**JUDGES, "second": role}, {})
         assert (role, found.light) == (role, "amber")
         assert found.words.startswith("not proven: ")
@@ -59,7 +61,7 @@ def test_green_takes_two_held_out_recognizers_that_lose_the_person() -> None:
     assert "only first is" in alone.words
 
 
-@pytest.mark.parametrize("role", ["held-out", "surrogate", "unknown", "suspect", "copy"])
+@pytest.mark.parametrize("role", get_args(Role))
 def test_the_worst_recognizer_and_channel_decide(role: str) -> None:
     """One that still matches in one channel decides, whatever its part, beside two that do not."""
     for rate, light in ((0.3, "amber"), (0.9, "red")):
@@ -178,6 +180,51 @@ def test_a_recognizer_too_blind_or_a_copy_is_no_judge() -> None:
     assert independent_roles([judge, twin], bank, stated)["twin"] == "copy"
     stated["judge"] = "surrogate"
     assert independent_roles([judge, twin], bank, stated)["twin"] == "surrogate"
+
+
+@pytest.mark.parametrize("change", ["8 bits", "tuned", "mirrored"])
+def test_a_net_made_from_another_is_its_copy(change: str) -> None:
+    """One whose embeddings rank strangers nearly alike is no second judge; one that ranks them by
+    half alike, as different nets do, is."""
+    draw = generator(5, change)
+    clean = torch.randn(20, 16, generator=draw)
+    apart = torch.randn(20, 16, generator=draw)
+    derived = {
+        "8 bits": (clean * 8).round() / 8 + 0.1 * apart,
+        "tuned": clean + 0.25 * apart,
+        "mirrored": clean + (clean + 0.2 * apart),
+    }[change]
+    judge, twin = tiny_embedder(0, "judge"), tiny_embedder(1, "twin")
+    for second, role in ((derived, "copy"), (clean + apart, "held-out")):
+        bank = EmbeddingBank()
+        for k in range(20):
+            bank.add(f"p{k}", f"{k}")
+            bank.put(("judge", "original", "png"), k, clean[k])
+            bank.put(("twin", "original", "png"), k, second[k])
+        stated: dict[str, Role] = {"judge": "held-out", "twin": "held-out"}
+        assert independent_roles([judge, twin], bank, stated) == {"judge": "held-out", "twin": role}
+
+
+def test_what_cannot_be_tested_is_not_known() -> None:
+    """Photos of nine people, a photo each, are 36 pairs: too few to tell a surrogate or a copy, so
+    nothing is held out for certain; ten are enough."""
+    judge, clean = tiny_embedder(0, "judge"), torch.randn(10, 16, generator=generator(7, "few"))
+    for people, role in ((9, "untested"), (10, "held-out")):
+        bank = EmbeddingBank()
+        for k in range(people):
+            bank.add(f"p{k}", f"{k}")
+            bank.put(("judge", "original", "png"), k, clean[k])
+        assert independent_roles([judge], bank, {"judge": "held-out"}) == {"judge": role}
+        assert independent_roles([judge], bank, {"judge": "surrogate"}) == {"judge": "surrogate"}
+
+
+def test_a_weak_recognizer_is_no_judge() -> None:
+    """One that matches three quarters of the uncloaked photos proves nothing by losing cloaked
+    ones; where nothing could be compared, it is not called weak."""
+    assert role_of_judge("held-out", rates(0.75)) == "weak"
+    assert role_of_judge("held-out", rates(0.85)) == "held-out"
+    assert role_of_judge("surrogate", rates(0.75)) == "surrogate"
+    assert role_of_judge("held-out", wilson_interval(0, 0)) == "held-out"
 
 
 def test_the_false_green_is_amber_and_a_true_one_is_green(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 from physadv.core.lights import Light, worst_light
 from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval, wilson_interval
+from physadv.privacy.check.provenance import Role
 
 SAFE, LOST = 0.2, 0.5
 """Green: not more than SAFE is likely matched (the interval's upper end). Red: more than LOST was
 matched."""
 _USUAL = 0.8
-"""Share of uncloaked pairs below which the folders may hold photos of several people."""
+"""Share of uncloaked pairs below which the folders may hold photos of several people, or the
+recognizer is too weak to judge."""
 JUDGES = 2
 """Recognizers known to have had no part in the cloak that green takes."""
 _WORDS = {
@@ -36,7 +38,10 @@ _ROLES = {
     "unknown": "may have been used to make the cloak, as the photos do not tell",
     "suspect": "is as blind to these photos as only a recognizer is that was used to make the "
     "cloak, whatever the photos tell",
-    "copy": "is the same net as another recognizer here",
+    "untested": "was not tested for a part in the cloak, as there are photos of too few people; "
+    "--gallery names more",
+    "weak": "matches too few of the uncloaked photos to judge cloaked ones",
+    "copy": "is the net of another recognizer here, or made from it",
 }
 
 
@@ -117,6 +122,13 @@ def too_few_judges(
     )
 
 
+def role_of_judge(role: Role, uncloaked: RateInterval) -> Role:
+    """Return the part of a recognizer, given how many ``uncloaked`` pairs it matches: one held out
+    that matches under four fifths is "weak", for others do far better."""
+    is_weak = uncloaked.n > 0 and uncloaked.rate < _USUAL
+    return "weak" if role == "held-out" and is_weak else role
+
+
 def light_of(rate: RateInterval) -> Light:
     """Return the light for one match rate.
 
@@ -144,8 +156,8 @@ def judge_protection(
         crossed: Match rates of cloaked photos with other photos of the person, by recognizer and
             channel, of the pairs that match uncloaked.
         before: The same rate of uncloaked photos, by recognizer.
-        roles: "held-out", "surrogate", "unknown", "suspect" or "copy" by recognizer; anything but
-            "held-out" counts as no independent judge.
+        roles: Part of each recognizer in the cloak; anything but "held-out" counts as no
+            independent judge.
         titles: Names of the channels for people.
         beside: Attacks by those who prepare: attack, recognizer and rate.
         one_person: Whether intervals are over the photos of one person, not over people.

@@ -15,9 +15,11 @@ from physadv.models.faces.embedders import EmbedderCard
 from physadv.privacy.batch import MANIFEST, SETTINGS, recorded_embedders, written_digests
 from physadv.privacy.photo_io.cloak_mark import MARK_TAG, read_mark
 
-Role = Literal["held-out", "surrogate", "unknown", "suspect", "copy"]
-"""A recognizer's part in a cloak. "unknown": some photo does not tell. "suspect": said to have no
-part, and yet as blind as only a surrogate is. "copy": another recognizer's net once more."""
+Role = Literal["held-out", "surrogate", "unknown", "untested", "weak", "suspect", "copy"]
+"""A recognizer's part in a cloak. "unknown": some photo does not tell. The others are said to have
+no part; "untested": but there are too few photos of different people to test it; "weak": but it
+matches too few of the uncloaked pairs; "suspect": and yet it is as blind as only a surrogate is;
+"copy": and it is another recognizer's net once more, or one made from it."""
 
 
 @dataclass(frozen=True)

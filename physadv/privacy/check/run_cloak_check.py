@@ -37,7 +37,12 @@ from physadv.privacy.check.match_rates import (
     rate_of,
 )
 from physadv.privacy.check.pairs import PhotoPair, PortraitPair, find_portraits, match_files
-from physadv.privacy.check.protection_verdict import LOST, ProtectionVerdict, judge_protection
+from physadv.privacy.check.protection_verdict import (
+    LOST,
+    ProtectionVerdict,
+    judge_protection,
+    role_of_judge,
+)
 from physadv.privacy.check.provenance import Provenance, Role, provenance_of
 from physadv.privacy.feature_distance import FeatureDistance, load_feature_distance
 from physadv.privacy.visibility import (
@@ -307,16 +312,25 @@ def _ask(
     adapted = list(adaptive_rows(recognizer, bank, steps=steps, seed=plan.seed)) if steps else []
     append_rows(folder / "rows.jsonl", [*pairs, *told, *adapted])
 
+    table = {"judged": _judged(pairs), "pairs": _tables(pairs)}
     return {
         "name": recognizer.card.name,
-        "role": role,
+        "role": role_of_judge(role, _uncloaked(table)),
         "card": recognizer.card.as_dict(),
         "thresholds": [_threshold(limit) for limit in limits],
-        "judged": _judged(pairs),
-        "pairs": _tables(pairs),
+        **table,
         "gallery": _tables(told),
         "adaptive": _tables(adapted),
     }
+
+
+def _uncloaked(table: Mapping[str, Any]) -> RateInterval:
+    """The rate at which a recognizer matches uncloaked photos of a person, as saved."""
+    cells = table["pairs"].get("cross photo", {})
+    rate: RateInterval = (
+        cells["png"]["original"]["0.01"] if "png" in cells else wilson_interval(0, 0)
+    )
+    return rate
 
 
 def _judged(rows: Sequence[Row]) -> dict[str, RateInterval]:
@@ -366,11 +380,10 @@ def _tables(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, Rate
 
 def _judge(tables: Sequence[Mapping[str, Any]], *, one_person: bool = False) -> ProtectionVerdict:
     crossed, before, beside, failed = {}, {}, list[tuple[str, str, RateInterval]](), list[str]()
-    nothing = wilson_interval(0, 0)
     for table in tables:
-        name, cells = table["name"], table["pairs"].get("cross photo", {})
+        name = table["name"]
         crossed[name] = table["judged"]
-        before[name] = cells["png"]["original"]["0.01"] if "png" in cells else nothing
+        before[name] = _uncloaked(table)
 
         for kind, question in _BESIDE.items():
             source = table["adaptive"] if kind == "cross photo" else table["gallery"]
