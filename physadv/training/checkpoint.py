@@ -18,6 +18,7 @@ from torch import Tensor
 from physadv.core.errors import DataError
 from physadv.core.parsing import parse_json
 from physadv.core.tensor_files import read_tensors, write_tensors
+from physadv.training.sharded_network import as_sharded
 
 Tensors = dict[str, Tensor]
 
@@ -82,11 +83,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore the moments ``tensors`` of an ``optimizer`` made with the same settings."""
+    """Restore the moments ``tensors`` of an ``optimizer`` made with the same settings; in shards
+    where its parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, Tensors] = {}
     for name, value in tensors.items():
         number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
+        state.setdefault(int(number), {})[key] = as_sharded(value, parameters[int(number)])
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

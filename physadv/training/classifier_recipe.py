@@ -153,6 +153,7 @@ def train_defense(
     *,
     device: str | torch.device = "cpu",
     processes: ProcessGroup = ALONE,
+    fsdp: bool = False,
 ) -> Iterator[TrainingStep]:
     """Train a classifier and yield after each step.
 
@@ -163,6 +164,7 @@ def train_defense(
             bit-identically.
         device: Device to train on.
         processes: Processes that train together; the first one writes into ``out``.
+        fsdp: Whether they hold a shard each of the training's state.
 
     Yields:
         The step.
@@ -213,6 +215,7 @@ def train_defense(
         validation=ValidationSchedule(validator, defense.score, recipe.patience, after),
         checkpoint=None if out is None else out / CHECKPOINT,
         processes=processes,
+        fsdp=fsdp,
     )
 
 

@@ -83,7 +83,12 @@ class ClassifierTask:
         if processes.is_first:
             self.claim(folder)
         yield from train_defense(
-            self.recipe, self.data, folder, device=self.device, processes=processes
+            self.recipe,
+            self.data,
+            folder,
+            device=self.device,
+            processes=processes,
+            fsdp=self.config.fsdp,
         )
 
     def publish(self, folder: Path, command: str = "") -> dict[str, Any]:

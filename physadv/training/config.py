@@ -120,6 +120,13 @@ class TrainConfig(Config):
             "End after so many epochs without improvement.", "Training", least=1, default="never"
         ),
     ] = None
+    fsdp: Annotated[
+        bool,
+        ConfigField(
+            "Shard weights, gradients and moments among the processes of torchrun (FSDP).",
+            "Run",
+        ),
+    ] = False
     attack_steps: Annotated[
         int | None, _setting(shared.ATTACK_STEPS_HELP, 0, aliases=("steps",))
     ] = None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import DataError, OptionError, is_out_of_memory
 from physadv.core.memory_limit import MemoryLimit
-from physadv.core.process_group import ALONE, ProcessGroup
+from physadv.core.process_group import ALONE, ProcessGroup, lost_processes
 from physadv.core.random_streams import derive, generator
 from physadv.training.batch_statistics import synchronized_batch_norm
 from physadv.training.checkpoint import (
@@ -37,6 +37,13 @@ from physadv.training.methods.base import (
     TrainingMethod,
     TrainingPosition,
     TrainingRun,
+)
+from physadv.training.sharded_network import (
+    NetworkOutline,
+    as_sharded,
+    restore_network,
+    shard_network,
+    whole_tensors,
 )
 
 Batch = tuple[Tensor, Tensor]
@@ -190,6 +197,7 @@ def train_model(
     identity: str = "",
     processes: ProcessGroup = ALONE,
     memory: MemoryLimit | None = None,
+    fsdp: bool = False,
 ) -> Iterator[TrainingStep]:
     """Train a network in place and yield after each step.
 
@@ -212,13 +220,17 @@ def train_model(
         processes: Processes that train this network together, from the same weights and batches;
             the first one writes the checkpoint.
         memory: How many images memory holds at once, which the steps learn; None: a fresh one.
+        fsdp: Whether several processes hold a shard each of weights, gradients, averages and
+            moments, by PyTorch's FSDP; each gathers the averaged weights for the validation. The
+            checkpoint is that of whole weights. Memory is not looked after then.
 
     Yields:
         The step.
 
     Raises:
         DataError: The checkpoint is of another run, or the loss is no longer finite.
-        OptionError: Several processes cannot share the batches of this method or network.
+        OptionError: Several processes cannot share the batches of this method or network, or its
+            weights.
 
     Example:
         >>> import torch
@@ -230,17 +242,19 @@ def train_model(
         [1, 1, 1, 2, 2, 2]
     """
     defense = defense or StandardTraining(0.05)
+    fsdp = fsdp and processes.count > 1
+    _check_division(defense, processes, fsdp=fsdp)
     defense.begin(net, generator(seed, "begin"))
-    run = TrainingRun(
-        net, copy.deepcopy(net).eval().requires_grad_(False), _optimizer(net, schedule)
-    )
+    processes.copy_from_first([*net.parameters(), *net.buffers()])
+    mean = copy.deepcopy(net).eval().requires_grad_(False)
+    outline = _shard(net, mean, processes) if fsdp else None
+    run = TrainingRun(net, mean, _optimizer(net, schedule))
 
     claim = {"schedule": asdict(schedule), **defense.settings(), "seed": seed, "identity": identity}
     claim = json.loads(json.dumps(claim))  # as it will be read back: tuples become lists
     progress = _resume(checkpoint, run, defense, claim)
-    worker = _Worker(
-        net, defense, schedule.precision, processes, MemoryLimit() if memory is None else memory
-    )
+    memory = MemoryLimit() if memory is None else memory
+    worker = _Worker(net, defense, schedule.precision, processes, memory, sharded=bool(outline))
 
     for number in range(progress.done, schedule.total):
         if validation is not None and validation.over(progress.history, schedule.epochs):
@@ -262,11 +276,12 @@ def train_model(
 
         if ends:
             if validation is not None:
-                metrics |= _validate(validation, run.mean, progress, schedule.epochs)
-            if checkpoint is not None:
-                own = defense.state()  # each of several processes knows a part
+                judged = outline.filled(run.mean) if outline else run.mean
+                metrics |= _validate(validation, judged, run.mean, progress, schedule.epochs)
+            if checkpoint is not None:  # each of several processes knows a part
+                groups = _state(run, defense, progress, keep=processes.is_first)
                 if processes.is_first:
-                    _save(checkpoint, run, own, progress, claim)
+                    _save(checkpoint, groups, progress, claim)
 
         yield TrainingStep(
             number + 1,
@@ -364,19 +379,14 @@ class _Worker:
         precision: str,
         processes: ProcessGroup,
         memory: MemoryLimit,
+        *,
+        sharded: bool = False,
     ) -> None:
-        self.net, self.processes, self.memory = net, processes, memory
+        self.net, self.processes, self.memory, self.sharded = net, processes, memory, sharded
         normalized = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
-        self.divides = defense.divisible and not normalized
+        # Weights in shards are gathered at each pass, so that all must make the same ones.
+        self.divides = defense.divisible and not normalized and not sharded
         self.loss = _Loss(net, defense, precision)
-        if processes.count == 1:
-            return
-
-        if not (defense.divisible or defense.synchronized):
-            processes.refuse_several(
-                f"Training with {type(defense).__name__}, which needs whole batches,"
-            )
-        processes.copy_from_first([*net.parameters(), *net.buffers()])
 
     def backward(self, batch: Batch, at: TrainingPosition) -> tuple[float, Metrics]:
         """Add the gradient of the loss of a whole ``batch``, ``at`` a position in the run, to the
@@ -405,6 +415,8 @@ class _Worker:
         if self.processes.count == 1:
             return value
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        if self.sharded:  # added up already
+            gradients = []
         told = torch.tensor([value, float(ran_out)], dtype=torch.float64)
         self.processes.add_up([*gradients, told])
         if told[1] > 0:
@@ -458,16 +470,44 @@ def _step(
     net = worker.net
     net.train()
     optimizer.zero_grad(set_to_none=True)
-    value, metrics = worker.backward(batch, at)
-    nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
+    with lost_processes():
+        value, metrics = worker.backward(batch, at)
+        nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
     optimizer.step()
     return value, metrics
 
 
+def _check_division(defense: TrainingMethod, processes: ProcessGroup, *, fsdp: bool) -> None:
+    """Raise OptionError where several processes cannot share the method's batches or weights."""
+    if not (defense.divisible or defense.synchronized):
+        processes.refuse_several(
+            f"Training with {type(defense).__name__}, which needs whole batches,"
+        )
+    if fsdp and not defense.shardable:
+        raise OptionError(
+            f"--fsdp with {type(defense).__name__}",
+            "the method needs whole weights, or gradients of gradients",
+            "Leave --fsdp out",
+        )
+
+
+def _shard(net: nn.Module, mean: nn.Module, processes: ProcessGroup) -> NetworkOutline:
+    """Shard a network and its average; return the outline for whole copies of the average."""
+    outline = NetworkOutline(mean)
+    shard_network(net, processes)
+    shard_network(mean, processes)
+    return outline
+
+
 def _validate(
-    validation: ValidationSchedule, mean: nn.Module, progress: _Progress, epochs: int
+    validation: ValidationSchedule,
+    judged: nn.Module,
+    mean: nn.Module,
+    progress: _Progress,
+    epochs: int,
 ) -> Metrics:
-    metrics = dict(validation.judge(mean))
+    """Measure ``judged``, a whole copy of ``mean`` or itself; keep ``mean`` where it is best."""
+    metrics = dict(validation.judge(judged))
     progress.history.append(metrics)
     if validation.best(progress.history, epochs) == len(progress.history) - 1:
         progress.best = {key: value.clone() for key, value in mean.state_dict().items()}
@@ -488,21 +528,23 @@ def _optimizer(net: nn.Module, schedule: TrainingSchedule) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=schedule.lr)
 
 
-def _save(
-    path: Path,
-    run: TrainingRun,
-    defense: Tensors,
-    progress: _Progress,
-    claim: dict[str, Any],
-) -> None:
+def _state(
+    run: TrainingRun, defense: TrainingMethod, progress: _Progress, *, keep: bool
+) -> dict[str, Tensors]:
+    """Return the whole tensors of a checkpoint, where this process is to ``keep`` them."""
     groups = {
         "net": run.net.state_dict(),
         "mean": run.mean.state_dict(),
         "best": progress.best,
         "optimiser": optimizer_tensors(run.optimizer),
-        "defence": defense,
+        "defence": defense.state(),
     }
+    return {name: whole_tensors(tensors, keep=keep) for name, tensors in groups.items()}
 
+
+def _save(
+    path: Path, groups: Mapping[str, Tensors], progress: _Progress, claim: dict[str, Any]
+) -> None:
     facts = {
         "claim": claim,
         "done": progress.done,
@@ -524,10 +566,10 @@ def _resume(
             f"{path}", "belongs to another run", "Use the options it was begun with, or remove it"
         )
 
-    run.net.load_state_dict(groups["net"])
-    run.mean.load_state_dict(groups["mean"])
+    restore_network(run.net, groups["net"])
+    restore_network(run.mean, groups["mean"])
     load_optimizer(run.optimizer, groups.get("optimiser", {}))
     defense.load(groups.get("defence", {}))
-    return _Progress(
-        int(facts["done"]), facts["history"], float(facts["seconds"]), groups.get("best", {})
-    )
+    own = run.mean.state_dict()
+    best = {k: as_sharded(v, own[k]) if k in own else v for k, v in groups.get("best", {}).items()}
+    return _Progress(int(facts["done"]), facts["history"], float(facts["seconds"]), best)

@@ -166,16 +166,19 @@ def kill_and_go_on(place: Path, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_says_so_in_a_line_and_goes_on_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--fsdp",)], ids=["whole", "fsdp"])
+def test_a_killed_training_says_so_in_a_line_and_goes_on_alone(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
     """One of two is killed after an epoch; one process goes on from its checkpoint to the weights
-    of an undisturbed run, up to rounding."""
+    of an undisturbed run, up to rounding. So it is where each holds a shard of the weights."""
     source = np.random.default_rng(0)
     images, labels = source.integers(0, 200, (150, 16, 16, 3), dtype=np.uint8), np.arange(150) % 3
     for image, label in zip(images, labels, strict=True):
         image[..., label] //= 2
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
     words = ("train", "--defense", "standard", "--data", "data.npz", "--epochs", "8")
-    words = (*words, "--batch-size", "32", "--validation", "0.2", "--threads", "1")
+    words = (*words, *more, "--batch-size", "32", "--validation", "0.2", "--threads", "1")
     kill_and_go_on(tmp_path, words)
     killed, whole = (
         torch.cat(

@@ -23,6 +23,7 @@ from physadv.core.tensor_files import read_tensors
 from physadv.training.loop import TrainingSchedule, seed_all, train_model
 from physadv.training.methods.base import Metrics, TrainingMethod
 from physadv.training.methods.by_name import DEFENSES, method_by_name
+from physadv.training.sharded_network import whole_tensors
 
 DIVIDED = {
     "standard": {},
@@ -90,7 +91,12 @@ class Case:
     side: int = 2
 
     def trained(
-        self, processes: ProcessGroup = ALONE, checkpoint: Path | None = None, steps: int = 6
+        self,
+        processes: ProcessGroup = ALONE,
+        checkpoint: Path | None = None,
+        steps: int = 6,
+        *,
+        fsdp: bool = False,
     ) -> tuple[Tensor, list[float]]:
         """The weights and batch statistics after some steps, in one vector, and the losses."""
         net = seed_all(self.make, 1)
@@ -101,9 +107,11 @@ class Case:
             defense=self.method,
             processes=processes,
             checkpoint=checkpoint,
+            fsdp=fsdp,
         )
         losses = [step.loss for step in islice(run, steps)]
-        return torch.cat([t.detach().float().flatten() for t in net.state_dict().values()]), losses
+        state = whole_tensors(net.state_dict())
+        return torch.cat([t.detach().float().flatten() for t in state.values()]), losses
 
 
 def cases() -> dict[str, Case]:

@@ -40,6 +40,7 @@ class FgsmTraining(_Attacked):
     after one step of length eps."""
 
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     mix: float = 0.5
 
     def loss(
@@ -65,6 +66,7 @@ class PgdTraining(_Attacked):
     start."""
 
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     steps: int = 10
     step_size: float | None = None
 
@@ -97,6 +99,7 @@ class FreeTraining(_Attacked):
     """
 
     synchronized: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     replays: int = 4
     _processes: ProcessGroup = field(default=ALONE, init=False, repr=False)
     _change: Tensor | None = field(default=None, init=False, repr=False)
@@ -165,6 +168,7 @@ class TradesTraining(_Attacked):
     and attacked prediction."""
 
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     beta: float = 6.0
     steps: int = 10
 

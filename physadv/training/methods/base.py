@@ -123,6 +123,10 @@ class TrainingMethod(ABC):
     """Whether several processes may divide a batch whose loss is not such a mean: what is of all of
     it comes from ``at.mean`` and ``at.processes``."""
 
+    shardable: ClassVar[bool] = False
+    """Whether the network's weights may lie in shards: the loss asks it for outputs and their first
+    derivatives alone, as often in every process."""
+
     @property
     def repeats(self) -> int:
         """Number of steps in a row that get the same batch."""
@@ -186,6 +190,7 @@ class StandardTraining(TrainingMethod):
 
     smoothing: float = 0.0
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     score: ClassVar[str] = "clean"
 
     def loss(

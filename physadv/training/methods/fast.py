@@ -21,6 +21,7 @@ from physadv.training.methods._inner_maximization import (
 )
 from physadv.training.methods.adversarial import _Attacked
 from physadv.training.methods.base import Metrics, TrainingPosition, TrainingRun, require_option
+from physadv.training.sharded_network import restore_network
 
 STRONGEST = 8
 """Largest number of steps of the training attack."""
@@ -46,6 +47,7 @@ class FastTraining(_Attacked):
     """
 
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     stride: float = 1.25
     every: int = 50
     drop: float = 0.2
@@ -174,6 +176,6 @@ def _restore(run: TrainingRun, sound: Mapping[str, Tensor]) -> None:
     for name, value in sound.items():
         part, _, key = name.partition(".")
         groups[part][key] = value.clone()
-    run.net.load_state_dict(groups["net"])
-    run.mean.load_state_dict(groups["mean"])
+    restore_network(run.net, groups["net"])
+    restore_network(run.mean, groups["mean"])
     load_optimizer(run.optimizer, groups["optimiser"])

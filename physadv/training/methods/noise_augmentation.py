@@ -22,6 +22,7 @@ class GaussianAugmentation(TrainingMethod):
 
     sigma: float = 0.25
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     score: ClassVar[str] = "noisy"
     recorded_as: ClassVar[str] = "Gaussian"
 

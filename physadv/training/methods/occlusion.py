@@ -42,6 +42,7 @@ class OcclusionTraining(TrainingMethod):
     fill: float = 0.5
     draws: int = 2
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     score: ClassVar[str] = "masked"
     recorded_as: ClassVar[str] = "Masked"
 

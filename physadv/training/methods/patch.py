@@ -42,6 +42,7 @@ class StickerTraining(TrainingMethod):
     """
 
     synchronized: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     area: tuple[float, float] = (0.02, 0.1)
     steps: int = 4
     step_size: float = 0.2
