@@ -27,12 +27,12 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from peers import stand_in_for_absent
 from torch import Tensor, nn
 
 from physadv import attacks, load_model
@@ -46,8 +46,6 @@ from physadv.training.methods.base import StandardTraining
 
 BUDGET = 2000
 """Forward and backward passes of a sample, as the library has it."""
-ABSENT = [name for name in ("torchvision", "visdom") if find_spec(name) is None]
-"""Modules that adv_lib asks for at import, and none of its attacks here uses."""
 Attack = Callable[[nn.Module, Tensor, Tensor], Any]
 
 
@@ -73,9 +71,7 @@ def own_attacks() -> dict[str, dict[str, Attack]]:
 
 def peer_attacks() -> dict[str, dict[str, Attack]]:
     """Attacks of adv_lib by norm, with its own defaults."""
-    for name in ABSENT:
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].models = sys.modules[name]  # type: ignore[attr-defined]
+    stand_in_for_absent()
     peers = import_module("adv_lib.attacks")
     found: dict[str, dict[str, Attack]] = {
         "linf": {

@@ -147,15 +147,16 @@ def convolutional(width: int, blocks: list[nn.Module], stem: nn.Module) -> nn.Mo
     return nn.Sequential(stem, *blocks, *tail)
 
 
-def wide_resnet() -> nn.Module:
-    """WRN-16-10: two blocks at each of three widths, 17 M parameters."""
-    blocks: list[nn.Module] = []
+def wide_resnet(blocks: int = 2) -> nn.Module:
+    """WRN-16-10, 17 M parameters; with four ``blocks`` at each of three widths WRN-28-10, 36 M."""
+    layers: list[nn.Module] = []
     before = 16
     for width, stride in ((160, 1), (320, 2), (640, 2)):
-        blocks += [WidePreActivation(before, width, stride), WidePreActivation(width, width, 1)]
+        layers.append(WidePreActivation(before, width, stride))
+        layers += [WidePreActivation(width, width, 1) for _ in range(blocks - 1)]
         before = width
-    blocks += [nn.BatchNorm2d(640), nn.ReLU()]
-    return convolutional(640, blocks, nn.Conv2d(3, 16, 3, padding=1, bias=False))
+    layers += [nn.BatchNorm2d(640), nn.ReLU()]
+    return convolutional(640, layers, nn.Conv2d(3, 16, 3, padding=1, bias=False))
 
 
 def transformer(width: int) -> nn.Module:

@@ -1,15 +1,22 @@
-"""PGD-40 beside the floor and beside foolbox, torchattacks and ART: CPU time, robust accuracy and
-final cross-entropy.
+"""PGD beside the floor and beside foolbox, torchattacks, ART and adv_lib: CPU time, robust accuracy
+and final cross-entropy, on a ResNet or on nets of other kinds.
 
 The floor is what no library can do without: as many forward and input-backward passes of the plain
 float32 net with frozen parameters. All contenders run in turns in one process with one thread; each
 repeat's CPU time is divided by the floor's of the same repeat, and the median over repeats is
 reported. Peers run where they can be imported, say from a folder made by ``pip install --no-deps
---target DIR foolbox eagerpy torchattacks adversarial-robustness-toolbox`` and named in PYTHONPATH;
-none is a dependency. Raw rows are appended to ``--rows``; ``--table`` prints them again.
+--target DIR foolbox eagerpy torchattacks adversarial-robustness-toolbox adv-lib`` and named in
+PYTHONPATH; none is a dependency. Raw rows are appended to ``--rows``; ``--table`` prints them again.
+
+The nets of ``--net`` have random weights. They are attacked for what they predict, within the
+median radius at which a linear model breaks eight other images, so that some stand and some fall:
+it is the time that is compared, and how many fall to each at that.
 
 Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --weights robust_net.pt --data
 ../shared/data/cifar10-jpg.zip
+
+Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --net ViT -n 24 --steps 20 --repeats 3
+--data ../shared/data/cifar10-jpg.zip
 """
 
 from __future__ import annotations
@@ -25,6 +32,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from auto_speed import NETS, wide_resnet
+from peers import stand_in_for_absent
 from resnet import ResNet, load_cifar10
 from torch import Tensor, nn
 
@@ -33,10 +42,15 @@ from physadv.attacks.gradient import pgd
 from physadv.core.rows import append_rows, read_rows
 
 EPS = 8 / 255
-Attack = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+Attack = Callable[[nn.Module, Tensor, Tensor, int, float], Tensor]
+KINDS: dict[str, Callable[[], nn.Module]] = {
+    **{name: make for name, make in NETS.items() if name != "WRN-16-10"},
+    "WRN-28-10": lambda: wide_resnet(blocks=4),
+}
+"""Nets of random weights."""
 
 
-def floor(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def floor(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
     """``steps`` forward and input-backward passes with frozen parameters and nothing else."""
     net.requires_grad_(False)
     for _ in range(steps):
@@ -47,27 +61,27 @@ def floor(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
 
 def ours(attack: Callable[..., Any] = pgd, **options: Any) -> Attack:
     """This package's attack with ``options``."""
-    return lambda net, x, y, steps: attack(net, x, y, eps=EPS, steps=steps, **options).images
+    return lambda net, x, y, steps, eps: attack(net, x, y, eps=eps, steps=steps, **options).images
 
 
-def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def torchattacks_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
     """torchattacks."""
     import torchattacks
 
-    attack = torchattacks.PGD(net, eps=EPS, alpha=2.5 * EPS / steps, steps=steps, random_start=True)
+    attack = torchattacks.PGD(net, eps=eps, alpha=2.5 * eps / steps, steps=steps, random_start=True)
     return attack(x, y)
 
 
-def foolbox_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def foolbox_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
     """foolbox."""
     import foolbox
 
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
-    attack = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=2.5 * EPS / steps, random_start=True)
-    return attack(model, x, y, epsilons=EPS)[1]
+    attack = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=2.5 * eps / steps, random_start=True)
+    return attack(model, x, y, epsilons=eps)[1]
 
 
-def art_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+def art_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
     """Adversarial Robustness Toolbox, its PyTorch implementation."""
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
@@ -78,14 +92,22 @@ def art_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     attack = ProjectedGradientDescentPyTorch(
         model,
         norm="inf",
-        eps=EPS,
-        eps_step=2.5 * EPS / steps,
+        eps=eps,
+        eps_step=2.5 * eps / steps,
         max_iter=steps,
         num_random_init=1,
         batch_size=len(x),
         verbose=False,
     )
     return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def adv_lib_pgd(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
+    """adv_lib."""
+    stand_in_for_absent()
+    from adv_lib.attacks import pgd_linf
+
+    return pgd_linf(net, x, y, eps, steps=steps, relative_step_size=2.5 / steps)
 
 
 CONTENDERS: dict[str, Attack] = {
@@ -99,15 +121,18 @@ CONTENDERS: dict[str, Attack] = {
     "foolbox": foolbox_pgd,
     "torchattacks": torchattacks_pgd,
     "ART": art_pgd,
+    "adv_lib": adv_lib_pgd,
 }
 
 
-def measure(name: str, net: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Any]:
+def measure(
+    name: str, net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float
+) -> dict[str, Any]:
     """One run on the net as users have it, in eval mode with free parameters: CPU seconds, and what
     the net says."""
     net.eval().requires_grad_(True)
     began = time.process_time()
-    images = CONTENDERS[name](net, x, y, steps)
+    images = CONTENDERS[name](net, x, y, steps, eps)
     seconds = time.process_time() - began
     net.eval().zero_grad()
     with torch.no_grad():
@@ -117,6 +142,7 @@ def measure(name: str, net: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict
         "seconds": seconds,
         "n": len(x),
         "steps": steps,
+        "eps": eps,
         "robust_accuracy": float((logits.argmax(1) == y).double().mean()),
         "cross_entropy": float(F.cross_entropy(logits, y)),
         "distance": float((images.double() - x.double()).abs().max()),
@@ -128,7 +154,7 @@ def usable(names: list[str], net: nn.Module, x: Tensor, y: Tensor) -> list[str]:
     found = []
     for name in names:
         try:
-            measure(name, net, x[:2], y[:2], 2)
+            measure(name, net, x[:2], y[:2], 2, EPS)
             found.append(name)
         except ImportError as error:
             print(f"left out: {name} ({error})")
@@ -136,23 +162,54 @@ def usable(names: list[str], net: nn.Module, x: Tensor, y: Tensor) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Median ratio to the floor of the same repeat, with the smallest and largest."""
+    """Median ratio to the floor of the same repeat, with the smallest and largest, by net."""
     floors = {(r["run"], r["repeat"]): r["seconds"] for r in rows if r["attack"] == "floor"}
     lines = [
-        "| attack | CPU time over the floor (median; range) | robust accuracy | cross-entropy | n "
-        "|",
-        "|---|---|---|---|---|",
+        "| net | attack | CPU time over the floor (median; range) | robust accuracy | "
+        "cross-entropy | steps | n |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(r["attack"] for r in rows):
-        mine = [r for r in rows if r["attack"] == name]
+    for net, name in dict.fromkeys((r.get("net", "ResNet, trained"), r["attack"]) for r in rows):
+        mine = [
+            r
+            for r in rows
+            if r["attack"] == name
+            and r.get("net", "ResNet, trained") == net
+            and (r["run"], r["repeat"]) in floors
+        ]
         ratios = [r["seconds"] / floors[r["run"], r["repeat"]] for r in mine]
         spread = f"{statistics.median(ratios):.2f}; {min(ratios):.2f}-{max(ratios):.2f}"
         last = mine[-1]
         lines.append(
-            f"| {name} | {spread} | {last['robust_accuracy']:.3f} | {last['cross_entropy']:.4f} | "
-            f"{last['n']} |"
+            f"| {net} | {name} | {spread} | {last['robust_accuracy']:.3f} | "
+            f"{last['cross_entropy']:.4f} | {last['steps']} | {last['n']} |"
         )
     return "\n".join(lines)
+
+
+def trained_resnet(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """The ResNet, images that it reads correctly, their classes, and the radius."""
+    net = ResNet().eval()
+    if options.weights:
+        net.load_state_dict(torch.load(options.weights, weights_only=True))
+    x, y = load_cifar10(options.data, "test", 4 * options.n)
+    with torch.no_grad():
+        right = (net(x).argmax(1) == y).nonzero()[: options.n, 0]
+    return net, x[right], y[right], EPS
+
+
+def random_net(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """A net of random weights, images, what it predicts for them, and the radius."""
+    net = KINDS[options.net]().eval()
+    x, _ = load_cifar10(options.data, "test", 2 * options.n)
+    others = x[options.n :][:8]
+    point = others.clone().requires_grad_()
+    best = net(point).topk(2).values
+    margin = best[:, 0] - best[:, 1]
+    (slope,) = torch.autograd.grad(margin.sum(), point)
+    radii = margin.detach() / slope.flatten(1).abs().sum(1)  # where a linear model breaks
+    with torch.no_grad():
+        return net, x[: options.n], net(x[: options.n]).argmax(1), float(radii.median())
 
 
 def main() -> None:
@@ -165,6 +222,7 @@ def main() -> None:
         type=Path,
         help="state of resnet.ResNet, from scripts/train_benchmark_net.py; random without",
     )
+    parser.add_argument("--net", choices=list(KINDS), help="a net of random weights instead")
     parser.add_argument("--data", type=Path)
     parser.add_argument("-n", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40)
@@ -179,23 +237,18 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = ResNet().eval()
-    if options.weights:
-        net.load_state_dict(torch.load(options.weights, weights_only=True))
-    x, y = load_cifar10(options.data, "test", 4 * options.n)
-    with torch.no_grad():
-        right = (net(x).argmax(1) == y).nonzero()[: options.n, 0]
-    x, y = x[right], y[right]
+    net, x, y, eps = random_net(options) if options.net else trained_resnet(options)
     names = usable(list(dict.fromkeys(["floor", *options.only])), net, x, y)
     run = {
         "run": int(time.time()),
+        "net": options.net or "ResNet, trained",
         "torch": torch.__version__,
         "cpu": platform.processor() or platform.machine(),
     }
     rows = []
     for repeat in range(options.repeats):
         for name in names:
-            rows.append({**run, "repeat": repeat, **measure(name, net, x, y, options.steps)})
+            rows.append({**run, "repeat": repeat, **measure(name, net, x, y, options.steps, eps)})
             append_rows(options.rows, rows[-1:])
     print(table(rows))
 

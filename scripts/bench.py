@@ -52,7 +52,12 @@ class Benchmark:
     needs: str = ""
 
 
-ATTACK_PEERS = ("foolbox", "eagerpy", "torchattacks", "adversarial-robustness-toolbox")
+ATTACK_PEERS = (
+    *("foolbox", "eagerpy", "GitPython", "gitdb", "smmap"),
+    *("torchattacks", "adv-lib", "adversarial-robustness-toolbox", "six"),
+    *("scikit-learn", "scipy", "joblib", "threadpoolctl", "cloudpickle", "narwhals"),
+)
+"""Peers of the epsilon ball, and what they ask for at import beside torch and numpy."""
 BENCHMARKS: dict[str, Benchmark] = {
     "ablation.py": Benchmark(("--out {rows}/ablation.jsonl",)),
     "attack_gate.py": Benchmark(
@@ -122,6 +127,13 @@ BENCHMARKS: dict[str, Benchmark] = {
         (
             "--data {shared}/cifar10-jpg.zip --weights {work}/robust_net.pt "
             "--rows {rows}/epsilon_ball.jsonl",
+            *(
+                f"--net {net} --data {{shared}}/cifar10-jpg.zip -n 24 --steps 20 --repeats 3 "
+                "--rows {rows}/epsilon_ball.jsonl"
+                for net in ("ResNet", "'WRN, pre-activation'", "ViT", "ConvNeXt-like", "Mixer-like")
+            ),
+            "--net WRN-28-10 --data {shared}/cifar10-jpg.zip -n 4 --steps 10 --repeats 2 "
+            "--rows {rows}/epsilon_ball.jsonl",
         ),
         ("--table",),
         before=("scripts/train_benchmark_net.py {shared}/cifar10-jpg.zip {work}/robust_net.pt",),
@@ -157,6 +169,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 HELPERS = {
     "art_overlay.py": "asked by eot_peers.py",
     "art_patch.py": "run by strength.py",
+    "peers.py": "stand-ins for what peers import",
     "path_traced_camera.py": "cameras of path_traced.py",
     "path_traced_poses.py": "poses of path_traced.py",
     "path_traced_scene.py": "scenes of path_traced.py",
