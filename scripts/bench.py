@@ -154,6 +154,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "--boxes benchmarks/stop-photos-boxes.csv",
         )
     ),
+    "scaling.py": Benchmark(
+        (
+            "--data {shared}/cifar10-jpg.zip "
+            "--weights {shared}/weights/wongkolter_cifar_small_8px.pth --rows {rows}/scaling.jsonl",
+        ),
+        ("--only sums --rows {rows}/scaling.jsonl",),
+    ),
     "strength.py": Benchmark(("ours", "piece", "table"), ("table",)),
     "strength_limits.py": Benchmark(("scenes", "worlds", "table"), ("table",)),
     "strength_trials.py": Benchmark(

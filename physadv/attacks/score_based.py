@@ -6,7 +6,7 @@ on its batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
 from physadv.models.outputs import read_logits
 from physadv.threat.criteria import Criterion, success_criterion
-from physadv.threat.losses import Objective, margin_loss
+from physadv.threat.losses import Objective, dlr_loss, margin_loss
 from physadv.threat.norms import Norm, linf_bounds, parse_norm, project_onto_ball
 
 Scores = Callable[[Tensor], Tensor]
@@ -39,6 +39,7 @@ def square_attack(
     queries: int = 5000,
     share: float = 0.8,
     targets: Tensor | None = None,
+    give_up: Mapping[int, tuple[Tensor, float]] | None = None,
     seed: int = 0,
 ) -> AttackResult:
     """Attack by random search over square windows, from scores alone (Andriushchenko et al. 2020).
@@ -55,6 +56,9 @@ def square_attack(
         queries: Largest number of forward passes a sample, one more for the clean image.
         share: Share of the pixels that the first windows cover, in (0, 1].
         targets: Target classes (b,) for a targeted attack.
+        give_up: By a number of queries, the scale-free margin (b,) (DLR) that a sample must have
+            come down to, and the share of it that must have gone since the number before; others
+            are not queried any more. One query more a number.
         seed: Seed of every random choice.
 
     Returns:
@@ -88,7 +92,7 @@ def square_attack(
             steps = _linf_proposals(images, eps, queries, share, seed)
         else:
             steps = _dipole_proposals(images, eps, kind, queries, share, seed)
-        return _search(model, images, goal, criterion, steps, queries)
+        return _search(model, images, goal, criterion, steps, queries, give_up or {})
 
 
 _Proposal = Callable[[Tensor, Tensor], Tensor]
@@ -102,16 +106,18 @@ def _search(
     criterion: Criterion,
     proposals: Iterator[_Proposal],
     queries: int,
+    give_up: Mapping[int, tuple[Tensor, float]],
 ) -> AttackResult:
-    """Keep each proposal that lowers the margin; query only samples not yet broken."""
+    """Keep each proposal that lowers the margin; query only samples not yet broken or given up."""
     best, used = images.clone(), torch.ones(len(images), dtype=torch.long)
     logits = model(images)
     loss, success = goal(logits), criterion(logits)
     rows = (~success).nonzero()[:, 0]
     clean, points, row_goal = images[rows], images[rows], goal.pick(rows)
     point_loss = torch.full_like(loss[rows], torch.inf)
+    before = torch.full_like(loss, torch.inf)
 
-    for propose, _ in zip(proposals, range(queries), strict=False):
+    for propose, number in zip(proposals, range(1, queries + 1), strict=False):
         if not len(rows):
             break
         trial = propose(clean, points)
@@ -123,11 +129,19 @@ def _search(
         points = torch.where(better.view(-1, 1, 1, 1), trial, points)
         point_loss = torch.where(better, score, point_loss)
 
-        if broken.any():
-            best[rows[broken]], loss[rows[broken]] = points[broken], point_loss[broken]
+        ends = broken
+        if number in give_up:
+            used[rows.to(used.device)] += 1
+            near, (limit, gone) = dlr_loss(model(points), goal.labels[rows]), give_up[number]
+            idle = near > (1 - gone) * before[rows]
+            ends = broken | idle | (near > limit.to(near)[rows])
+            before[rows] = near.to(before)
+        if ends.any():
+            taken = broken | (point_loss < loss[rows])
+            best[rows[taken]], loss[rows[taken]] = points[taken], point_loss[taken]
             success[rows[broken]] = True
-            rows, clean = rows[~broken], clean[~broken]
-            points, point_loss = points[~broken], point_loss[~broken]
+            rows, clean = rows[~ends], clean[~ends]
+            points, point_loss = points[~ends], point_loss[~ends]
             row_goal = goal.pick(rows)
 
     lower = point_loss < loss[rows]

@@ -72,6 +72,7 @@ class StageInput:
         index: Numbers (b,) of the samples, so that random starts do not depend on the batch.
         near: Lowest scale-free margin (b,) (DLR) of any stage so far; 0 would be broken.
         targets: Target classes (b,) of a targeted evaluation.
+        room: Number of images that may be attacked at once.
     """
 
     model: GuardedModel
@@ -83,6 +84,7 @@ class StageInput:
     index: Tensor
     near: Tensor
     targets: Tensor | None = None
+    room: int = 1
 
     @property
     def speed(self) -> Speed | FusedModel:
@@ -199,7 +201,9 @@ def sample_verdicts(
 
     guard, memory = guarded(model), MemoryLimit() if memory is None else memory
     with frozen_eval(guard):
-        case = StageInput(guard, guard, images, labels, ball, seed, index, near, targets)
+        case = StageInput(
+            guard, guard, images, labels, ball, seed, index, near, targets, len(images)
+        )
         has_gradient_model = False
         for stage in (AttackStage(CLEAN, "white", _unchanged), *plan):
             if stage.name in done or not len(unbroken):
@@ -237,7 +241,9 @@ def _in_parts(
 
     def part(first: int, last: int) -> StageOutcome:
         chosen = torch.arange(first, last, device=rows.device)
-        inner = case if last - first == len(rows) else case.pick(chosen)
+        inner = case
+        if last - first < len(rows):  # no more than memory holds
+            inner = replace(case.pick(chosen), room=last - first)
         return _evaluate(inner, stage.name, rows[chosen], stage.run(inner))
 
     if not stage.divisible:
@@ -296,10 +302,15 @@ class BestFound:
         return (~self.success).nonzero()[:, 0]
 
     def update(self, rows: Tensor, result: AttackResult) -> None:
-        """Record the ``result`` of a run on the samples ``rows``."""
-        self.images[rows], self.success[rows] = result.images, result.success.to(self.success)
-        if result.queries is not None:
-            self.queries[rows] += result.queries.to(self.queries)
+        """Record the ``result`` of a run on the samples ``rows``; or of several runs on all of
+        them, one after the other, of which the first that breaks a sample counts."""
+        for first in range(0, len(result.images), max(1, len(rows))):
+            run = torch.arange(first, first + len(rows), device=rows.device)
+            new = ~self.success[rows]
+            self.images[rows[new]] = result.images[run[new]]
+            self.success[rows[new]] = result.success[run[new]].to(self.success)
+            if result.queries is not None:
+                self.queries[rows] += result.queries[run.to(result.queries.device)].to(self.queries)
 
     def result(self) -> AttackResult:
         """Return the images of all runs together."""

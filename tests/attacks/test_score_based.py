@@ -175,3 +175,25 @@ def test_an_estimated_model_falls_to_a_gradient_attack() -> None:
     blind.forward = torch.no_grad()(blind.forward)  # type: ignore[method-assign]
     source = EstimatedGradient(blind, method="finite", sigma=0.01)
     assert pgd(source, GRAY, ZEROS, eps=1.05 * smallest("linf"), steps=5).success.all()
+
+
+def test_square_gives_up_where_nothing_moves() -> None:
+    """A sample that stays above a margin, or whose margin does not fall, is not queried on; one
+    that falls is, and breaks."""
+    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 0])
+    images[1] = 0.4
+
+    def still(x: Tensor) -> Tensor:
+        logits = torch.tensor([4.0, 3.0, 2.0, 1.0]).repeat(len(x), 1)
+        moving = x.flatten(1).mean(1) < 0.45
+        logits[moving, 1] += 20 * (0.4 - x[moving].flatten(1).mean(1))
+        return logits
+
+    high = torch.full((2,), torch.inf)
+    waits = square_attack(still, images, labels, eps=0.1, give_up={10: (high, 0), 20: (high, 0.1)})
+    assert waits.queries is not None
+    assert waits.queries[0] == 1 + 20 + 2
+    low = square_attack(still, images, labels, eps=0.1, give_up={10: (0.1 * high.sign(), 0)})
+    assert low.queries is not None
+    assert low.queries[0] == 1 + 10 + 1
+    assert waits.success.tolist() == low.success.tolist() == [False, True]

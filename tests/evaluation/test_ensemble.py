@@ -3,6 +3,7 @@ and a certificate."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from physadv.core.errors import OptionError
 from physadv.datasets import read_dataset
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.ensemble import (
+    apgd_targeted,
     attack_ensemble,
     close_calls,
     nearest_classes,
@@ -241,3 +243,17 @@ def test_long_runs_go_to_the_close_calls_alone() -> None:
     assert attacked == [[0, 2]]
     assert torch.equal(result.images[[1, 3]], images[[1, 3]])
     assert torch.equal(result.images[[0, 2]], 1 - images[[0, 2]])
+
+
+def test_targets_at_once_break_what_they_break_in_turn() -> None:
+    """Where there is room for several targets of a sample, results are those of one after the
+    other: the same images, and the earlier target where both are reached."""
+    model = Linear(4)
+    images, labels = samples(model, 6)
+    near, index = torch.full((6,), 0.2), torch.arange(6)
+    case = StageInput(model, model, images, labels, LpBall("linf", 0.03), 0, index, near)
+    one = apgd_targeted(case, count=3, steps=8)
+    several = apgd_targeted(replace(case, room=18), count=3, steps=8)
+    assert 0 < int(one.success.sum()) < 6
+    assert torch.equal(one.success, several.success)
+    torch.testing.assert_close(one.images, several.images)
