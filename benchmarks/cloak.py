@@ -8,10 +8,12 @@ compared with their own originals, which is harder; person-linda was looked at w
 chosen.
 
 python benchmarks/cloak.py make WORK LABEL [--surrogates mobilefacenet] [--modes low mid high] [--album]
+python benchmarks/cloak.py folder WORK LABEL [--surrogates mobilefacenet dlib] [--modes low]
 python benchmarks/cloak.py judge WORK   # measures what was made, into benchmarks/cloak.jsonl
 python benchmarks/cloak.py table        # cloak.md and the frontier picture, from cloak.jsonl
 
-``make`` and ``judge`` keep what is done, so a stopped run goes on. WORK holds cloaked pictures.
+``folder`` cloaks as the command does: one run over the photo of each person and those from the
+sixth on, the first of which is judged. ``make``, ``folder`` and ``judge`` keep what is done, so a stopped run goes on. WORK holds cloaked pictures.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from physadv.models.faces.face_detection import (
     crop_faces,
 )
 from physadv.privacy.check.pairs import main_face
-from physadv.privacy.cloak_faces import MODES, FaceWindow, cloak_faces
+from physadv.privacy.cloak_faces import MODES, FaceWindow, cloak_faces, read_mode
+from physadv.privacy.cloak_task import CloakTask
+from physadv.privacy.config import CloakConfig
 from physadv.privacy.embedding_loss import CloakMemory, own_embeddings
 
 HERE = Path(__file__).resolve().parent
@@ -62,8 +66,13 @@ LABELS = {
     "falling": "#000000",
     "album": "#e69f00",
     "album-both": "#999999",
+    "folder": "#d62728",
 }
 """Cloaks in the order of the table, with their colors in the picture."""
+SHOWN = ("1", *MODES)
+"""Modes in the order of the table: a budget below the first, then those that have a name."""
+FRONTIER = ("before", "falling", "album", "folder")
+"""Cloaks in the picture: the first one, and those of now without and with other photos."""
 TITLES = {"png": "as saved", "jpeg75": "JPEG 75", "half": "half size + JPEG 75"}
 
 
@@ -124,7 +133,7 @@ def make(chosen: argparse.Namespace) -> None:
             cpu = time.process_time()
             known = None if memory is None else memory.copy()
             done, (note,) = cloak_faces(
-                rgb, [face], made_with, MODES[mode], memory=known, name=name
+                rgb, [face], made_with, read_mode(mode), memory=known, name=name
             )
             row = {
                 "cpu": round(time.process_time() - cpu, 2),
@@ -139,6 +148,56 @@ def make(chosen: argparse.Namespace) -> None:
             made += 1
             if made == chosen.most:
                 return
+
+
+def folder(chosen: argparse.Namespace) -> None:
+    """Cloak one folder with photos of all people as ``physadv cloak`` does, in each mode, and put
+    each person's first photo into WORK/LABEL/MODE, with the CPU time of the run a photo."""
+    photos = chosen.work / "photos"
+    people = [n for n in photos_of(chosen.shared, chosen.people) if n not in PORTRAITS]
+    for name in people:
+        for number, path in enumerate(sorted((chosen.shared / "data/faces" / name).iterdir())):
+            if number == 0 or number > OTHERS:
+                target = photos / name / f"{number}{path.suffix}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    weights = chosen.shared / "data/weights"
+    files = [f"{n}={weights / file}" for n in chosen.surrogates if (file := WEIGHTS[n])]
+    for mode in chosen.modes:
+        config = CloakConfig(
+            photos=str(photos),
+            mode=mode,
+            embedder=tuple(chosen.surrogates),
+            embedder_weights=tuple(files),
+            detector_weights=str(weights / "facedet_slim_biubug6.pth"),
+        )
+        began = time.process_time()
+        task = CloakTask.from_config(config, chosen.work / "folders" / chosen.label / mode)
+        done = list(task.run())
+        cpu = (time.process_time() - began) / len(done)
+        for outcome in done:
+            person, shot = outcome.job.name.split("/")
+            if shot.startswith("0.") and outcome.faces:
+                put_first(chosen, mode, person, outcome.row, task.folder, cpu)
+        known = [face["others"] for o in done for face in o.row["faces"]]
+        print(f"{mode}: {len(done)} photos, {cpu:.2f} CPU s each, others known {known}")
+
+
+def put_first(
+    chosen: argparse.Namespace,
+    mode: str,
+    person: str,
+    row: dict[str, Any],
+    out: Path,
+    cpu: float,
+) -> None:
+    """Put a photo of a run where ``judge`` looks for it, with its largest face."""
+    face = max(row["faces"], key=lambda f: f["box"][2] - f["box"][0])
+    target = chosen.work / chosen.label / mode / f"{person}.png"
+    save_png(target, np.ascontiguousarray(read_rgba(out / row["output"])[..., :3]))
+    note = {key: face[key] for key in ("steps", "marks", "box")}
+    note |= {"cpu": round(cpu, 2), "surrogates": chosen.surrogates}
+    target.with_suffix(".json").write_text(json.dumps(note), encoding="utf-8")
 
 
 def through(rgb: Array, channel: str) -> tuple[Array, float]:
@@ -315,7 +374,7 @@ def is_portrait(row: dict[str, Any]) -> bool:
 
 def cells(rows: list[dict[str, Any]]) -> list[tuple[bool, str, str, list[dict[str, Any]]]]:
     """Rows by data, label and mode, in the order of the table."""
-    order = [(p, label, m) for p in (False, True) for label in LABELS for m in MODES]
+    order = [(p, label, m) for p in (False, True) for label in LABELS for m in SHOWN]
     table = []
     for portrait, label, mode in order:
         own = [
@@ -358,7 +417,9 @@ def table(chosen: argparse.Namespace) -> None:
         "with a step size that falls along a half cosine from 0.35 to 0.035 in place of 0.25; *album*:",
         "*falling* with `--album`, which here knows the person's photos from the sixth on, one to",
         "three, none of which the cloak is compared with; *album-both*: *album* made with MobileFaceNet",
-        "and dlib, as by default. `high`, and `mid` of portraits, were not made anew with *falling*.",
+        "and dlib, as by default. An album is what other photos of a run are to a photo since then, told at",
+        "0.1 % false accepts in place of 1 %; *album* was not made anew with that. Mode 1 is `--budget 1`;",
+        "it, `high` and `mid` of portraits were made on a machine so busy that CPU times are a half too long.",
         "People are those of even place in the folder; settings were chosen on others. Portraits, which",
         "the cloaks with two recognizers or an album have none of, are compared with their own",
         "originals; one of them, person-linda, was also looked at while settings were chosen, so it is",
@@ -418,7 +479,7 @@ def table(chosen: argparse.Namespace) -> None:
         f"| strangers, median | | | {strangers['mobilefacenet']:.2f} | "
         f"{strangers['edgeface-xs']:.2f} | {strangers['dlib']:.2f} |"
     )
-    lines += [*_JUDGED, *_TRIED, *trial_lines(read_rows(HERE / "cloak_trials.jsonl"))]
+    lines += [*_COPIES, *_JUDGED, *_TRIED, *trial_lines(read_rows(HERE / "cloak_trials.jsonl"))]
     write_text(chosen.out.with_suffix(".md"), "\n".join(lines) + "\n")
     write_text(chosen.out.with_name("cloak_frontier.svg"), frontier(rows))
 
@@ -442,6 +503,16 @@ def trial_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 _WORDS = ("trial", "name")
+_COPIES = [
+    "",
+    "A check takes two recognizers for one net where their similarities of strangers correlate by over 0.8.",
+    "Of 37 crops of tuning people (666 pairs), the net itself beside one made from it: rounded to 8 bits a",
+    "tensor 0.88 (MobileFaceNet), fine-tuned 0.94 (the slightly robust one below), mirrored 0.93 and 0.99",
+    "(EdgeFace-XS), mean of both sides 0.98 and 1.00, gray 0.95 and 0.95, a tighter crop 0.91 and 0.90.",
+    "Different nets, 20 people, 4,750 pairs: 0.22, 0.40 and 0.48; in 300 draws of ten people, 45 pairs, the",
+    "greatest of the three was 0.52 in the median and at most 0.79. Noise of 5 % on all weights gives 0.71",
+    "and 0.62, which is not told from another net. The script of these is not kept.",
+]
 _JUDGED = [
     "",
     "## Ten pairs judged by eye",
@@ -471,8 +542,8 @@ _JUDGED = [
     "Faces at 100 %, left or right by a seed, written as pictures by `python benchmarks/cloak_pairs.py FOLDER",
     "ORIGINALS CLOAKED --seed 20261129`; who was who lay in a file that was opened after all judgements were",
     "written down. The one who judged had not made the cloak (*room*, made with MobileFaceNet), but had seen five of",
-    "the small faces once before, cloaked and named, in a list; one judge, a program that looks at pictures, and ten",
-    "faces are few.",
+    "the small faces once before, cloaked and named, some beside their original; one judge, a program that looks at pictures, and ten",
+    "faces are few. The cloaks were of the search as it was before its step size fell (*room*).",
     "",
     "Original beside `low`: the original was named in ten of ten (95 %: 69 to 100 %). None was called unchanged:",
     'five (LFW, faces of 130 px) "the same photo, retouched", five (portraits) "plainly altered".',
@@ -503,6 +574,21 @@ _JUDGED = [
     "mouth), mode `mid`, five faces with and without. The similarity of EdgeFace-XS stays what it was (mean -0.10 and",
     "-0.09), the borders waver a little less, brows and nose as much as before. It was not taken: five faces are few, and",
     "every figure above would have to be measured anew.",
+    "",
+    "## Portraits of the search of now, looked at",
+    "",
+    "Original, `low`, `mid` and `high` side by side at 100 %, six portraits, made with MobileFaceNet (*falling*); not blind.",
+    "Skin, eyes and lips keep their color in all: no orange, no bruise-like patch. But all six are plainly altered in every",
+    "mode, and a friend might take person-linda in `low` for another woman:",
+    "",
+    "| photo | low | mid | high |",
+    "|---|---|---|---|",
+    "| person-linda | narrower nose, thinner brows, folds at the mouth | the same, forehead lined | lips crooked too |",
+    "| person-celeste | sharper nose, older | lines on the cheeks, older still | as mid |",
+    "| person-lauren | brow and nose bent, lines under the eye | a dark, ragged brow, a line down the nose | the same, stronger |",
+    "| person-tasia | fuller nose, brow shifted | ragged brow, wavering lips | the same, nostril torn |",
+    "| cgi-model-20 | broader nose, brows fade | flatter nose, lines beside it | the same, stronger |",
+    "| cgi-model-25 | frowning brows, older | the same, lips smudged | the same, stronger |",
     "",
     "## Other measures of how visible it is",
     "",
@@ -560,6 +646,10 @@ _TRIED = [
     "- Resizing every view helped by 0.02 and raised the mean CIEDE2000 by 6 %; with the other photos",
     "  it did nothing. Jitter of alignment, color or weights, strangers mixed in, halved gradients of",
     "  residuals, decoys, other shares of light and shift, and 100 steps: nothing beyond chance.",
+    "- **A slightly robust surrogate** (Springer et al., 2021) transfers no better here: MobileFaceNet tuned on 885 crops of the 40",
+    "  tuning people to give the original's embedding under noise of 4/255 (100 steps of Adam, two of PGD each, 12 crops a step).",
+    "  Cosine under that noise rose from 0.48 (after 20 steps) to 0.60. Used in its place with the other photos, EdgeFace-XS is at 0.175 (0.169 with",
+    "  the original), and the original itself, of which it was made, at 0.01. More data and steps might say otherwise.",
     "- Not tried: gradients normalized a view, early stop by face, other recognizers as surrogates.",
     "",
     "| trial | n | EdgeFace-XS: similarity | matched | MobileFaceNet: similarity | patches | "
@@ -574,14 +664,14 @@ def frontier(rows: list[dict[str, Any]]) -> str:
     width, height, left, bottom = 640, 380, 60, 330
 
     def place(patches: float, matched: float) -> tuple[float, float]:
-        return left + (patches - 1) / 3 * (width - left - 20), bottom - matched * (bottom - 30)
+        return left + (patches - 0.5) / 3.5 * (width - left - 20), bottom - matched * (bottom - 30)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fff"/>'
     ]
     for tick in range(0, 101, 20):
-        x, y = place(1, tick / 100)
+        x, y = place(0.5, tick / 100)
         parts.append(
             f'<path d="M{x} {y}H{width - 20}" stroke="#ddd"/>'
             f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{tick} %</text>'
@@ -594,7 +684,8 @@ def frontier(rows: list[dict[str, Any]]) -> str:
         f'<text x="{width - 20}" y="{bottom + 38}" text-anchor="end">'
         "CIEDE2000 of patches of flat skin, 99 %</text>"
     )
-    for label, color in LABELS.items():
+    for label in FRONTIER:
+        color = LABELS[label]
         for portrait, dash in ((False, ""), (True, "5 4")):
             points = []
             for its_portrait, its_label, mode, own in cells(rows):
@@ -610,8 +701,8 @@ def frontier(rows: list[dict[str, Any]]) -> str:
             for x, y, mode in points:
                 parts.append(
                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
-                    f'<text x="{x + 7:.1f}" y="{y - 5:.1f}" fill="{color}">{label}, {mode}, '
-                    f"{data}</text>"
+                    f'<text x="{x + 7:.1f}" y="{y + (15 if portrait else -5):.1f}" fill="{color}">'
+                    f"{label}, {mode}, {data}</text>"
                 )
     return "".join([*parts, "</svg>\n"])
 
@@ -621,7 +712,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=("make", "judge", "table"))
+    parser.add_argument("task", choices=("make", "folder", "judge", "table"))
     parser.add_argument("work", type=Path, nargs="?", default=Path("cloak-bench"))
     parser.add_argument("label", nargs="?", default="after")
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
@@ -635,7 +726,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "cloak.jsonl")
     chosen = parser.parse_args()
     with calm_threads(1):
-        {"make": make, "judge": judge, "table": table}[chosen.task](chosen)
+        tasks = {"make": make, "folder": folder, "judge": judge, "table": table}
+        tasks[chosen.task](chosen)
 
 
 if __name__ == "__main__":

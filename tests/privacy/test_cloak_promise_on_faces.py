@@ -43,7 +43,7 @@ def check(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Check:
                 shutil.copy(file, root / folder / person.name / f"{name}.jpg")
 
     config = CloakConfig(photos=str(root / "cloaking"), mode="high", embedder=("dlib",))
-    with calm_threads(2):
+    with calm_threads():
         for _ in CloakTask.from_config(config, root / "cloaked").run():
             pass
     for file in sorted((root / "cloaked").glob("*/*.jpg")):
