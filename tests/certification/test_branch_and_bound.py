@@ -13,12 +13,16 @@ import torch.nn.functional as F
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
-from physadv.certification.bounds import branch_and_bound, neuron_splits
+from physadv.certification.bounds import branch_and_bound, neuron_boxes, neuron_splits
 from physadv.certification.bounds.alpha_crown import optimized_boxes
 from physadv.certification.bounds.branch_and_bound import Clause, verify_clauses
+from physadv.certification.bounds.clause_boxes import Domain, _NeuronForms, narrowed
 from physadv.certification.bounds.crown import tightened_boxes
+from physadv.certification.bounds.graph import LayerGraph, relaxed_nodes
 from physadv.certification.bounds.input_ball import InputBall, InputBox
+from physadv.certification.bounds.neuron_boxes import branched_boxes
 from physadv.certification.bounds.neuron_splits import PartBounds, Problem
+from physadv.certification.bounds.relaxations import Box
 from physadv.certification.bounds.verify import margin_forms, prepare_graph, verify_bounds
 from physadv.training.loop import seed_all
 
@@ -99,14 +103,18 @@ def least_value(net: nn.Module, lower: Tensor, upper: Tensor, row: Tensor) -> fl
     return float(found.fun + row.numpy() @ layers[-1].bias.numpy())
 
 
-@pytest.mark.parametrize("few", [0, 16], ids=["relus", "inputs"])
+@pytest.mark.parametrize("way", ["relus", "domains", "inputs"])
 @pytest.mark.parametrize("seed", range(4))
 def test_verdicts_are_those_of_an_exact_program(
-    seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+    seed: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Split by ReLUs and by inputs, every verdict agrees with the sign of the least margin, and
-    alpha-CROWN lies between CROWN and it."""
-    monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", few)
+    """Split by ReLUs, in domains of clauses and by inputs, every verdict agrees with the sign of
+    the least margin, and alpha-CROWN lies between CROWN and it."""
+    monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", 16 if way == "inputs" else 0)
+    if way == "domains":
+        monkeypatch.setattr(branch_and_bound, "_FIRST_PARTS", 0)
+        monkeypatch.setattr(branch_and_bound, "_DOMAIN_PARTS", 0)
+        monkeypatch.setattr(neuron_boxes, "_ROUNDS", 1)
     net = small_net(seed)
     images = torch.rand((3, *SHAPE), generator=torch.Generator().manual_seed(seed)).double()
     labels = net(images).argmax(1)
@@ -238,10 +246,114 @@ def test_a_bound_that_is_no_number_closes_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         neuron_splits.Problem, "closed", lambda problem, bound, clauses: bound.amax(1) * torch.nan
     )
+    monkeypatch.setattr(
+        _NeuronForms, "bounds", lambda forms, *_: torch.full((forms.count,), torch.nan).double()
+    )
     for few in (0, 16):
         monkeypatch.setattr(branch_and_bound, "_FEW_INPUTS", few)
         found = verify_bounds(graph, image, label, eps=1e-3, method="bab", time_limit=2.0)
         assert found.verdicts == ("timeout",)
+
+
+def values_at(graph: LayerGraph, points: Tensor) -> dict[int, Tensor]:
+    """The values (n, size) of all nodes at points."""
+    values = {0: points}
+    for number, node in enumerate(graph.nodes[1:], 1):
+        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    return {i: v.flatten(1) for i, v in values.items()}
+
+
+def test_branched_boxes_hold_and_are_narrower() -> None:
+    """Boxes tightened neuron by neuron hold random points and corners, and lie in alpha-CROWN's."""
+    net = small_net(2, (12, 12, 12))
+    image = torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(2)).double()
+    graph, ball = prepare_graph(net, SHAPE), InputBall(image, EPS)
+    nothing = torch.zeros(1, 1).double()
+    problem = Problem(
+        graph, graph.cast(torch.float32), ball, nothing[None].repeat(1, 1, 3), nothing, nothing
+    )
+    whole = optimized_boxes(graph, ball).boxes
+    tight = branched_boxes(problem, deadline=float("inf")).boxes
+    draw = torch.Generator().manual_seed(3)
+    steps = 2 * torch.rand((4000, *SHAPE), generator=draw).double() - 1
+    points = image + EPS * torch.cat([steps, steps.sign()])
+    values = values_at(graph, ball.repeated(8000).nearest(points))
+    narrower = 0.0
+    for source in (graph.nodes[i].inputs[0] for i in relaxed_nodes(graph)):
+        low, high = tight[source]
+        assert (values[source] >= low - 1e-9).all()
+        assert (values[source] <= high + 1e-9).all()
+        gain = (whole[source][1] - whole[source][0]) - (high - low)
+        assert (gain > -1e-6).all()
+        narrower += float(gain.sum())
+    assert narrower > 0.1
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "max_pool"])
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_of_a_clause_hold_what_breaks_it(seed: int, name: str) -> None:
+    """Points below a value lie in the boxes, also within limits of neurons; boxes shrink the more
+    the fewer there are, and below the least value, by an exact program, there is nothing."""
+    net = small_net(seed, (10, 10))
+    if name != "relu":
+        net = Identity(lambda a, b: ZEROS[name](a, b) + F.relu(a) - torch.tanh(b))
+    shape = SHAPE if name == "relu" else (2, 4, 4)
+    draw = torch.Generator().manual_seed(seed)
+    image = 0.3 + 0.4 * torch.rand((1, *shape), generator=draw).double()
+    graph, ball = prepare_graph(net, shape), InputBall(image, 0.3)
+    steps = 2 * torch.rand((6000, *shape), generator=draw).double() - 1
+    points = ball.repeated(12000).nearest(image + 0.3 * torch.cat([steps, steps.sign()]))
+    values = values_at(graph, points)
+    rows = torch.zeros(1, 1, graph.classes).double()
+    rows[0, 0, 0], rows[0, 0, 1] = 1, -1
+    margins = values[len(graph.nodes) - 1] @ rows[0, 0]
+    nothing = torch.zeros(1, 1).double()
+    boxes = optimized_boxes(graph, ball)
+    widths = []
+    for share in (0.002, 0.5):
+        shift = -margins.quantile(share).view(1, 1)
+        problem = Problem(graph, graph.cast(torch.float32), ball, rows, shift, nothing)
+        domain = narrowed(problem, Domain(0, boxes), deadline=float("inf"))
+        assert domain is not None
+        breaks = margins + shift[0, 0] <= 0
+        holds(domain, values, breaks)
+        sources = [graph.nodes[i].inputs[0] for i in relaxed_nodes(graph)]
+        widths.append(sum(float((b[1] - b[0]).sum()) for b in map(domain.tight.boxes.get, sources)))  # type: ignore[index]
+
+        for limits in halves_of(problem, domain):
+            half = narrowed(problem, domain.within(problem, limits), deadline=float("inf"))
+            inside = breaks.clone()
+            for source, (floor, ceiling) in limits.items():
+                inside &= ((values[source] >= floor) & (values[source] <= ceiling)).all(1)
+            if half is None:
+                assert not inside.any()
+            else:
+                holds(half, values, inside)
+    assert widths[0] < widths[1]
+
+    if name == "relu":
+        least = least_value(net, *ball.box(), rows[0, 0])
+        problem = Problem(
+            graph, graph.cast(torch.float32), ball, rows, nothing - least - 1e-3, nothing
+        )
+        assert narrowed(problem, Domain(0, boxes), deadline=float("inf")) is not None
+
+
+def halves_of(problem: Problem, domain: Domain) -> list[dict[int, Box]]:
+    """Limits of the domain's halves, split by the neuron that costs its bound most."""
+    bounds = PartBounds(problem, domain.tight, domain.limits)
+    if not bounds.neurons:
+        return []
+    whole = bounds.whole(torch.zeros(1, dtype=torch.long))
+    halves = bounds.split(whole, bounds.scores(whole).argmax(1))
+    return [bounds.limits(halves, i) for i in range(2)]
+
+
+def holds(domain: Domain, values: dict[int, Tensor], chosen: Tensor) -> None:
+    """Check that the chosen points have all their values in the boxes."""
+    for number, (low, high) in domain.tight.boxes.items():
+        assert (values[number][chosen] >= low.flatten(1) - 1e-9).all()
+        assert (values[number][chosen] <= high.flatten(1) + 1e-9).all()
 
 
 class Identity(nn.Module):

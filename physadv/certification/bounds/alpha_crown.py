@@ -8,7 +8,7 @@ the ball.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -43,6 +43,10 @@ class TightBoxes:
 
     boxes: dict[int, Box] = field(default_factory=dict)
     relaxed: dict[int, Relaxation] = field(default_factory=dict)
+
+
+Refine = Callable[[int, Box, TightBoxes], Box]
+"""Returns a tighter box of a node, by its number, its box and what is known of nodes before it."""
 
 
 def alpha_crown_margins(
@@ -89,7 +93,12 @@ def margins_over(
 
 
 def optimized_boxes(
-    graph: LayerGraph, ball: InputBall, *, steps: int = STEPS, deadline: float | None = None
+    graph: LayerGraph,
+    ball: InputBall,
+    *,
+    steps: int = STEPS,
+    deadline: float | None = None,
+    refine: Refine | None = None,
 ) -> TightBoxes:
     """Return boxes of one image's values, tightened by alpha-CROWN at every nonlinear layer.
 
@@ -98,6 +107,7 @@ def optimized_boxes(
         ball: Inputs to bound over, one image.
         steps: Gradient steps on the slopes of each group of forms.
         deadline: Time of :func:`time.monotonic` from which on no slope is optimized.
+        refine: Tightens the box of each nonlinear layer's input further; None leaves it.
     """
     tight = TightBoxes()
     layers, readers = relaxed_nodes(graph), dict[int, list[int]]()
@@ -117,6 +127,7 @@ def optimized_boxes(
             if steps > 0 and not late:
                 rest = undecided(number, box)
                 box = _optimized_entries(graph, ball, number, box, known, rest, steps)
+            box = box if refine is None else refine(number, box, tight)
         tight.boxes[number] = box
         tight.relaxed.update({i: layers[i].relax(box) for i in readers[number]})
         return box

@@ -22,19 +22,35 @@ from physadv.certification.bounds.alpha_crown import (
     optimized_boxes,
 )
 from physadv.certification.bounds.backward import backward_bounds
+from physadv.certification.bounds.clause_boxes import (
+    SLACK,
+    Domain,
+    costs_of_narrowing,
+    narrowed,
+)
 from physadv.certification.bounds.counterexample_search import descend, find_counterexample
 from physadv.certification.bounds.crown import tightened_boxes, tightened_margins
 from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.ibp import ibp_margins
 from physadv.certification.bounds.input_ball import InputBall, InputBox
 from physadv.certification.bounds.linear_forms import DenseForms
-from physadv.certification.bounds.neuron_splits import PartBounds, Problem
+from physadv.certification.bounds.neuron_boxes import branched_boxes
+from physadv.certification.bounds.neuron_splits import PartBounds, Parts, Problem
 
 VERIFIED, FALSIFIED, TIMEOUT = "verified", "falsified", "timeout"
 _FEW_INPUTS = 16
 """Most inputs whose region is split rather than the ReLUs."""
 _PARTS_AT_ONCE = 64
 _BOXES_AT_ONCE = 512
+_FIRST_PARTS = 512
+"""Parts over the boxes of the whole region after which boxes are tightened first."""
+_DOMAIN_PARTS = 256
+"""Parts of a domain after which it is halved instead."""
+_BOXES_SHARE = 0.4
+"""Most of the time left that the boxes of the whole region may take."""
+_LARGEST_NARROWED = 1 << 24
+"""Coefficients of the forms on all undecided neurons up to which boxes are tightened; in larger
+nets that takes longer than the splits that it saves."""
 _LAST_STEPS = 480
 """Gradient steps on the slopes and multipliers of a part that cannot be split."""
 _ATTACKED_PARTS = 16
@@ -291,7 +307,8 @@ def _halved(lower: Tensor, upper: Tensor, score: Tensor) -> tuple[Tensor, Tensor
 
 
 def _split_neurons(search: _Search, steps: int) -> tuple[str, Tensor | None]:
-    """Search by values of neurons."""
+    """Search by values of neurons: by parts over the boxes of the whole region, and where these are
+    many over boxes of what breaks each clause."""
     open_clauses, tight = _first_bounds(search, steps)
     if not len(open_clauses):
         return VERIFIED, None
@@ -302,9 +319,60 @@ def _split_neurons(search: _Search, steps: int) -> tuple[str, Tensor | None]:
         return TIMEOUT, None
 
     stack = bounds.optimized(bounds.whole(open_clauses), (steps,))
-    while len(stack):
+    narrows = costs_of_narrowing(search.problem, tight) <= _LARGEST_NARROWED
+    verdict, rest = _split_parts(search, bounds, stack, _FIRST_PARTS if narrows else None)
+    if verdict is not None:
+        return verdict
+    return _split_domains(search, torch.unique(rest.clauses), steps)
+
+
+def _split_domains(search: _Search, clauses: Tensor, steps: int) -> tuple[str, Tensor | None]:
+    """Search over boxes that neurons' own splits tighten, then each clause's: by parts, and where
+    these are many in halves of its domain with boxes of their own."""
+    problem = search.problem
+    now = time.monotonic()
+    tight = branched_boxes(
+        problem, steps=steps, deadline=now + _BOXES_SHARE * (search.deadline - now)
+    )
+    ball = search.region.cast(torch.float64)
+    forms = problem.rows[clauses].flatten(0, 1)[None]
+    bound, _ = margins_over(problem.exact, ball, forms, tight, steps=steps)
+    excess = problem.closed(bound[0].view(len(clauses), -1), clauses)
+    search.worst = min([search.worst, *excess[excess > 0].tolist()])
+    order = excess.argsort()
+    domains = [Domain(int(clauses[i]), tight) for i in order if not excess[i] > 0]
+    while domains:
         if search.is_late():
             return TIMEOUT, None
+        domain = narrowed(problem, domains.pop(), deadline=search.deadline)
+        search.parts += 1
+        search.worst = min(search.worst, SLACK)
+        if domain is None:
+            continue
+        bounds = PartBounds(problem, domain.tight, domain.limits)
+        if not bounds.neurons:
+            return TIMEOUT, None
+        whole = bounds.optimized(bounds.whole(torch.tensor([domain.clause]).to(clauses)), (steps,))
+        verdict, _ = _split_parts(search, bounds, whole, _DOMAIN_PARTS)
+        if verdict is None:
+            halves = bounds.split(whole, bounds.chosen(whole, bounds.scores(whole)))
+            domains += [domain.within(problem, bounds.limits(halves, i)) for i in range(2)]
+        elif verdict[0] != VERIFIED:
+            return verdict
+    return VERIFIED, None
+
+
+def _split_parts(
+    search: _Search, bounds: PartBounds, stack: Parts, most: int | None
+) -> tuple[tuple[str, Tensor | None] | None, Parts]:
+    """Return the outcome of a search of all parts of a stack, or None after ``most`` parts, and the
+    parts that are left open."""
+    first = search.parts
+    while len(stack):
+        if search.is_late():
+            return (TIMEOUT, None), stack
+        if most is not None and search.parts - first >= most:
+            return None, stack
         size = min(len(stack), _PARTS_AT_ONCE)
         parts, stack = (
             stack.pick(slice(len(stack) - size, None)),
@@ -316,24 +384,30 @@ def _split_neurons(search: _Search, steps: int) -> tuple[str, Tensor | None]:
             solved = bounds.optimized(parts.pick(stuck), (_LAST_STEPS,))
             excess = search.problem.closed(bounds.exact_bound(solved), solved.clauses)
             if not bool((excess > 0).all()):
-                return TIMEOUT, None  # nothing is left to split, and the bound is not positive
+                return (TIMEOUT, None), stack  # nothing is left to split, and it is not closed
             parts, scores = parts.pick(~stuck), scores[~stuck]
             if not len(parts):
                 continue
 
-        halves = bounds.optimized(bounds.split(parts, bounds.chosen(parts, scores)))
-        search.parts += len(halves)
-        excess = search.problem.closed(bounds.exact_bound(halves), halves.clauses)
-        search.worst = min([search.worst, *excess[excess > 0].tolist()])
-        is_open = ~(excess > 0)  # also where it is no number
-        rest = halves.pick(is_open).pick(excess[is_open].argsort(descending=True))
+        rest = _open_halves(search, bounds, parts, scores)
         worst = rest.pick(slice(max(len(rest) - _ATTACKED_PARTS, 0), None))
         if len(worst):
             point = search.broken_from(bounds.worst_inputs(worst), worst.clauses)
             if point is not None:
-                return FALSIFIED, point
+                return (FALSIFIED, point), stack
         stack = stack.joined(rest)
-    return VERIFIED, None
+    return (VERIFIED, None), stack
+
+
+def _open_halves(search: _Search, bounds: PartBounds, parts: Parts, scores: Tensor) -> Parts:
+    """Return the halves of parts, split by their ``scores``, that their bounds leave open, the
+    worst last."""
+    halves = bounds.optimized(bounds.split(parts, bounds.chosen(parts, scores)))
+    search.parts += len(halves)
+    excess = search.problem.closed(bounds.exact_bound(halves), halves.clauses)
+    search.worst = min([search.worst, *excess[excess > 0].tolist()])
+    is_open = ~(excess > 0)  # also where it is no number
+    return halves.pick(is_open).pick(excess[is_open].argsort(descending=True))
 
 
 def _first_bounds(search: _Search, steps: int) -> tuple[Tensor, TightBoxes]:

@@ -109,7 +109,7 @@ class Parts:
 
     def has_limits(self, node: int) -> Tensor:
         """Return (m, n) which neurons of a node have a limit."""
-        return (self.floors[node] > -torch.inf) | (self.ceilings[node] < torch.inf)
+        return is_limited(self.floors[node], self.ceilings[node])
 
     def _tables(self) -> tuple[Slopes, Slopes, Slopes, Slopes]:
         return self.floors, self.ceilings, self.slopes, self.multipliers
@@ -136,10 +136,15 @@ class PartBounds:
     Args:
         problem: What is to be proven.
         tight: Boxes and relaxations over the whole region, float64.
+        limits: Floors and ceilings (size of the value) that hold in the whole region by node
+            number, within which the boxes are; infinite where there is none.
     """
 
-    def __init__(self, problem: Problem, tight: TightBoxes) -> None:
+    def __init__(
+        self, problem: Problem, tight: TightBoxes, limits: Mapping[int, Box] | None = None
+    ) -> None:
         self.problem = problem
+        self._limits = dict(limits or {})
         self.ball = problem.region.cast(torch.float64)
         self._exact = tight.relaxed
         self._single = {i: cast_relaxation(r, torch.float32) for i, r in tight.relaxed.items()}
@@ -155,7 +160,10 @@ class PartBounds:
         self.neurons: dict[int, _Neurons] = {}
         for source, numbers in readers.items():
             box = tight.boxes[source]
-            places = flattened(self._splittable(numbers, box))[0].nonzero()[:, 0]
+            open_ = flattened(self._splittable(numbers, box))[0]
+            if source in self._limits:
+                open_ = open_ | is_limited(*self._limits[source])
+            places = open_.nonzero()[:, 0]
             if len(places):
                 self.neurons[source] = _Neurons(tuple(numbers), places, box)
         self._carries_on = not all(isinstance(v, ReluLayer) for v in self._layers.values())
@@ -168,6 +176,12 @@ class PartBounds:
             count = len(neurons.places)
             none = torch.full((size[0], count), torch.inf, device=clauses.device)
             parts.floors[source], parts.ceilings[source] = -none, none
+            if source in self._limits:
+                floor, ceiling = (end[neurons.places].float() for end in self._limits[source])
+                parts.floors[source], parts.ceilings[source] = (
+                    floor.expand(none.shape),
+                    ceiling.expand(none.shape),
+                )
             parts.multipliers[source] = torch.zeros((*size, count), device=clauses.device)
             for i in neurons.readers:
                 lines = self._single[i]
@@ -240,6 +254,22 @@ class PartBounds:
             ceilings[source][here, column] = at
             first += size
         return replace(parts, floors=floors).joined(replace(parts, ceilings=ceilings))
+
+    def limits(self, parts: Parts, number: int) -> dict[int, Box]:
+        """Return the floors and ceilings (size of the value), float64, of one part by node
+        number."""
+        result = {}
+        for source, neurons in self.neurons.items():
+            if not bool(parts.has_limits(source)[number].any()):
+                continue
+            none = torch.full_like(flattened(neurons.box[0])[0], torch.inf)
+            tables = (parts.floors[source][number], parts.ceilings[source][number])
+            floor, ceiling = (
+                end.index_copy(0, neurons.places, table.to(end))
+                for end, table in zip((-none, none), tables, strict=True)
+            )
+            result[source] = floor, ceiling
+        return result
 
     def chosen(self, parts: Parts, scores: Tensor) -> Tensor:
         """Return the neurons (m,) to split: of the candidates with the highest ``scores`` the one
@@ -531,6 +561,11 @@ class PartBounds:
         for source, multiplier in multipliers.items():
             above, below = _by_side(multiplier, parts, source)
             multiplier.copy_(above + below)
+
+
+def is_limited(floor: Tensor, ceiling: Tensor) -> Tensor:
+    """Return which floors and ceilings, of one shape, are any."""
+    return (floor > -torch.inf) | (ceiling < torch.inf)
 
 
 def _by_side(multiplier: Tensor, parts: Parts, source: int) -> tuple[Tensor, Tensor]:
