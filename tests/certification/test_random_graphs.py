@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -16,8 +17,11 @@ import torch.nn.functional as F
 from random_nets import CLASSES, LINEAR, SHAPE, RandomNet
 from torch import Tensor, nn
 
+from physadv.certification.bounds import neuron_boxes
 from physadv.certification.bounds.alpha_crown import optimized_boxes
+from physadv.certification.bounds.clause_boxes import Domain, narrowed
 from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.neuron_boxes import branched_boxes
 from physadv.certification.bounds.neuron_splits import PartBounds, Problem
 from physadv.certification.bounds.verify import (
     METHODS,
@@ -159,6 +163,62 @@ def parts_hold(seed: int) -> bool:
     return True
 
 
+def boxes_hold(seed: int) -> bool:
+    """Assert that on the graph of one seed every point lies in the boxes that splits tighten, and
+    every point below a margin in those that this clause tightens, in halves too; False where the
+    graph is refused."""
+    net = RandomNet(seed).double()
+    images, labels, draw = points(seed, torch.float64)
+    try:
+        graph = prepare_graph(net, SHAPE)
+    except ModelError:
+        return False
+
+    norm = list(EPS)[seed % 2]
+    ball = InputBall(images[:1], EPS[norm], norm)
+    noise = torch.randn((400, *SHAPE), generator=draw, dtype=torch.float64)
+    noise[::2] = noise[::2].sign()
+    tried = ball.repeated(400).nearest(images[:1] + EPS[norm] * noise)
+    values = {0: tried}
+    for number, node in enumerate(graph.nodes[1:], 1):
+        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    rows = margin_forms(labels[:1], CLASSES, torch.float64)[0, :1][:, None]
+    margins = values[len(graph.nodes) - 1] @ rows[0, 0]
+    shift, none = -margins.quantile(0.1).view(1, 1), torch.zeros(1, 1, dtype=torch.float64)
+    problem = Problem(graph, graph.cast(torch.float32), ball, rows, shift, none)
+    domain = Domain(0, branched_boxes(problem, steps=2, deadline=time.monotonic() + 0.3))
+    assert_inside(domain, values, margins < torch.inf, seed)
+    breaks = margins + shift[0, 0] <= 0
+    narrow = narrowed(problem, domain, deadline=time.monotonic() + 0.3)
+    assert narrow is not None, f"PHYSADV_FUZZ_SEED={seed}: what breaks the clause is left out"
+    assert_inside(narrow, values, breaks, seed)
+
+    bounds = PartBounds(problem, narrow.tight)
+    if bounds.neurons:
+        whole = bounds.whole(torch.zeros(1, dtype=torch.long))
+        halves = bounds.split(whole, bounds.scores(whole).argmax(1))
+        for i in range(2):
+            inside = breaks.clone()
+            limits = bounds.limits(halves, i)
+            for source, (floor, ceiling) in limits.items():
+                own = values[source].flatten(1)
+                inside &= ((own >= floor) & (own <= ceiling)).all(1)
+            half = narrowed(problem, narrow.within(problem, limits), deadline=time.monotonic() + 1)
+            assert half is not None or not inside.any(), f"PHYSADV_FUZZ_SEED={seed}: left out"
+            if half is not None:
+                assert_inside(half, values, inside, seed)
+    return True
+
+
+def assert_inside(domain: Domain, values: dict[int, Tensor], chosen: Tensor, seed: int) -> None:
+    """Assert that the chosen points have all their values in the boxes of a domain."""
+    for number, (low, high) in domain.tight.boxes.items():
+        own = values[number][chosen]
+        slack = 1e-9 * (1 + torch.maximum(low.abs(), high.abs()))
+        held = ((own >= low - slack) & (own <= high + slack)).all()
+        assert held, f"PHYSADV_FUZZ_SEED={seed}: a value of node {number} lies outside its box"
+
+
 def exact_on(seed: int) -> None:
     """Assert that on the linear graph of one seed every bound is the closed form."""
     net = RandomNet(seed, kinds=LINEAR).double()
@@ -222,6 +282,21 @@ def test_no_point_goes_below_the_bound_of_a_part_of_a_random_graph() -> None:
 def test_no_point_goes_below_the_bound_of_a_part_of_many_random_graphs() -> None:
     """The same on many graphs."""
     assert sum(parts_hold(seed) for seed in range(FIRST_SEED, FIRST_SEED + NIGHTLY // 4)) > 0
+
+
+def test_no_value_leaves_the_tightened_boxes_of_a_random_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Boxes by neurons' own splits and by a clause, with every kind of nonlinear layer."""
+    monkeypatch.setattr(neuron_boxes, "_ROUNDS", 1)
+    held = [boxes_hold(seed) for seed in range(FIRST_SEED, FIRST_SEED + 8)]
+    assert sum(held) > 4
+
+
+@pytest.mark.slow
+def test_no_value_leaves_the_tightened_boxes_of_many_random_graphs() -> None:
+    """The same on more graphs."""
+    assert sum(boxes_hold(seed) for seed in range(FIRST_SEED, FIRST_SEED + NIGHTLY // 8)) > 0
 
 
 def test_bounds_are_exact_on_random_linear_graphs() -> None:

@@ -48,7 +48,7 @@ _DOMAIN_PARTS = 256
 """Parts of a domain after which it is halved instead."""
 _BOXES_SHARE = 0.4
 """Most of the time left that the boxes of the whole region may take."""
-_LARGEST_NARROWED = 1 << 24
+_LARGEST_NARROWED = 3 << 22
 """Coefficients of the forms on all undecided neurons up to which boxes are tightened; in larger
 nets that takes longer than the splits that it saves."""
 _LAST_STEPS = 480

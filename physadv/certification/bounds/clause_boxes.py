@@ -91,6 +91,7 @@ def costs_of_narrowing(problem: Problem, tight: TightBoxes) -> int:
     return 2 * neurons * sum(int(torch.Size(node.shape).numel()) for node in problem.exact.nodes)
 
 
+@torch.no_grad()
 def narrowed(problem: Problem, domain: Domain, *, deadline: float) -> Domain | None:
     """Return the domain with boxes tightened as far as its clause and its limits do it; None where
     nothing in it breaks the clause.
@@ -106,7 +107,7 @@ def narrowed(problem: Problem, domain: Domain, *, deadline: float) -> Domain | N
         variables = forms.ascended(domain, variables)
         bounds = forms.bounds(domain, variables)
         boxes, excess = forms.boxes(domain, bounds), float(bounds[-1])
-        if boxes is None or excess > 0:
+        if boxes is None or 0 < excess < float("inf"):
             return None
         domain = domain.with_boxes(problem, boxes)
         if not excess - before > _LEAST_GAIN * abs(excess):
@@ -236,9 +237,11 @@ class _NeuronForms:
             low, high = (flattened(end).clone() for end in domain.tight.boxes[source])
             numbers = self._numbers[source]
             below, above = bounds[numbers], -bounds[numbers + self.count // 2]
-            # Where a bound is no number, the box stays.
-            low[0, places] = torch.where(below > low[0, places], below, low[0, places])
-            high[0, places] = torch.where(above < high[0, places], above, high[0, places])
+            # Where a bound is no finite number, the box stays.
+            raised = (below > low[0, places]) & below.isfinite()
+            lowered = (above < high[0, places]) & above.isfinite()
+            low[0, places] = torch.where(raised, below, low[0, places])
+            high[0, places] = torch.where(lowered, above, high[0, places])
             gap = _GAP * (1 + torch.maximum(low.abs(), high.abs()))
             if bool((low > high + gap).any()):
                 return None

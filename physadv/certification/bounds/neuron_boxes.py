@@ -31,6 +31,7 @@ _LEAST_GAIN = 0.001
 """Share of the undecided widths that a round must take away for another one to follow."""
 
 
+@torch.no_grad()
 def branched_boxes(problem: Problem, *, steps: int = STEPS, deadline: float) -> TightBoxes:
     """Return boxes over the whole region, tightened at every nonlinear layer by alpha-CROWN and
     then by branch and bound.
@@ -59,7 +60,9 @@ def _branched(problem: Problem, number: int, box: Box, tight: TightBoxes, deadli
     readers = [v for i, v in relaxed_nodes(problem.exact).items() if nodes[i].inputs[0] == number]
     undecided = flattened(torch.stack([layer.undecided(box) for layer in readers]).any(0))
     chosen = undecided[0].nonzero()[:, 0]
-    before = {i: lines for i, lines in tight.relaxed.items() if i < number}
+    before = {
+        i: tight.relaxed[i] for i in sorted(_ancestors(problem.exact, number) & {*tight.relaxed})
+    }
     bounds = PartBounds(
         # A ReLU is decided by the sign alone.
         _ends(problem, number, chosen, all(isinstance(layer, ReluLayer) for layer in readers)),
@@ -73,6 +76,16 @@ def _branched(problem: Problem, number: int, box: Box, tight: TightBoxes, deadli
     low[0, chosen], above = least.chunk(2)
     high[0, chosen] = -above
     return low.view_as(box[0]), high.view_as(box[1])
+
+
+def _ancestors(graph: LayerGraph, number: int) -> set[int]:
+    """Return a node and all that its value depends on."""
+    found, pending = {number}, [number]
+    while pending:
+        new = set(graph.nodes[pending.pop()].inputs) - found
+        found |= new
+        pending.extend(new)
+    return found
 
 
 def _ends(problem: Problem, number: int, chosen: Tensor, by_sign: bool) -> Problem:
