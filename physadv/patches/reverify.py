@@ -12,6 +12,7 @@ from physadv.core.errors import BundleError, DataError
 from physadv.core.members import member_of
 from physadv.eot.presets import ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
+from physadv.eot.scenes.load import PLAIN_NOTE
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
@@ -254,7 +255,9 @@ def verify_bundle(
     config = locate_files(config, bundle, data)
     _check_profiles(bundle, config)
 
-    task = PatchTask.from_config(config, ranges=recorded_ranges(config, bundle))
+    task = PatchTask.from_config(
+        config, ranges=recorded_ranges(config, bundle), plain_backgrounds=recorded_plain(bundle)
+    )
     _check_weights(bundle, task.loaded_model)
     draws = draws or config.test_draws
     name = "fresh" if fresh else "test"
@@ -291,6 +294,12 @@ def rates_agree(claimed: RateInterval, now: RateInterval, *, same_draws: bool) -
         return now.low <= claimed.high and claimed.low <= now.high
     same = wilson_interval(round(claimed.rate * claimed.n), claimed.n)
     return same.low - 1e-9 <= now.rate <= same.high + 1e-9
+
+
+def recorded_plain(bundle: PatchBundle) -> bool:
+    """Return whether the draws on the card of ``bundle`` stand before plain backgrounds made by
+    code: all without photos did before streets were drawn."""
+    return PLAIN_NOTE in bundle.card.heldout.get("notes", ())
 
 
 def _check_profiles(bundle: PatchBundle, config: PatchConfig) -> None:

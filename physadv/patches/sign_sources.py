@@ -59,7 +59,12 @@ def sticker_placement(config: PatchConfig) -> Placement:
 
 
 def load_sign_sources(
-    config: PatchConfig, model: LoadedModel, goal: PatchGoal, size: SceneSize
+    config: PatchConfig,
+    model: LoadedModel,
+    goal: PatchGoal,
+    size: SceneSize,
+    *,
+    streets: bool = False,
 ) -> SceneSources:
     """Load the signs and backgrounds of a configuration, split by photo.
 
@@ -68,6 +73,8 @@ def load_sign_sources(
         model: Model that has to recognize a located sign for it to be used.
         goal: Goal in the terms of that model.
         size: Size of the scenes that it takes.
+        streets: Whether streets are drawn behind the signs where ``config`` names no backgrounds,
+            else plainer pictures.
 
     Returns:
         Scenes for training, validation and test, with notes for the card.
@@ -89,6 +96,7 @@ def load_sign_sources(
         boxes=config.boxes,
         class_name=model.card.class_name(goal.true_class),
         faces=config.faces,
+        streets=streets,
     )
 
 

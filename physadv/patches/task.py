@@ -95,6 +95,7 @@ class PatchTask:
         *,
         ranges: EotRanges | None = None,
         model: LoadedModel | None = None,
+        plain_backgrounds: bool = False,
     ) -> PatchTask:
         """Load the models and scenes of ``config`` and test them.
 
@@ -102,6 +103,8 @@ class PatchTask:
             config: What to optimize, on what, under which draws.
             ranges: EOT ranges in place of those that the configuration names.
             model: Model in place of the one that the configuration names.
+            plain_backgrounds: Whether frames without photos have the plain backgrounds of patches
+                made before 0.4, in place of drawn streets.
 
         Returns:
             The task, ready to run.
@@ -135,7 +138,13 @@ class PatchTask:
 
         if config.object == "sign":
             placement = sticker_placement(config)
-            sources = load_sign_sources(config, first, goals[0], own_size)
+            sources = load_sign_sources(
+                config,
+                first,
+                goals[0],
+                own_size,
+                streets=not plain_backgrounds and any(one.whole_frame for one in sizes),
+            )
         else:
             placement = Placement(config.width_mm, config.height_mm)
             sources = load_photo_sources(config, first, goals[0], size)

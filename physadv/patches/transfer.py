@@ -26,6 +26,7 @@ from physadv.patches.reverify import (
     config_from_bundle,
     locate_files,
     rates_agree,
+    recorded_plain,
     recorded_ranges,
     refuse_foreign_models,
 )
@@ -111,7 +112,9 @@ def transfer_matrix(
         refuse_foreign_models(bundle, named, named_by_user=trusted)
         changes: dict[str, Any] = dict(scenes or {})
         config = replace(locate_files(recorded, bundle, data), device="cpu", **changes)
-        task = PatchTask.from_config(config, ranges=recorded_ranges(config, bundle))
+        task = PatchTask.from_config(
+            config, ranges=recorded_ranges(config, bundle), plain_backgrounds=recorded_plain(bundle)
+        )
         task = replace(task, mask=bundle.mask)
 
         for text in models:

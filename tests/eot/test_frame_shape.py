@@ -101,6 +101,17 @@ def test_the_default_draws_the_frames_of_cameras() -> None:
     torch.testing.assert_close(boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0])
 
 
+@pytest.mark.parametrize("place", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (0.1, 0.9)])
+def test_a_sign_stands_where_the_range_says(place: tuple[float, float]) -> None:
+    """At 0 and 1 it touches the edges of the frame, at 0.5 its middle is the frame's."""
+    scenes = drawn("stretch", replace(FLAT, frame_place=place), count=40)
+    boxes = square_boxes(scenes.homography, WIDTH_MM, 96)
+    free = 96 - (boxes[:, 2:] - boxes[:, :2])
+    found = boxes[:, :2] / free
+    torch.testing.assert_close(found, found.clamp(*place), atol=0.01, rtol=0)
+    assert float(found.max() - found.min()) >= 0.8 * (place[1] - place[0])
+
+
 @pytest.mark.parametrize("fit", FITS)
 def test_a_photo_is_taken_again_as_a_frame(fit: Fit) -> None:
     """The mark painted at the sign's center is found at the center that the scene tells."""

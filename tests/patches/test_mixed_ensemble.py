@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from own_model import MODEL, work_beside
 
 from physadv.core.types import Detections
+from physadv.eot.scenes.load import PLAIN_NOTE, STREETS_NOTE
 from physadv.patches.config import PatchConfig
 from physadv.patches.optimize import training_views
 from physadv.patches.patch_run import PatchRun
-from physadv.patches.task import PatchTask
+from physadv.patches.reverify import recorded_plain, verify_bundle
+from physadv.patches.task import PatchTask, sample_scenes
 
 DETECTOR = """
 
@@ -78,3 +81,41 @@ def test_one_sticker_beats_both(settings: PatchConfig, tmp_path: Path) -> None:
     for rates in (held, held["further_victims"]["mixed_models:detector"]):
         assert rates["success"]["n"] > 10
         assert rates["success"]["rate"] > rates["blank_success"]["rate"] + 0.2
+
+
+def test_frames_have_streets_behind_their_signs(settings: PatchConfig) -> None:
+    """A detector's frames show drawn streets, a classifier's crops and older cards' frames plain
+    pictures, and each card says which."""
+    detector = replace(settings, model="mixed_models:detector", ensemble=())
+    crops = replace(settings, ensemble=())
+    tasks = {
+        "frames": PatchTask.from_config(detector),
+        "older": PatchTask.from_config(detector, plain_backgrounds=True),
+        "crops": PatchTask.from_config(crops),
+    }
+    notes = {name: task.scene_sources.notes for name, task in tasks.items()}
+    assert STREETS_NOTE in notes["frames"]
+    assert PLAIN_NOTE in notes["older"]
+    assert PLAIN_NOTE in notes["crops"]
+
+    shown = {n: sample_scenes(t, t.scene_sources.test, 2, "s").images for n, t in tasks.items()}
+    assert float((shown["frames"] - shown["older"]).abs().mean()) > 0.02
+
+
+def test_an_older_card_is_verified_on_its_own_pictures(
+    settings: PatchConfig, tmp_path: Path
+) -> None:
+    """A card that notes plain backgrounds is measured before these, another before streets."""
+    run = PatchRun(
+        replace(settings, model="mixed_models:detector", ensemble=(), steps=1, test_draws=4),
+        tmp_path / "out",
+        force=True,
+    )
+    list(run.steps(validate_every=1))
+    bundle = run.finish()[0]
+    assert not recorded_plain(bundle)
+    notes = [note.replace(STREETS_NOTE, PLAIN_NOTE) for note in bundle.card.heldout["notes"]]
+    card = replace(bundle.card, heldout={**bundle.card.heldout, "notes": notes})
+    assert recorded_plain(replace(bundle, card=card))
+    named = {"model": "mixed_models:detector"}
+    assert verify_bundle(bundle, given=named).agrees

@@ -278,12 +278,14 @@ def test_a_resumed_run_does_not_measure_again(place: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["toaster-universal-v1", "person-fastestdet-v1"])
 def test_old_cards_are_measured_as_they_were(name: str) -> None:
     """The ranges on a card made before visibility was measured are those of its preset; its frames
-    were square."""
+    were square, with signs up to their edges."""
     made = read_bundle(name)
-    ranges = {key: value for key, value in made.card.eot.items() if key != "frame_aspect"}
+    later = ("frame_aspect", "frame_place")
+    ranges = {key: value for key, value in made.card.eot.items() if key not in later}
     bundle = replace(made, card=replace(made.card, eot=ranges))
     config = config_from_bundle(bundle)
-    square = replace(configured_ranges(config), frame_aspect=(1.0, 1.0))
+    configured = configured_ranges(config)
+    square = replace(configured, frame_aspect=(1.0, 1.0), frame_place=(0.0, 1.0))
     assert recorded_ranges(config, bundle) == square
     assert recorded_ranges(replace(config, eot="camera"), bundle) is None
 

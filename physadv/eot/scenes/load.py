@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 
+from physadv.core.drawn_streets import drawn_street
 from physadv.core.errors import DataError, ImageError
 from physadv.core.image_io import (
     IMAGE_SUFFIXES,
@@ -33,6 +35,10 @@ _Item = TypeVar("_Item")
 _Sign = TypeVar("_Sign", PhotoSign, SignFace)
 SPLIT_SHARES = (0.6, 0.15, 0.25)
 """Shares of training, validation (which chooses the best patch) and test (the reported rates)."""
+PLAIN_NOTE = "backgrounds made by code"
+"""What a card says where :mod:`physadv.core.synthetic_backgrounds` drew them."""
+STREETS_NOTE = "backgrounds: streets drawn by code"
+"""What it says where :mod:`physadv.core.drawn_streets` did."""
 _MOST_BACKGROUNDS = 400
 _STOP_SIGN = 14
 """Class of the stop sign in GTSRB."""
@@ -75,6 +81,7 @@ def load_scene_sources(
     boxes: str | Path | None = None,
     class_name: str | None = None,
     faces: str = VARIED,
+    streets: bool = False,
 ) -> SceneSources:
     """Read signs and backgrounds and split them by photo and by drawing.
 
@@ -88,7 +95,7 @@ def load_scene_sources(
     Args:
         signs: Folders or files of photos (corners from ``boxes`` or boxes.csv beside them, else
             located), of drawings (SVG, or PNG with transparency), or GTSRB folders or zips.
-        backgrounds: Folder of photos without the sign; None: synthetic ones.
+        backgrounds: Folder of photos without the sign; None: pictures drawn by code.
         width_mm: Width of the sign.
         seed: Seed of the split and of synthetic backgrounds.
         accept: Function of the located signs, and of the drawings beside varied faces, that returns
@@ -96,6 +103,9 @@ def load_scene_sources(
         boxes: CSV (file, x0, y0, x1, y1), COCO, VOC or YOLO file or folder of the signs' boxes.
         class_name: Class of the signs, for files with boxes of several classes.
         faces: Kind of the drawn faces: "varied" or "plain".
+        streets: Whether pictures drawn by code are streets
+            (:mod:`physadv.core.drawn_streets`), which frames for detectors need: before the plain
+            ones a detector misses more signs than before photos of streets.
 
     Returns:
         The three parts, with notes for the card.
@@ -124,7 +134,7 @@ def load_scene_sources(
                 "The model must recognize the true class without a patch",
                 "Use clearer photos of the sign",
             )
-    pools, note = _background_pools(backgrounds, seed)
+    pools, note = _background_pools(backgrounds, seed, streets=streets)
     notes.append(note)
     photo_parts = _photo_parts(photos, notes, seed, varied=varied) if photos else ()
     photographed = [PhotoScenes(part, width_mm) for part in photo_parts]
@@ -158,7 +168,7 @@ def _varied_sources(
     photographed: list[PhotoScenes],
     photo_parts: tuple[tuple[PhotoSign, ...], ...],
     drawings: list[SignFace],
-    pools: list[list[Array]],
+    pools: Sequence[Sequence[Array]],
     notes: list[str],
     width_mm: float,
     seed: int,
@@ -197,7 +207,7 @@ def _own_sources(
     photographed: list[PhotoScenes],
     photo_parts: tuple[tuple[PhotoSign, ...], ...],
     drawings: list[SignFace],
-    pools: list[list[Array]],
+    pools: Sequence[Sequence[Array]],
     notes: list[str],
     width_mm: float,
     seed: int,
@@ -528,19 +538,44 @@ def _crop_to_square(rgba: Array) -> Array:
     return square
 
 
+class _DrawnPictures(Sequence[Array]):
+    """Pictures drawn by code, each when it is first asked for: a street takes 0.2 s."""
+
+    def __init__(self, draw: Callable[[int], Array], count: int) -> None:
+        self._draw, self._count = draw, count
+        self._drawn: dict[int, Array] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Array]: ...
+    def __getitem__(self, index: int | slice) -> Array | list[Array]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        if index not in self._drawn:
+            self._drawn[index] = self._draw(index)
+        return self._drawn[index]
+
+
 def _background_pools(
-    folder: str | Path | None, seed: int, count: int = 24
-) -> tuple[list[list[Array]], str]:
+    folder: str | Path | None, seed: int, count: int = 24, *, streets: bool = False
+) -> tuple[Sequence[Sequence[Array]], str]:
     """Return the backgrounds of training, validation and test, and a note for the card.
 
-    Without a folder, each part gets ``count`` synthetic ones.
+    Without a folder, each part gets ``count`` drawn ones.
     """
     if folder is None:
+        draw = drawn_street if streets else synthetic_background
         pools = [
-            [synthetic_background(seed, name, number) for number in range(count)]
+            _DrawnPictures(partial(draw, seed, name), count)
             for name in ("train", "validation", "test")
         ]
-        return pools, "backgrounds made by code"
+        return pools, STREETS_NOTE if streets else PLAIN_NOTE
 
     pictures = _read_pictures(folder, most=_MOST_BACKGROUNDS)
     scenes = [lay_on_white(rgba) for _, rgba, _ in pictures]

@@ -241,8 +241,8 @@ def fit_into_frame(
     Args:
         corners: (4, 2) corners of the sign in the picture plane, in any unit.
         shape: Shape of the frame, and of its picture in the detector's input.
-        ranges: Range ``frame_share`` of the sign's width over the frame's height, used without
-            ``camera``.
+        ranges: Range ``frame_place`` of the place between the frame's edges, and ``frame_share`` of
+            the sign's width over the frame's height, used without ``camera``.
         rng: Random stream.
         edges: (4, 2) corners of the photo that contains the sign; the frame stays within them as
             far as the sign's share of it allows.
@@ -254,7 +254,8 @@ def fit_into_frame(
     low, high = corners.min(0), corners.max(0)
     side = float((high - low).max())
     share = float(np.exp(rng.uniform(*np.log(ranges.frame_share))))
-    position = rng.uniform(0, 1, 2)
+    left, right = ranges.frame_place
+    position = 1 - right + (right - left) * rng.uniform(0, 1, 2)
 
     if camera is not None:
         share = min(camera.native_px / camera.frame_px, _LARGEST_SHARE)

@@ -104,7 +104,7 @@ class DrawnScenes:
         backgrounds: Sequence[Array],
         width_mm: float,
     ) -> None:
-        self.faces, self.backgrounds, self.width_mm = tuple(faces), tuple(backgrounds), width_mm
+        self.faces, self.backgrounds, self.width_mm = tuple(faces), backgrounds, width_mm
 
     def sample(
         self, count: int, view: SceneSize, ranges: EotRanges, rng: np.random.Generator

@@ -29,6 +29,9 @@ class PoseRanges(StageRanges):
     frame_aspect: Range = span(4 / 3, 16 / 9, off=(1.0, 1.0))
     """Width over height of the frame that a detector is given; it fits each into its square input
     by stretching or padding, as it does with a camera's."""
+    frame_place: Range = span(0.1, 0.9, off=(0.0, 1.0))
+    """Where the sign stands in a detector's frame, per axis: it touches the left or upper edge at
+    0, the right or lower one at 1."""
     distance_m: Range = span(0, 0)
     """Camera to sign in m, log-uniform. With field_of_view_deg and sensor_px it replaces size_px
     and frame_share."""
