@@ -118,7 +118,7 @@ def _joined(refused: Sequence[CalibrationError]) -> CalibrationError:
     first = refused[0]
     if len(refused) == 1:
         return first
-    value = f"none of {len(refused)} pictures can be used; {first.value}"
+    value = f"none of {count_noun(len(refused), 'picture')} can be used; {first.value}"
     return CalibrationError(value, first.limit, first.remedy)
 
 

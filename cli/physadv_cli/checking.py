@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from physadv.core.visible_text import visible_line
+from physadv.core.wording import count_noun
 from physadv_cli.gate import Gate, end_by, outcomes_table
 from physadv_cli.runs import RunOptions
 
@@ -55,7 +56,7 @@ def report_run(
     result = {"run": str(folder), **summary, **outcomes_table(outcomes)}
     words = _in_words(report.summary, report.html)
     if queries is not None:
-        result["queries"], words = queries, f"{words}\n{queries} queries sent"
+        result["queries"], words = queries, f"{words}\n{count_noun(queries, 'query')} sent"
     run.finish(result, words)
     end_by(outcomes)
 

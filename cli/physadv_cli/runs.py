@@ -41,6 +41,7 @@ from physadv.core.run_folder import (
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.trust import only_code_named
 from physadv.core.visible_text import visible_line, visible_text
+from physadv.core.wording import count_noun
 from physadv_cli.streams import write_result
 from physadv_cli.torchrun import is_first
 
@@ -276,7 +277,7 @@ def print_asked(model: LoadedModel) -> None:
     if box is None:
         return
     reason = str(model.card.extra.get("gradient", "")).removeprefix("none: ")
-    limit = f"budget {box.budget:,} images" if box.budget else "no budget"
+    limit = f"budget {count_noun(box.budget, 'image')}" if box.budget else "no budget"
     answers = {"labels": "classes", "boxes": "boxes"}.get(box.outputs, "scores")
     words = f"gives {answers}, no gradient{f' ({reason})' if reason else ''}; {limit}"
     _print_under("model", [visible_line(words)])
@@ -296,7 +297,9 @@ def query_lines(result: Mapping[str, Any]) -> list[str]:
     if "queries" not in result:
         return []
     most = result["query_budget"]
-    return [f"{result['queries']} queries sent" + (f", {most} allowed" if most else "")]
+    return [
+        f"{count_noun(result['queries'], 'query')} sent" + (f", {most} allowed" if most else "")
+    ]
 
 
 def _print_under(head: str, lines: Iterable[str]) -> None:

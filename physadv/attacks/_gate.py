@@ -24,6 +24,7 @@ from physadv.attacks._guarded_model import GuardedExpectation, GuardedModel, gua
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import ImageError
 from physadv.core.findings import Finding
+from physadv.core.wording import count_noun
 from physadv.models.preserved_state import PreservedState, preserved_state
 from physadv.threat.criteria import Criterion
 from physadv.threat.norms import Norm, lp_distance
@@ -154,7 +155,9 @@ def _check_images(images: Tensor, clean: Tensor, limits: Limits) -> None:
         most = int((images != clean).any(1).flatten(1).sum(1).max())
         if most > limits.pixels:
             raise ImageError(
-                f"the attack changed {most} pixels", f"at most {limits.pixels}", remedy
+                f"the attack changed {count_noun(most, 'pixel')}",
+                f"at most {limits.pixels}",
+                remedy,
             )
 
 
@@ -188,8 +191,9 @@ def _judge(model: GuardedModel, images: Tensor, clean: Tensor, criterion: Criter
         findings.append(
             Finding(
                 "random-output",
-                f"two passes on the same images differ, and {flipped} of {len(images)} verdicts "
-                f"with them; the {int(kept.sum())} successes held in three passes",
+                f"two passes on the same images differ, and {flipped} of "
+                f"{count_noun(len(images), 'verdict')} with them; the "
+                f"{count_noun(int(kept.sum()), 'success')} held in three passes",
                 "Attack the expectation (physadv.attacks.expectation_model), and read success as "
                 "one draw",
             )
@@ -201,9 +205,9 @@ def _judge(model: GuardedModel, images: Tensor, clean: Tensor, criterion: Criter
         findings.append(
             Finding(
                 "batch-dependent",
-                "the output for an image depends on the other images of its batch, and "
-                f"{flipped} of {len(images)} verdicts with it; the {int(kept.sum())} successes "
-                "held in two compositions",
+                f"the output for an image depends on the other images of its batch, and {flipped} "
+                f"of {count_noun(len(images), 'verdict')} with it; the "
+                f"{count_noun(int(kept.sum()), 'success')} held in two compositions",
                 "Make the model use no statistics of the batch (model.eval())",
             )
         )
@@ -230,8 +234,8 @@ def _judge_again(
         findings.append(
             Finding(
                 "random-output",
-                f"fresh draws change {flipped} of {len(images)} verdicts; the "
-                f"{int((success & fresh).sum())} successes hold in both",
+                f"fresh draws change {flipped} of {count_noun(len(images), 'verdict')}; the "
+                f"{count_noun(int((success & fresh).sum()), 'success')} held in both",
                 "Raise the number of draws of the expectation model",
             )
         )
@@ -279,8 +283,9 @@ def check_ties(logits: Tensor) -> Iterator[Finding]:
     if ties:
         yield Finding(
             "tied-output",
-            f"the two largest outputs are exactly equal for {ties} of {len(logits)} images, where "
-            "the class of the lower number counts as predicted",
+            f"the two largest outputs are exactly equal for {ties} of "
+            f"{count_noun(len(logits), 'image')}, where the class of the lower number counts as "
+            "predicted",
             "Return outputs of more precision: rounding, saturation or a dead layer makes them tie",
         )
 
@@ -303,8 +308,8 @@ def _observed(model: GuardedModel, success: Tensor) -> Iterator[Finding]:
     if seen.gradients is not None and dead > 0.05 * len(seen.gradients) and unbroken:
         yield Finding(
             "zero-gradient",
-            f"the gradient was zero or not finite for {dead} of {len(seen.gradients)} images, and "
-            f"{unbroken} withstood the attack",
+            f"the gradient was zero or not finite for {dead} of "
+            f"{count_noun(len(seen.gradients), 'image')}, and {unbroken} withstood the attack",
             "A saturated output, a step or a rounding hides it: use bpda, or a black-box attack",
         )
     yield from non_finite_findings(model)

@@ -13,6 +13,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier, LogProbabilities, RandomizedModel
 from physadv.core.errors import OptionError, PhysadvError, is_out_of_memory
 from physadv.core.findings import Finding
+from physadv.core.wording import count_noun
 from physadv.models.checks import looks_like_probabilities
 from physadv.models.failures import failure_of
 from physadv.models.outputs import ends_in_activation, read_logits
@@ -117,7 +118,7 @@ class GuardedModel:
             if highest >= first.shape[1]:
                 raise OptionError(
                     f"{name} {highest}",
-                    f"the model has {first.shape[1]} classes, numbered from 0",
+                    f"the model has {count_noun(first.shape[1], 'class')}, numbered from 0",
                     "Number the classes as the model does",
                 )
         own = 0 if targets is None else int((targets == labels).sum())
@@ -125,7 +126,7 @@ class GuardedModel:
             self.findings.append(
                 Finding(
                     "target-is-label",
-                    f"the target of {own} of {len(images)} images is their true class",
+                    f"the target of {own} of {count_noun(len(images), 'image')} is the true class",
                     "Leave them out: they count as successes without any change",
                 )
             )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from physadv.core.findings import Finding
 from physadv.core.notebook_html import result_html
+from physadv.core.wording import count_noun
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class AttackResult:
         facts = {} if self.queries is None else {"Forward passes": int(self.queries.sum())}
         words = ("adversarial" if bool(hit) else "not broken" for hit in self.success)
         return result_html(
-            f"{won} of {len(self.success)} images are adversarial",
+            f"{won} of {count_noun(len(self.success), 'image')} became adversarial",
             facts,
             notes=self.findings,
             pictures=zip(words, self.images.detach().cpu(), strict=True),

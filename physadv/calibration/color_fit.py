@@ -18,6 +18,7 @@ from physadv.camera.recordings import PhotoSource
 from physadv.core.color import de00_of_srgb, linear_to_srgb
 from physadv.core.errors import CalibrationError, OptionError
 from physadv.core.findings import Finding
+from physadv.core.wording import count_noun
 from physadv.eot.color_map import DEGREES, color_terms
 from physadv.eot.profiles import LARGE_ERROR as LARGE_ERROR
 from physadv.eot.profiles import CameraProfile, ColorProfile
@@ -144,7 +145,10 @@ def measure_chart(views: Sequence[ChartView]) -> ChartMeasurement:
 
     usable: Mask = ~(spoiled | clipped)
     if usable.sum() < MIN_PATCHES:
-        limit = f"only {int(usable.sum())} of {len(usable)} colors usable, {MIN_PATCHES} are needed"
+        limit = (
+            f"only {int(usable.sum())} of {count_noun(len(usable), 'color')} usable, "
+            f"{MIN_PATCHES} are needed"
+        )
         remedy = "Lower the exposure, avoid reflections, and print the chart anew"
         raise CalibrationError(
             "the chart", f"{limit} ({clipped.sum()} clipped, {spoiled.sum()} uneven)", remedy

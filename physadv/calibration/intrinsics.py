@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from physadv.calibration.charuco_board import COLUMNS, ROWS, SQUARE, charuco_board
 from physadv.core.errors import CalibrationError
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.eot.profiles import CameraProfile
 
 F64 = npt.NDArray[np.float64]
@@ -69,7 +69,8 @@ def find_board(image: Pixels, name: str) -> BoardView:
     count, view = detect_board(image, name)
     if count < MIN_CORNERS:
         limit = (
-            f"{count} of {(COLUMNS - 1) * (ROWS - 1)} board corners found, {MIN_CORNERS} are needed"
+            f"{count} of {count_noun((COLUMNS - 1) * (ROWS - 1), 'board corner')} found, "
+            f"{MIN_CORNERS} are needed"
         )
         remedy = (
             "Photograph the board of `physadv calibrate chart --kind charuco`, in focus and "
@@ -283,7 +284,7 @@ def _check_views(views: Sequence[BoardView]) -> None:
         missing = MIN_VIEWS - len(views)
         limit = f"{MIN_VIEWS} are needed: {missing} more"
         raise CalibrationError(
-            f"{len(views)} usable views of the board",
+            f"{count_noun(len(views), 'usable view')} of the board",
             limit,
             f"Take {missing} or more, and {remedy}",
         )
@@ -299,6 +300,8 @@ def _check_views(views: Sequence[BoardView]) -> None:
 
     tilted = sum(tilt_deg(v) >= MIN_TILT for v in views)
     if tilted < MIN_TILTED:
-        count = f"{tilted} of {len(views)} views are tilted by {MIN_TILT:g} degrees or more"
+        count = (
+            f"{tilted} of {count_noun(len(views), 'view')} tilted by {MIN_TILT:g} degrees or more"
+        )
         limit = f"{count}, {MIN_TILTED} are needed"
         raise CalibrationError("the views are too much alike", limit, remedy.capitalize())

@@ -18,7 +18,7 @@ from physadv.calibration.color_chart import ColorChart
 from physadv.core.color import linear_to_srgb, srgb_to_linear
 from physadv.core.errors import CalibrationError
 from physadv.core.findings import Finding
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -96,8 +96,8 @@ def check_exposure(paper: Sequence[float], clipped: Mask, ceiling: int, name: st
     over = int(clipped.any(1).sum())
     if over > MAX_CLIPPED_WHITES * len(clipped):
         limit = (
-            f"over-exposed: {over} of {len(clipped)} white cells are clipped ({ceiling} of 255 or "
-            f"more), at most {format_percent(MAX_CLIPPED_WHITES, 0)} may be"
+            f"over-exposed: {over} of {count_noun(len(clipped), 'white cell')} clipped ({ceiling} "
+            f"of 255 or more), at most {format_percent(MAX_CLIPPED_WHITES, 0)} may be"
         )
         raise CalibrationError(name, limit, "Lower the exposure by about one stop, or the light")
 

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from physadv.core.wording import count_noun
+
 BLOCKS = ("clean", "blank", "patch")
 _MOST_NAMED = 5
 """Clips with repeated frames that are named one by one."""
@@ -144,14 +146,13 @@ class RepeatedFrames:
         """Return one line for each clip with repeats, or one for all where they are many."""
         if len(self._repeated) > _MOST_NAMED:
             total, read = self._repeated.total(), self._read.total()
-            return [self._line(f"{len(self._repeated)} clips", total, read)]
+            return [self._line(count_noun(len(self._repeated), "clip"), total, read)]
         return [self._line(name, n, self._read[name]) for name, n in self._repeated.items()]
 
     def _line(self, name: str, repeated: int, read: int) -> str:
-        plural, verb = ("", "repeats") if read == 1 else ("s", "repeat")
-        verb = "repeats" if repeated == 1 else verb
+        verb = "repeats" if repeated == 1 else "repeat"
         return (
-            f"{name}: {repeated} of {read} {self._unit}{plural} {verb} an earlier one exactly; "
+            f"{name}: {repeated} of {count_noun(read, self._unit)} {verb} an earlier one exactly; "
             "not counted as new"
         )
 

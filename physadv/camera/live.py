@@ -18,6 +18,7 @@ import numpy.typing as npt
 from physadv.camera.frames import CameraFrame, FrameSource
 from physadv.camera.open_capture import OpenedCapture
 from physadv.core.errors import CaptureError
+from physadv.core.wording import count_noun
 
 Pixels = npt.NDArray[np.uint8]
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
@@ -178,8 +179,11 @@ class LiveSource(FrameSource):
 
     def _why(self, handed: int) -> str:
         if self._newest.stalled:
-            return f"{self.name} fell silent for {self.stall_s:g} s after {handed} frames"
-        return f"{self.name} ended or broke after {handed} frames"
+            return (
+                f"{self.name} fell silent for {self.stall_s:g} s after "
+                f"{count_noun(handed, 'frame')}"
+            )
+        return f"{self.name} ended or broke after {count_noun(handed, 'frame')}"
 
     def _reopen(self, lost: str) -> bool:
         """Try to open a lost source again; the outcome becomes one warning either way."""

@@ -25,6 +25,7 @@ from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import read_rows
 from physadv.core.tables import convert_value, read_table
+from physadv.core.wording import count_noun
 
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265"}
@@ -207,7 +208,7 @@ def _open_folder(
         _describe_as_twin(source, folder.resolve().parent)
         if photos:
             source.warnings.append(
-                f"{len(photos)} photos beside the videos in {folder} were not read"
+                f"not read: {count_noun(len(photos), 'photo')} beside the videos in {folder}"
             )
     elif photos:
         source = PhotoSource(folder, photos)
@@ -223,7 +224,8 @@ def _open_folder(
     known = VIDEO_SUFFIXES | IMAGE_SUFFIXES | _SIDE_FILES
     if unread := [p.name for p in files if p.suffix.lower() not in known]:
         source.warnings.append(
-            f"{len(unread)} files in {folder} are of no kind that is read: {', '.join(unread[:3])}"
+            f"of no kind that is read: {count_noun(len(unread), 'file')} in {folder}, "
+            f"{', '.join(unread[:3])}"
         )
     return source
 

@@ -18,6 +18,7 @@ from physadv.camera.video_reader import AnimationReader, DecodedFrame, VideoRead
 from physadv.core.errors import CaptureError, ImageError
 from physadv.core.image_io import read_rgb
 from physadv.core.picture_files import picture_count
+from physadv.core.wording import count_noun
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class ClipSource(FrameSource):
             if len(errors) == 1:
                 raise errors[0]
             reason = f": {errors[0].value}: {errors[0].limit}" if errors else ""
-            limit = f"none of {len(self.clips)} clips gave a frame{reason}"
+            limit = f"none of {count_noun(len(self.clips), 'clip')} gave a frame{reason}"
             remedy = errors[0].remedy if errors else "Check that they play"
             raise CaptureError(self.name, limit, remedy)
 
@@ -173,7 +174,9 @@ class PhotoSource(FrameSource):
         self.warnings += repeats.warnings()
 
         if len(errors) == len(self.photos):
-            limit = f"none of {len(self.photos)} photos could be read: {errors[0].limit}"
+            limit = (
+                f"none of {count_noun(len(self.photos), 'photo')} could be read: {errors[0].limit}"
+            )
             remedy = errors[0].remedy or "Replace them with JPEG or PNG files"
             raise CaptureError(self.name, limit, remedy)
 

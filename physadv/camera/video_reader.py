@@ -38,6 +38,7 @@ from physadv.core.reading import (
     foreign_errors,
 )
 from physadv.core.utf8_paths import utf8_path
+from physadv.core.wording import count_noun
 
 Pixels = npt.NDArray[np.uint8]
 _HDR = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}
@@ -283,12 +284,12 @@ class VideoReader:
             damaged -= self._decoded - 1 - self._last_sound
         if damaged:
             self.warnings.append(
-                f"{self.name}: {damaged} of {self._decoded} frames are damaged; left out"
+                f"{self.name}: {damaged} of {count_noun(self._decoded, 'frame')} damaged; left out"
             )
         if is_short:
             self.warnings.append(
-                f"{self.name} ended after {self._last_sound + 1} of {self.expected} frames; what "
-                "was read is kept"
+                f"{self.name} ended after {self._last_sound + 1} of "
+                f"{count_noun(self.expected, 'frame')}; what was read is kept"
             )
 
     def _note(self, line: str) -> None:
@@ -326,7 +327,10 @@ class AnimationReader:
             except ImageError as error:
                 raise CaptureError(error.value, error.limit, error.remedy) from error
         if self.expected * self._image.width * self._image.height > MAX_ANIMATION_PIXELS:
-            size = f"{self.expected} pictures of {self._image.width}x{self._image.height} px"
+            size = (
+                f"{count_noun(self.expected, 'picture')} of "
+                f"{self._image.width}x{self._image.height} px"
+            )
             self._image.close()
             raise CaptureError(str(path), f"{size} would take minutes", "Use a shorter one")
         self.codec = str(self._image.format).lower()

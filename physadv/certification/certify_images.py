@@ -33,6 +33,7 @@ from physadv.core.tensors import (
     device_of,
     exact_device,
 )
+from physadv.core.wording import count_noun
 from physadv.models.load import resolve_classifier
 from physadv.threat.parsing import NormLike, parse_eps, parse_norm
 
@@ -238,7 +239,7 @@ def certify_bounds(
     truth = as_class_numbers(labels, pixels.device)
     if truth.shape != pixels.shape[:1]:
         raise OptionError(
-            f"Labels of shape {tuple(truth.shape)} for {len(pixels)} images",
+            f"Labels of shape {tuple(truth.shape)} for {count_noun(len(pixels), 'image')}",
             "One class number an image is needed",
             "Give labels (b,)",
         )

@@ -27,6 +27,7 @@ from physadv.certification.vnnlib import VnnlibProperty, read_vnnlib
 from physadv.core.errors import DataError, OptionError, PhysadvError
 from physadv.core.parsing import parse_number
 from physadv.core.text import read_text
+from physadv.core.wording import count_noun
 from physadv.models.onnx_model import load_onnx_model
 
 _MOST_INSTANCES = 100_000
@@ -135,7 +136,8 @@ def verify_property(
     inputs = int(torch.Size(shape).numel())
     if (wanted.inputs, wanted.outputs) != (inputs, graph.classes):
         raise DataError(
-            f"a property of {wanted.inputs} inputs and {wanted.outputs} outputs",
+            f"a property of {count_noun(wanted.inputs, 'input')} and "
+            f"{count_noun(wanted.outputs, 'output')}",
             f"this network has {inputs} and {graph.classes}",
             "Name the network that it belongs to",
         )
@@ -195,7 +197,7 @@ def read_instances(path: str | Path, model: str | Path | None = None) -> list[In
         lists = sorted(file.glob("*instances.csv"))
         if len(lists) != 1:
             raise DataError(
-                f"'{file}' holds {len(lists)} files *instances.csv",
+                f"'{file}' holds {count_noun(len(lists), 'file')} *instances.csv",
                 "One is needed",
                 "Name the file",
             )

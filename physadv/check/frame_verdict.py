@@ -13,6 +13,7 @@ from physadv.camera.localization.boxes import Box
 from physadv.core.boxes import box_iou
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.types import Detections, Prediction
+from physadv.core.wording import count_noun
 from physadv.models.cards import ModelCard
 from physadv.models.detectors import non_maximum_suppression
 from physadv.threat.patch_goals import GOALS
@@ -324,7 +325,7 @@ def _finite(values: torch.Tensor, rule: VerdictRule | None) -> None:
     if rule is not None and rule.card.classes and values.shape[-1] != len(rule.card.classes):
         limit = f"its card names {len(rule.card.classes)}"
         raise ModelError(
-            f"the model returned {values.shape[-1]} classes",
+            f"the model returned {count_noun(values.shape[-1], 'class')}",
             limit,
             "Use the card that belongs to it",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from physadv.camera.localization.location import SignLocation
+from physadv.core.wording import count_noun
 from physadv.printing.run_markers import RunCode, code_in_words, run_code
 
 _FEWEST = 2
@@ -113,5 +114,6 @@ def identity_in_words(settings: Mapping[str, Any]) -> tuple[bool, str]:
     seen = pages["verified"] + pages["unread"]
     return (
         True,
-        f"the bundle's (code {pages['code']}), read in {pages['verified']} of {seen} frames",
+        f"the bundle's (code {pages['code']}), read in {pages['verified']} of "
+        f"{count_noun(seen, 'frame')}",
     )

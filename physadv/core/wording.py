@@ -46,11 +46,20 @@ def count_noun(n: int, noun: str) -> str:
     """Return the number ``n`` with ``noun`` in singular or plural.
 
     Example:
-        >>> count_noun(1, "frame"), count_noun(0, "frame"), count_noun(2, "box")
-        ('1 frame', '0 frames', '2 boxes')
+        >>> count_noun(1, "frame"), count_noun(2, "box"), count_noun(1200, "query")
+        ('1 frame', '2 boxes', '1,200 queries')
+        >>> count_noun(0, "other person"), count_noun(3, "way")
+        ('0 other people', '3 ways')
     """
-    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}{ending}"
+    return f"{n:,} {noun if n == 1 else _plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("person"):
+        return f"{noun.removesuffix('person')}people"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
 
 
 def format_fixed(value: float, digits: int = 0) -> str:

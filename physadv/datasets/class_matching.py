@@ -11,6 +11,7 @@ from pathlib import Path
 from physadv.core.errors import DataError
 from physadv.core.names import plain_name
 from physadv.core.tables import read_table
+from physadv.core.wording import count_noun
 from physadv.datasets.known_sets import KnownSet, known_set, known_sets, sets_with
 
 _MOST_DIGITS = 9
@@ -298,7 +299,7 @@ def _numbers_decide(known: KnownSet, count: int, target: _ModelClasses) -> bool:
 def _in_order(classes: Sequence[str], target: _ModelClasses, rule: str) -> ClassMatch:
     if len(classes) > len(target.names):
         raise DataError(
-            f"{len(classes)} classes in the data",
+            f"{count_noun(len(classes), 'class')} in the data",
             f"{target.model} has {len(target.names)}",
             "give each class with --labels MAP.toml, or leave some out",
         )
@@ -316,7 +317,7 @@ def _in_order_of_names(
     order = _listed([f"{name} = {i}" for i, name in enumerate(classes)])
     if len(classes) != len(target.names):
         raise DataError(
-            f"{len(classes)} classes in the data ({order})",
+            f"{count_noun(len(classes), 'class')} in the data ({order})",
             f"{target.model} has {len(target.names)} classes without names, so which is which "
             "cannot be told",
             remedy,

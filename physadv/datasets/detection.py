@@ -231,14 +231,20 @@ def detection_in_memory(
         DataError: The numbers of images, boxes and labels differ, or a label has no class.
     """
     if not len(images) == len(boxes) == len(labels):
-        counts = f"{len(images)} images, {len(boxes)} boxes, {len(labels)} labels"
+        counts = (
+            f"{count_noun(len(images), 'image')}, {count_noun(len(boxes), 'box')}, "
+            f"{count_noun(len(labels), 'label')}"
+        )
         raise DataError(counts, "One entry of each an image is needed", "Check the lists")
     objects = []
     for number, (own, kinds) in enumerate(zip(boxes, labels, strict=True)):
         corners = np.asarray(own, np.float32).reshape(-1, 4)
         kinds = np.asarray(kinds, np.int64).reshape(-1)
         if len(corners) != len(kinds):
-            raise DataError(f"image {number}", f"{len(corners)} boxes, {len(kinds)} labels")
+            raise DataError(
+                f"image {number}",
+                f"{count_noun(len(corners), 'box')}, {count_noun(len(kinds), 'label')}",
+            )
         if len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(classes):
             limit = f"0 to {len(classes) - 1} are named"
             raise DataError(f"image {number}: label {kinds.max()}", limit, "Name all classes")

@@ -176,7 +176,7 @@ def _chosen_images(
         known = ", ".join(PREPROCESSINGS)
         raise OptionError(f"preprocessing {preprocessing!r}", known, "Choose one of these")
     if images is not None and images < 1:
-        raise OptionError(f"{images} images", "at least 1", "Raise images")
+        raise OptionError(count_noun(images, "image"), "at least 1", "Raise images")
 
     if isinstance(data, str) and data.lower().replace("-", "") in PROTOCOLS:
         name = data.lower().replace("-", "")
@@ -243,15 +243,19 @@ def _first_of(data: Any, images: int | None) -> tuple[Any, BenchmarkProtocol | N
     if isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[0], "__len__"):
         count = len(data[0])
         first = min(images or count, count)
-        return (data[0][:first], data[1][:first]), None, f"the first {first} of {count} images"
+        return (
+            (data[0][:first], data[1][:first]),
+            None,
+            f"the first {first} of {count_noun(count, 'image')}",
+        )
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         protocol = _protocol_with(getattr(data, "classes", None) or ())
         count = len(data)
         first = min(images or (protocol.images if protocol else count), count)
-        return _First(data, first), protocol, f"the first {first} of {count} images"
+        return _First(data, first), protocol, f"the first {first} of {count_noun(count, 'image')}"
     if images is not None:
         raise OptionError(
-            f"{images} images of a {type(data).__name__}",
+            f"{count_noun(images, 'image')} of a {type(data).__name__}",
             "it has no first ones that could be counted",
             "Pass its data set, or tensors",
         )
@@ -286,8 +290,11 @@ def _in_order(data: ImageDataset, images: int | None) -> tuple[Sequence[int], st
     if first == count:
         return range(count), f"all {count_noun(count, 'image')}"
     if data.summary.layout != CLASS_FOLDERS:
-        return range(first), f"the first {first} of {count} images"
-    words = f"{first} of {count} images, drawn at random: class folders keep no order of the set"
+        return range(first), f"the first {first} of {count_noun(count, 'image')}"
+    words = (
+        f"{first} of {count_noun(count, 'image')}, drawn at random: class folders keep no order "
+        "of the set"
+    )
     return drawn_positions(count, first, seed=0).tolist(), words
 
 
@@ -312,7 +319,8 @@ def _of_list(data: ImageDataset, images: int) -> tuple[Sequence[int], str]:
     missing = [number for number in wanted if number not in by_number]
     if missing:
         raise DataError(
-            f"{data.summary.path or 'ImageNet'}: {len(missing)} of {len(wanted)} images",
+            f"{data.summary.path or 'ImageNet'}: {len(missing)} of "
+            f"{count_noun(len(wanted), 'image')}",
             f"are not there, first ILSVRC2012_val_{missing[0]:08d}",
             "Give the whole validation set",
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from scipy import stats
 
 from physadv.core.errors import OptionError
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.masking_checks import Finding
 from physadv.models.cards import ModelCard
 
@@ -66,7 +66,7 @@ def clean_accuracy_findings(
         return [
             Finding(
                 "nothing-right",
-                f"{subject} is zero: none of {n} {_images(n)} is classified correctly",
+                f"{subject} is zero: none of {count_noun(n, 'image')} is classified correctly",
                 "Figures under attack mean nothing here; check that class names, class order, "
                 "image size and normalization are the model's",
                 "red",
@@ -122,7 +122,3 @@ def _chance(classes: int, labels: Sequence[int]) -> tuple[float, str]:
     if most_frequent > uniform:
         return most_frequent, "always answering the most frequent class"
     return uniform, f"guessing among {classes} classes"
-
-
-def _images(n: int) -> str:
-    return "image" if n == 1 else "images"

@@ -19,6 +19,7 @@ from physadv.core.errors import DataError
 from physadv.core.random_streams import numpy_generator
 from physadv.core.reading import foreign_errors
 from physadv.core.tensors import as_class_numbers, as_float_images, as_unit_images
+from physadv.core.wording import count_noun
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
 from physadv.datasets.summary import sizes_in_words
@@ -143,7 +144,7 @@ class TensorSamples:
         others = [p for p, own in enumerate(self.labels) if own != label]
         if not others:
             raise DataError(
-                f"{len(self)} images",
+                count_noun(len(self), "image"),
                 f"all are of class {label}, which is the target",
                 "choose another target, or more images",
             )
@@ -263,7 +264,7 @@ def _match_named(data: Any, labels: Tensor, card: ModelCard, given: LabelMap) ->
     if needed[0] < 0 or needed[-1] >= len(names):
         raise DataError(
             f"label {needed[0] if needed[0] < 0 else needed[-1]}",
-            f"the data name {len(names)} classes, numbered from 0",
+            f"the data name {count_noun(len(names), 'class')}, numbered from 0",
             "correct the data set",
         )
     return match_classes(names, card.classes, model=card.name, labels=given, needed=needed)
@@ -347,7 +348,7 @@ def _concatenate(batches: Iterable[Any], limit: int | None) -> tuple[Tensor, Ten
 def _check_pair(images: Tensor, labels: Tensor) -> None:
     if labels.ndim != 1 or len(labels) != len(images) or not len(images):
         raise DataError(
-            f"{len(images)} images with labels of shape {tuple(labels.shape)}",
+            f"{count_noun(len(images), 'image')} with labels of shape {tuple(labels.shape)}",
             "one label an image, and at least one image, are needed",
             "check the data",
         )

@@ -27,6 +27,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.tensors import device_of, exact_device
+from physadv.core.wording import count_noun
 from physadv.datasets import ImageDataset
 from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
@@ -501,7 +502,7 @@ def _check_label_range(model: LoadedModel, samples: SampleSource) -> None:
     if highest >= classes:
         raise DataError(
             f"Label {highest}",
-            f"{model.card.name} has {classes} classes, numbered from 0",
+            f"{model.card.name} has {count_noun(classes, 'class')}, numbered from 0",
             "Number the classes as the model does",
         )
 
@@ -525,7 +526,7 @@ def _load_surrogate(
     own, needed = loaded.card.classes, model.card.classes
     if own and needed and len(own) != len(needed):
         raise OptionError(
-            f"surrogate {surrogate!r} of {len(own)} classes",
+            f"surrogate {surrogate!r} of {count_noun(len(own), 'class')}",
             f"the model has {len(needed)}",
             "choose one trained alike",
         )

@@ -24,6 +24,7 @@ from physadv.core.errors import DataError, ModelError
 from physadv.core.findings import FindingWarning
 from physadv.core.image_io import Array
 from physadv.core.types import Detections
+from physadv.core.wording import count_noun
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.box_annotations import LabeledBox
 from physadv.datasets.detection import DetectionDataset, detection_arrays
@@ -69,7 +70,9 @@ class _ForeignModel(nn.Module):
         answers = list(self.model(batch))
         if len(answers) != len(images):
             raise ModelError(
-                f"{len(answers)} targets for {len(images)} images", "One each", "Check the model"
+                f"{count_noun(len(answers), 'target')} for {count_noun(len(images), 'image')}",
+                "One each",
+                "Check the model",
             )
         if self.task == "classify":
             return torch.stack([_as_tensor(answer, images).reshape(-1) for answer in answers])

@@ -26,7 +26,7 @@ from physadv.core.errors import ModelError
 from physadv.core.findings import Finding as Finding
 from physadv.core.tensors import device_of
 from physadv.core.types import Model
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.models.black_box import black_box_within
 from physadv.models.outputs import read_logits
 from physadv.models.preserved_state import preserved_state
@@ -104,7 +104,7 @@ def count_classes(model: nn.Module, images: Tensor) -> int:
     if card is not None and card.classes and len(card.classes) != count:
         raise ModelError(
             f"{card.name}: {count} logits",
-            f"its card names {len(card.classes)} classes",
+            f"its card names {count_noun(len(card.classes), 'class')}",
             "give the card one name for each logit",
         )
     return count
@@ -250,7 +250,8 @@ def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) ->
     if dead.double().mean() > 0.05:
         yield Finding(
             "zero-gradient",
-            f"the gradient of the margin is zero or not finite for {int(dead.sum())} of {n} images",
+            f"the gradient of the margin is zero or not finite for {int(dead.sum())} of "
+            f"{count_noun(n, 'image')}",
             "A step, a clamp or a rounding hides it: use BPDA or a gradient estimate, and trust "
             "the black box more",
         )
@@ -258,8 +259,8 @@ def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) ->
     if flat.double().mean() > 0.05:
         yield Finding(
             "saturated-cross-entropy",
-            f"cross-entropy has a gradient of exactly zero for {int(flat.sum())} of {n} images "
-            f"(median gap {gap:.3g})",
+            f"cross-entropy has a gradient of exactly zero for {int(flat.sum())} of "
+            f"{count_noun(n, 'image')} (median gap {gap:.3g})",
             "Use a scale-free loss (margin, dlr), as the ensemble here does; plain CE attacks "
             "would see robustness",
         )
@@ -268,7 +269,7 @@ def _gradient_findings(dead: Tensor, flat: Tensor, reach: Tensor, gap: float) ->
         yield Finding(
             "vanishing-gradient",
             "a first-order step of eps changes the margin by less than 0.1 % for "
-            f"{int(weak.sum())} of {n} images",
+            f"{int(weak.sum())} of {count_noun(n, 'image')}",
             "Gradients are masked: use BPDA, a gradient estimate or transfer, and read Square's "
             "part of the result",
         )
@@ -296,7 +297,8 @@ def check_blackbox(
         if extra > max(1, 0.01 * size):
             yield Finding(
                 "blackbox-beats-whitebox",
-                f"{name} broke {extra} of {size} images that the gradient attacks had left whole",
+                f"{name} broke {extra} of {count_noun(size, 'image')} that the gradient attacks "
+                "had left whole",
                 "The gradients mislead: adapt the attack to this model (BPDA, EOT, a gradient "
                 "estimate)",
             )
@@ -312,8 +314,8 @@ def check_steps(
     if lost - won > max(1, 0.02 * len(few)):
         yield Finding(
             "more-steps-worse",
-            f"{steps[1]} steps broke {sum(many)} of {len(many)} images, {steps[0]} steps "
-            f"{sum(few)}",
+            f"{count_noun(steps[1], 'step')} broke {sum(many)} of "
+            f"{count_noun(len(many), 'image')}, {count_noun(steps[0], 'step')} {sum(few)}",
             "The attack does not ascend: check for random output, rounding or a masked gradient",
         )
 
@@ -324,8 +326,8 @@ def check_unbounded(broken: Sequence[bool], eps: float) -> Iterator[Finding]:
     if unbroken > max(0, 0.02 * len(broken)):
         yield Finding(
             "unbounded-attack-fails",
-            f"{unbroken} of {len(broken)} images withstand eps = {eps:.3g}, which leaves nothing "
-            "of them",
+            f"{unbroken} of {count_noun(len(broken), 'image')} withstood eps = {eps:.3g}, which "
+            "leaves nothing of them",
             "No honest classifier does: the gradients are masked; use BPDA, EOT or a gradient "
             "estimate",
         )

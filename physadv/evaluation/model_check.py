@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from physadv.core.findings import Finding
 from physadv.core.types import Detections
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.data import SampleSource
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
@@ -163,7 +163,7 @@ def picture_findings(model: LoadedModel, answers: Sequence[PictureAnswer]) -> li
     findings = [*_untrained(model), *_unused_normalization(model, answers)]
     if model.card.task == "detect":
         if len(answers) >= _SAME_ANSWER and not any(a.answers for a in answers):
-            said = f"no box is found in any of {len(answers)} pictures"
+            said = f"no box is found in any of {count_noun(len(answers), 'picture')}"
             findings.append(
                 Finding(
                     "finds-nothing", said, "Give photos with its objects, or check its settings"
@@ -174,7 +174,7 @@ def picture_findings(model: LoadedModel, answers: Sequence[PictureAnswer]) -> li
     best = [a.answers[0] for a in answers if a.answers]
     names = {name for name, _ in best}
     if len(best) >= _SAME_ANSWER and len(names) == 1:
-        said = f"all {len(best)} pictures are called {next(iter(names))}"
+        said = f"all {count_noun(len(best), 'picture')} are called {next(iter(names))}"
         remedy = "Give photos of several classes; an untrained or wrongly read model answers so"
         findings.append(Finding("one-answer", said, remedy))
     classes = len(model.card.classes)
@@ -292,8 +292,8 @@ def examine_accuracy(model: LoadedModel, samples: SampleSource) -> tuple[Accurac
     name = max(gains, key=gains.__getitem__, default="")
     if name and float(variants[name].float().mean()) >= ordered:
         said = (
-            f"{int(variants[name].sum())} of {len(labels)} images are right {name}, and "
-            f"{int(right.sum())} as it is read now"
+            f"{int(variants[name].sum())} of {count_noun(len(labels), 'image')} are right {name}, "
+            f"and {int(right.sum())} as it is read now"
         )
         findings.append(Finding("read-otherwise", said, _REMEDIES[name]))
     findings += order
@@ -393,8 +393,8 @@ def _class_order(
     shown = ", ".join(f"{name(label)} is called {name(mapping[label])}" for label in wrong)
     found = Finding(
         "class-order",
-        f"by another order of the classes {int(other.sum())} of {len(other)} images are right, and "
-        f"{int(right.sum())} by this one: {shown}",
+        f"by another order of the classes {int(other.sum())} of {count_noun(len(other), 'image')} "
+        f"are right, and {int(right.sum())} by this one: {shown}",
         "Give --classes in the model's order, or --labels for the data's",
     )
     return [found], float(other.float().mean())

@@ -14,6 +14,7 @@ from torch import Tensor
 from physadv.core.errors import DataError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import drawn_positions
+from physadv.core.wording import count_noun
 from physadv.datasets import DatasetSummary
 from physadv.datasets.base import ImageDataset
 from physadv.datasets.class_matching import ClassMatch, LabelMap, match_classes
@@ -91,7 +92,7 @@ class EvaluationSamples:
         others = [p for p, own in enumerate(self.labels) if own != label]
         if not others:
             raise DataError(
-                f"{len(self)} images",
+                count_noun(len(self), "image"),
                 "all are of the target class",
                 "Choose another target, or more images",
             )

@@ -22,6 +22,7 @@ from physadv.core.image_io import png_bytes, to_uint8
 from physadv.core.tables import convert_value, read_table
 from physadv.core.trust import assert_may_run
 from physadv.core.types import Detections
+from physadv.core.wording import count_noun
 from physadv.models.black_box_answers import AnsweredBoxes, BoxAnswer
 from physadv.models.black_box_connections import (
     BoxConnection,
@@ -145,8 +146,8 @@ class BlackBox(AskedModel):
         """The answer to some images, with scores in place of labels, checked and counted."""
         if self.budget and self.sent + len(pngs) > self.budget:
             raise ModelError(
-                f"{public_address(self.name)}: {self.sent} images were sent",
-                f"The budget is {self.budget} queries",
+                f"{public_address(self.name)}: {count_noun(self.sent, 'image')} sent",
+                f"The budget is {count_noun(self.budget, 'query')}",
                 "Raise it, or attack fewer images or with fewer steps",
             )
         answer = self._repeated(pngs)
@@ -156,7 +157,9 @@ class BlackBox(AskedModel):
         self._check_task(answer)
         if answer.detections is not None:
             if len(answer.detections) != len(pngs):
-                raise self._wrong(f"{len(answer.detections)} detections for {len(pngs)} images")
+                raise self._wrong(
+                    f"{len(answer.detections)} detections for {count_noun(len(pngs), 'image')}"
+                )
             return answer
         if not self.outputs:
             self.outputs = answer.outputs or ("labels" if answer.labels else "probabilities")
@@ -210,7 +213,9 @@ class BlackBox(AskedModel):
 
     def _one_hot(self, labels: Sequence[str | int], count: int) -> list[list[float]]:
         if len(labels) != count:
-            raise self._wrong(f"{len(labels)} labels for {count} images")
+            raise self._wrong(
+                f"{count_noun(len(labels), 'label')} for {count_noun(count, 'image')}"
+            )
         if not self.classes:
             raise self._nameless("labels")
         indices = [self._index(label) for label in labels]
@@ -234,14 +239,21 @@ class BlackBox(AskedModel):
 
     def _checked(self, scores: Sequence[Sequence[float]], count: int) -> list[list[float]]:
         if len(scores) != count:
-            raise self._wrong(f"{len(scores)} rows of scores for {count} images")
+            raise self._wrong(
+                f"{count_noun(len(scores), 'row')} of scores for {count_noun(count, 'image')}"
+            )
         if self.settings.outputs in _OF_ONE_VALUE:
             scores = [self._of_two(row) for row in scores]
         width = len(self.classes) or len(scores[0])
         if any(len(row) != width for row in scores):
-            raise self._wrong(f"{len(scores[0])} scores an image, where it has {width} classes")
+            raise self._wrong(
+                f"{count_noun(len(scores[0]), 'score')} an image, where it has "
+                f"{count_noun(width, 'class')}"
+            )
         if not 2 <= width <= _MOST_CLASSES:
-            raise self._wrong(f"{width} scores an image; 2 to {_MOST_CLASSES} are needed")
+            raise self._wrong(
+                f"{count_noun(width, 'score')} an image; 2 to {_MOST_CLASSES} are needed"
+            )
         rows = [list(map(float, row)) for row in scores]
         outside = any(not -1e-6 <= value <= 1 + 1e-6 for row in rows for value in row)
         if self.outputs == "probabilities" and outside:
@@ -255,7 +267,7 @@ class BlackBox(AskedModel):
     def _of_two(self, row: Sequence[float]) -> list[float]:
         """Scores of two classes for a row that has the value of the second alone."""
         if len(row) != 1:
-            raise self._wrong(f"{len(row)} scores an image, where one is stated")
+            raise self._wrong(f"{count_noun(len(row), 'score')} an image, where one is stated")
         return [1 - row[0] if self.outputs == "probabilities" else 0.0, row[0]]
 
     def _detections(self, answers: Sequence[BoxAnswer], device: torch.device) -> Detections:

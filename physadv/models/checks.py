@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, is_out_of_memory
 from physadv.core.types import Detections, Model, Prediction
+from physadv.core.wording import count_noun
 from physadv.models.cards import ModelCard
 from physadv.models.failures import failure_of
 from physadv.models.preserved_state import preserved_state
@@ -111,7 +112,7 @@ def _require_shape(prediction: Prediction, count: int, card: ModelCard | None) -
 
     if card is not None and card.classes and len(card.classes) != shape[-1]:
         raise ModelError(
-            f"the model has {shape[-1]} classes",
+            f"the model has {count_noun(shape[-1], 'class')}",
             f"its card names {len(card.classes)}",
             "Give the classes it has",
         )
@@ -124,7 +125,7 @@ def _require_finite(prediction: Prediction) -> None:
     bad = sum(int((~p.isfinite()).sum()) for p in outputs)
     if bad:
         raise ModelError(
-            f"{bad} of {sum(p.numel() for p in outputs)} outputs are NaN or infinite",
+            f"{bad} of {count_noun(sum(p.numel() for p in outputs), 'output')} NaN or infinite",
             "finite numbers are needed",
             "Check the weights, mean and std, and half precision",
         )
@@ -185,9 +186,8 @@ def _scale(prediction: Prediction) -> str:
     if bool(saturated.float().mean() > 0.5):
         return (
             f"The best logit leads by more than {_SATURATED} on {int(saturated.sum())} of "
-            f"{len(saturated)} images: the "
-            "cross entropy is 0 in float32 and its gradient vanishes. Use a margin loss, or "
-            "divide the logits."
+            f"{count_noun(len(saturated), 'image')}: the cross entropy is 0 in float32 and its "
+            "gradient vanishes. Use a margin loss, or divide the logits."
         )
     return ""
 
@@ -244,9 +244,8 @@ def _gradient(model: Model, images: Tensor) -> str:
     dead = int((gradient.flatten(1).abs().amax(1) == 0).sum())
     if dead:
         return (
-            f"The gradient is zero on {dead} of {len(gradient)} images: rounding, thresholds or "
-            "saturation mask it. "
-            "Confirm any robustness with a black-box attack."
+            f"The gradient is zero on {dead} of {count_noun(len(gradient), 'image')}: rounding, "
+            "thresholds or saturation mask it. Confirm any robustness with a black-box attack."
         )
     return ""
 

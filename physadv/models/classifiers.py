@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from physadv.core.errors import ModelError
 from physadv.core.tensors import device_of
 from physadv.core.types import Prediction
+from physadv.core.wording import count_noun
 from physadv.models.detector_outputs import read_detections
 from physadv.models.outputs import log_probabilities, read_logits, two_logits
 from physadv.models.resizing import InputResizing
@@ -130,7 +131,7 @@ def _channels(value: float | Sequence[float] | None, default: float, name: str) 
 
     if numbers.shape[1] not in (1, 3):
         raise ModelError(
-            f"{name} of {numbers.shape[1]} numbers",
+            f"{name} of {count_noun(numbers.shape[1], 'number')}",
             "one or three are needed",
             "Give one per channel",
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from physadv.core.errors import ModelError
 from physadv.core.reading import foreign_errors
 from physadv.core.types import Detections
+from physadv.core.wording import count_noun
 
 _LABELS = ("labels", "classes", "class_ids", "pred_classes", "category_ids")
 """Usual names of the classes of boxes."""
@@ -189,7 +190,7 @@ def _read_list(output: Sequence[Mapping[str, Any]], classes: int | None) -> Dete
     if known > classes:
         raise ModelError(
             f"the detector returned the class {known - 1}",
-            f"it has {classes} classes",
+            f"it has {count_noun(classes, 'class')}",
             "Name all of them in order, background included where it counts",
         )
     most = max(1, *(len(o["scores"]) for o in output))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from physadv.core.errors import ModelError
+from physadv.core.wording import count_noun
 
 _TINY = 1e-12
 
@@ -47,7 +48,7 @@ def read_logits(output: Any, count: int) -> Tensor:
         )
     if logits.ndim != 2 or len(logits) != count:
         raise ModelError(
-            f"output of shape {tuple(logits.shape)} for {count} images",
+            f"output of shape {tuple(logits.shape)} for {count_noun(count, 'image')}",
             "logits (images, classes) are needed",
             "Wrap the model so that it returns one row of logits an image",
         )
@@ -84,7 +85,7 @@ def two_logits(output: Any, count: int, *, is_probability: bool) -> Tensor:
     if not isinstance(values, Tensor) or values.numel() != count:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ModelError(
-            f"output of shape {shape} for {count} images",
+            f"output of shape {shape} for {count_noun(count, 'image')}",
             "One value an image is needed",
             'State outputs = "logits" or "probabilities" for a value a class',
         )
@@ -154,7 +155,7 @@ def _refuse_ranking(members: Sequence[Any]) -> None:
         return
     if sorted(t.is_floating_point() for t in tensors) == [False, True]:
         raise ModelError(
-            f"output of {tensors[0].shape[1]} scores with their classes",
+            f"output of {count_noun(tensors[0].shape[1], 'score')} with their classes",
             "Scores of all classes are needed, in their order",
             "Let the model return what it ranks",
         )

@@ -19,6 +19,7 @@ from physadv.core.errors import GeometryError, ImageError
 from physadv.core.image_io import read_image
 from physadv.core.random_streams import generator
 from physadv.core.tensors import as_unit_images
+from physadv.core.wording import count_noun
 from physadv.eot.pipeline import Pipeline
 from physadv.eot.placement import Placement
 from physadv.eot.presets import eot_preset
@@ -141,7 +142,7 @@ def render_patch(
         quads = quads.expand(len(scenes), 4, 2)
     if quads.shape != (len(scenes), 4, 2) or not bool((_areas(quads) > 1e-6).all()):
         raise GeometryError(
-            f"Corners of shape {tuple(np.shape(corners))} for {len(scenes)} images",
+            f"Corners of shape {tuple(np.shape(corners))} for {count_noun(len(scenes), 'image')}",
             "Four points that do not cross are needed, for each image or for all",
             "Give (4, 2) or (b, 4, 2) in px, in order round the patch",
         )

@@ -21,6 +21,7 @@ from physadv.core.random_streams import derive
 from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
+from physadv.core.wording import count_noun
 from physadv.models.black_box import AskedModel, black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, read_bundle, write_bundle
@@ -302,7 +303,7 @@ def refuse_small_budget(config: PatchConfig, task: PatchTask, method: str) -> No
     for box in black_boxes(task):
         if box.budget and box.sent + needed > box.budget:
             raise OptionError(
-                f"{public_address(box.name)}: the run takes about {needed:,} queries",
+                f"{public_address(box.name)}: the run takes about {count_noun(needed, 'query')}",
                 f"Its budget is {box.budget:,}, of which {box.sent:,} are sent",
                 "Lower --steps, --draws or --test-draws, or raise the budget",
             )

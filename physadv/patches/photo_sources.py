@@ -14,7 +14,7 @@ from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import to_tensor
 from physadv.core.types import Detections, Prediction
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.datasets.box_annotations import LabeledBox
 from physadv.eot.scenes.boxes import BOXES_FILE, match_names
 from physadv.eot.scenes.load import SceneSources, photo_boxes, split_parts
@@ -110,7 +110,8 @@ def load_photo_sources(
     parts = split_parts(photos, [photo.group for photo in photos], config.seed)
     notes += [
         *label_notes,
-        f"{len(photos)} photos split by photo: {len(parts[0])} train, {len(parts[2])} test",
+        f"{count_noun(len(photos), 'photo')} split by photo: {len(parts[0])} train, "
+        f"{len(parts[2])} test",
     ]
     train, validation, test = (scenes_of(part or photos) for part in parts)
     if not parts[1] or not parts[2]:
@@ -173,7 +174,8 @@ def _labeled(
     ]
     if len(usable) < len(photos):
         notes.append(
-            f"{len(photos) - len(usable)} photos left out: without a class, or of the target class"
+            f"{count_noun(len(photos) - len(usable), 'photo')} left out: without a class, or of "
+            "the target class"
         )
     if not usable:
         raise DataError(
@@ -240,9 +242,9 @@ def _boxed(
 
     total = sum(len(photo.boxes) for photo in usable if photo.boxes is not None)
     notes.append(
-        f"{total} objects in {len(usable)} of {len(photos)} photos; left out: objects under "
-        f"{format_percent(LEAST_HEIGHT, 0)} of the height, and {crowded} photos with more than "
-        f"{MOST_OBJECTS}"
+        f"{count_noun(total, 'object')} in {len(usable)} of {count_noun(len(photos), 'photo')}; "
+        f"left out: objects under {format_percent(LEAST_HEIGHT, 0)} of the height, and "
+        f"{count_noun(crowded, 'photo')} with more than {MOST_OBJECTS}"
     )
     return usable, notes
 

@@ -22,6 +22,7 @@ from physadv.core.errors import DataError
 from physadv.core.files import write_json
 from physadv.core.reading import foreign_errors
 from physadv.core.tables import read_table
+from physadv.core.wording import count_noun
 from physadv.eot.presets import STATED_DISTANCES, read_ranges
 from physadv.eot.ranges import EotRanges
 from physadv.eot.stage import Range
@@ -332,7 +333,7 @@ def limit_lines(task: PatchTask, curves: Sequence[VisibilityCurve]) -> list[str]
 def curve_lines(task: PatchTask, curve: VisibilityCurve) -> list[str]:
     """Return ``curve``, which was measured on ``task``, in columns for a terminal: a line a bin."""
     whole_frame = curve.unit == SHARE
-    lines = [f"{curve.draws} clean signs; {RULE}", "size                  recognized"]
+    lines = [f"{count_noun(curve.draws, 'clean sign')}; {RULE}", "size                  recognized"]
     for entry in reversed(curve.sizes):
         near, far = (
             distance_of(end, task.ranges, task.sign_width_mm, whole_frame=whole_frame)

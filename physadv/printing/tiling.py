@@ -12,6 +12,7 @@ from itertools import product
 from math import ceil, inf
 
 from physadv.core.errors import GeometryError, OptionError
+from physadv.core.wording import count_noun
 from physadv.printing.layout import BAR, MARGIN, PageRect, Paper, bar_rect, paper_size, snap_to_dots
 
 OVERLAP = (5.0, 50.0)
@@ -212,7 +213,7 @@ def tiles_needed(
 
     if not layout.assembled:
         return "print with --tile on 1 sheet, which leaves the markers around it out"
-    tiles = f"{len(layout.tiles)} tiles, {layout.columns} x {layout.rows}"
+    tiles = f"{count_noun(len(layout.tiles), 'tile')}, {layout.columns} x {layout.rows}"
     return f"print with --tile on {layout.sheets} sheets ({tiles}, and one to assemble by)"
 
 

@@ -15,6 +15,7 @@ from physadv.core.files import write_bytes
 from physadv.core.image_io import Array, save_png
 from physadv.core.notebook_html import result_html
 from physadv.core.torch_threads import calm_threads
+from physadv.core.wording import count_noun
 from physadv.models.faces.embedders import FaceEmbedder, load_surrogates
 from physadv.models.faces.face_detection import FaceFinder, default_finders
 from physadv.privacy.cloak_faces import CloakMode, mode_named
@@ -47,7 +48,7 @@ class CloakResult:
 
     def _repr_html_(self) -> str:
         """The result in a notebook, with the photo."""
-        heading = f"{len(self.faces)} faces cloaked" if len(self.faces) != 1 else "1 face cloaked"
+        heading = f"{count_noun(len(self.faces), 'face')} cloaked"
         facts = {
             f"Face {number}": f"largest change {face['linf']} of 255, DSSIM {face['dssim']:.4f}"
             for number, face in enumerate(self.faces, 1)

@@ -17,6 +17,7 @@ from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.files import sha256_of, write_json
 from physadv.core.image_io import Array, list_images
 from physadv.core.random_streams import generator
+from physadv.core.wording import count_noun
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme
 from physadv.models.faces.second_look import search_faces
@@ -226,7 +227,7 @@ class PhotoCloaker:
 
         if len(rows) < FEWEST:
             raise OptionError(
-                f"{folder}: {len(rows)} {'person' if len(rows) == 1 else 'people'}",
+                f"{folder}: {count_noun(len(rows), 'person')}",
                 f"{FEWEST} or more are averaged",
                 "Add photos of others",
             )

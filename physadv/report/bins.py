@@ -30,15 +30,16 @@ def bin_edges(values: Sequence[float], most: int) -> list[float]:
     """Return the edges of at most ``most`` equal bins over ``values``, at round numbers; the last
     bin holds its upper edge.
 
-    Values about zero may need 2 bins even where ``most`` is 1.
+    A bin is at least 5 % of the largest value wide, so that a sign held at one distance is not
+    divided by how still the camera was. Values about zero may need 2 bins even where ``most`` is 1.
 
     Example:
-        >>> bin_edges([3.2, 6.8], 4)
-        [3.0, 4.0, 5.0, 6.0, 7.0]
+        >>> bin_edges([3.2, 6.8], 4), bin_edges([0.761, 0.779], 4)
+        ([3.0, 4.0, 5.0, 6.0, 7.0], [0.75, 0.8])
     """
     low, high = min(values), max(values)
-    least = max(0.02 * max(abs(low), abs(high)), 1e-3)  # else edges would read alike
-    step = _round_step(max(high - low, least) / most)
+    least = max(0.05 * max(abs(low), abs(high)), 1e-3)
+    step = _round_step(max((high - low) / most, least))
 
     # Rounding outwards can add a bin; the next round step is tried then.
     while True:

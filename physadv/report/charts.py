@@ -141,13 +141,7 @@ def rate_along(
             svg_text(left - 6, y + 4, format_percent(share, 0), at="end", fill=MUTED, size=12),
         ]
 
-    widest = 7.0 * max(len(f"{bound:g}") for bound in bounds) + 6
-    every = ceil(widest / wide)  # labels that would touch are left out, counted from the largest
-    for j, bound in enumerate(bounds):
-        x = left + j * wide
-        parts.append(svg_line(x, bottom, x, bottom + 4, stroke=MUTED))
-        if (len(bounds) - 1 - j) % every == 0:
-            parts.append(svg_text(x, bottom + 17, f"{bound:g}", at="middle", fill=MUTED, size=12))
+    parts += _bin_labels(bounds, left, wide, bottom)
 
     for number, (block, values) in enumerate(rates.items()):
         shift = (number - (len(rates) - 1) / 2) * min(14.0, wide / 4)
@@ -162,6 +156,23 @@ def rate_along(
         )
     )
     return svg_chart(bottom + 44, parts, f"Success by {label}")
+
+
+def _bin_labels(bounds: Sequence[float], left: float, wide: float, y: float) -> list[str]:
+    """Label the edges of bins that are ``wide``, or, where there is one bin, its whole range."""
+    if len(bounds) == 2:
+        words = f"{bounds[0]:g} to {bounds[1]:g}"
+        return [svg_text(left + wide / 2, y + 17, words, at="middle", fill=MUTED, size=12)]
+
+    parts = []
+    widest = 7.0 * max(len(f"{bound:g}") for bound in bounds) + 6
+    every = ceil(widest / wide)  # labels that would touch are left out, counted from the largest
+    for j, bound in enumerate(bounds):
+        x = left + j * wide
+        parts.append(svg_line(x, y, x, y + 4, stroke=MUTED))
+        if (len(bounds) - 1 - j) % every == 0:
+            parts.append(svg_text(x, y + 17, f"{bound:g}", at="middle", fill=MUTED, size=12))
+    return parts
 
 
 def _upright(

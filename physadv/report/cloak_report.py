@@ -75,8 +75,18 @@ def render_cloak_report(
         recognizers=[_recognizer(table) for table in result["recognisers"]],
         pictures=pictures,
         quality=result["quality"],
+        settings=_settings(result["settings"]),
         cell=_rate_cell,
     )
+
+
+def _settings(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the names that people know the channels by."""
+    settings = dict(kept)
+    if isinstance(channels := settings.get("channels"), list | tuple):
+        titles = {name: channel.title for name, channel in CHANNELS.items()}
+        settings["channels"] = [titles.get(name, name) for name in channels]
+    return settings
 
 
 def _rate_cell(rate: Mapping[str, Any] | None) -> Markup:

@@ -94,12 +94,17 @@ def format_interval(low: float | None, high: float | None, digits: int = 1) -> s
     return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
 
 
+_RANGES = ("distances", "covers", "windows", "grow")
+"""Settings that are the least and the largest of something."""
+
+
 def format_setting(value: object, name: str, facts: Mapping[str, Any]) -> str:
-    """Format a setting of a run as it is typed: radii in l_inf as multiples of 1/255.
+    """Format a setting of a run for a table: radii in l_inf as multiples of 1/255, sizes of
+    pictures and ranges in words.
 
     Args:
         value: The setting.
-        name: Its name: ``eps`` and ``radii`` hold radii.
+        name: Its name: ``eps`` and ``radii`` hold radii, ``..._size`` a width and a height in px.
         facts: All settings of the run, of which ``threat`` names the norm.
 
     Returns:
@@ -108,7 +113,18 @@ def format_setting(value: object, name: str, facts: Mapping[str, Any]) -> str:
     Example:
         >>> format_setting(0.00392157, "eps", {"threat": "linf:1/255"})
         '1/255'
+        >>> format_setting([160, 120], "frame_size", {})
+        '160 x 120 px'
+        >>> format_setting([2.0, 12.0], "distances", {})
+        '2 to 12'
     """
+    if isinstance(value, list | tuple) and len(value) == 2:
+        first, last = map(format_value, value)
+        if name.endswith("_size"):
+            return f"{first} x {last} px"
+        if name in _RANGES:
+            return f"{first} to {last}"
+
     numbers = re.fullmatch(r"[\d.e-]+(, [\d.e-]+)*", str(value))
     is_radius = name in ("eps", "radii") and str(facts.get("threat")).startswith("linf")
     if not is_radius or not numbers:

@@ -113,7 +113,7 @@ def _of_properties(folder: Path, total: int) -> str:
     rows = list(read_rows(member_of(folder, "rows.jsonl")))
     counts = Counter(str(row.get("verdict")) for row in rows)
     words = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    return f"{len(rows)} of {total} properties: {words}"
+    return f"{len(rows)} of {count_noun(total, 'property')}: {words}"
 
 
 def _of_detector(folder: Path, settings: Mapping[str, Any]) -> str:

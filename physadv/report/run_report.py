@@ -95,7 +95,8 @@ def write_before_after(folder: str | Path, originals: str | Path) -> Path:
         DataError: The folder holds no cloaked photos.
     """
     root, source = Path(folder).resolve(), Path(originals)
-    config = read_table(member_of(root, CONFIG))
+    recorded = member_of(root, CONFIG)
+    config = read_table(recorded) if recorded.is_file() else {COMMAND_KEY: ""}
     if str(config.pop(COMMAND_KEY, "cloak")) != "cloak":
         raise DataError(f'"{root}"', "holds no cloaked photos", "Leave out --before")
     page = _cloaking(root, config, source if source.is_dir() else source.parent)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import (
     DifferenceInterval,
     RateInterval,
@@ -147,8 +147,8 @@ def _sentence(images: ImageSet, rows: Sequence[Row]) -> str:
     best = max(gaps, key=lambda n: gaps[n].value)
     words = (
         f"On {images.label} training at {images.in_words(eps)} changes the accuracy on unchanged "
-        f"images by {gaps[fewest]} with {fewest:,} training images and by {gaps[most]} with "
-        f"{most:,}"
+        f"images by {gaps[fewest]} with {count_noun(fewest, 'training image')} and by "
+        f"{gaps[most]} with {most:,}"
     )
     if best not in (fewest, most) and gaps[best].value > max(0, gaps[fewest].value):
         words += f"; it is highest, {gaps[best]}, with {best:,}"
@@ -164,7 +164,7 @@ def _words_on(images: ImageSet, rows: Sequence[Row]) -> str:
         crossing = [(a, b) for a, b in pairwise(sizes) if gaps[a].value > 0 >= gaps[b].value]
         where = (
             f"crosses that of standard training between {crossing[-1][0]:,} and "
-            f"{crossing[-1][1]:,} images"
+            f"{count_noun(crossing[-1][1], 'image')}"
             if crossing
             else "does not cross that of standard training"
         )
@@ -181,7 +181,9 @@ def _accuracy_chart(images: ImageSet, rows: Sequence[Row]) -> Chart:
     for eps in images.radii:
         own = [row for row in rows if row["eps"] == eps]
         rates = [(row["n"], wilson_interval(row["right"], row["tested"])) for row in own]
-        points = tuple(Point(n, r.rate, r.low, r.high, f"{n:,} images: {r}") for n, r in rates)
+        points = tuple(
+            Point(n, r.rate, r.low, r.high, f"{count_noun(n, 'image')}: {r}") for n, r in rates
+        )
         series.append(Series(images.in_words(eps), points))
     caption = (
         f"Accuracy on unchanged test images of {images.label} by number of training images, for "
@@ -201,7 +203,9 @@ def _robust_chart(images: ImageSet, rows: Sequence[Row]) -> Chart:
     for eps in images.radii:
         own = [row for row in rows if row["eps"] == eps]
         rates = [(row["n"], wilson_interval(row["withstood"], row["attacked"])) for row in own]
-        points = tuple(Point(n, r.rate, r.low, r.high, f"{n:,} images: {r}") for n, r in rates)
+        points = tuple(
+            Point(n, r.rate, r.low, r.high, f"{count_noun(n, 'image')}: {r}") for n, r in rates
+        )
         series.append(Series(images.in_words(eps), points))
     caption = (
         f"Robust accuracy of the same networks at {images.in_words(images.radii[-1])}: it goes on "
@@ -256,16 +260,16 @@ def _words_on_model(rows: Sequence[Row]) -> str:
     best = max(gains, key=lambda n: gains[n][0])
     gain, doubt = gains[best]
     last, last_doubt = gains[max(gains)]
-    end = f"with {max(gains):,} samples it changes it by {100 * last:+.1f} points"
+    end = f"with {count_noun(max(gains), 'sample')} it changes it by {100 * last:+.1f} points"
     end += f" [{100 * (last - last_doubt):+.1f}, {100 * (last + last_doubt):+.1f}]"
     interval = f"[{100 * (gain - doubt):+.1f}, {100 * (gain + doubt):+.1f}]"
     if gain - doubt <= 0:
         return f"With few samples no training set shows a clear gain in this model; {end}."
     return (
-        "With few samples it can be the other way around in this model too: standard training fits "
-        "the noise of the weak coordinates, which an adversary larger than that noise switches "
-        f"off. Training at {MODEL_RADII[-1]:g} eta changes the accuracy by {100 * gain:+.1f} "
-        f"points {interval} with {best:,} samples; {end}."
+        "With few samples it can be the other way around in this model too: standard training "
+        "fits the noise of the weak coordinates, which an adversary larger than that noise "
+        f"switches off. Training at {MODEL_RADII[-1]:g} eta changes the accuracy by "
+        f"{100 * gain:+.1f} points {interval} with {count_noun(best, 'sample')}; {end}."
     )
 
 
@@ -295,8 +299,9 @@ def _plane_chart(config: CostConfig, rows: Sequence[Row]) -> Chart:
     limit = tuple(Point(a, model.bound(a)) for a in grid)
     caption = (
         "Standard against robust accuracy in the theorem's model. No classifier lies above the "
-        "upper dashed line. Marks along the lower one give the strong coordinate more and more of "
-        f"the vote, {mixed[0]['trials']:,} simulated samples each; the others are trained."
+        "upper dashed line. Marks along the lower one give the strong coordinate more and more "
+        f"of the vote, {count_noun(mixed[0]['trials'], 'simulated sample')} each; the others are "
+        "trained."
     )
     return Chart(
         "tradeoff",

@@ -18,7 +18,7 @@ from physadv.attacks.gradient import fgsm, pgd
 from physadv.attacks.score_based import EstimatedGradient, square_attack
 from physadv.attacks.transfer_based import mi_fgsm
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
 from physadv.studies.attack_configs import ThreatsConfig
@@ -478,7 +478,7 @@ def _curves(config: ThreatsConfig, by_attack: Mapping[str, Sequence[Row]]) -> Ch
         first = min((int(row["queries"]) for row in rows), default=1)
         last = 40 if attack.name == "PGD" else config.queries
         points = [
-            _rate_point(at, success_within(rows, at), f"{attack.name}, {at} queries")
+            _rate_point(at, success_within(rows, at), f"{attack.name}, {count_noun(at, 'query')}")
             for at in ([first] if single else [q for q in _grid(last) if q >= 1])
         ]
         label = f"{attack.name} ({attack.reads})" if attack.reads != "nothing" else "transfer"
@@ -532,15 +532,16 @@ def _pictures(config: ThreatsConfig, rows: PartRows) -> Pictures:
         line = [Picture(clean["picture"], "as it is", f"read as {clean['class']}")]
         for attack in ATTACKS:
             row = _at(rows[attack.name], config.radii[1])[clean["image"]]
-            asked = f"{row['queries']} {'query' if row['queries'] == 1 else 'queries'}"
+            asked = count_noun(row["queries"], "query")
             verdict = f"read as {row['read_as']}" if row["success"] else "not broken"
             line.append(Picture(row["picture"], attack.name, f"{verdict}, {asked}"))
         lines.append(tuple(line))
     return Pictures(
         "images",
-        f"The first {len(lines)} images, each changed by at most {config.radii[1]:.3g} a pixel. "
-        "Attacks with gradients change every pixel a little differently; those that search with "
-        "squares, blocks and random directions leave their pattern behind.",
+        f"The first {count_noun(len(lines), 'image')}, each changed by at most "
+        f"{config.radii[1]:.3g} a pixel. Attacks with gradients change every pixel a little "
+        "differently; those that search with squares, blocks and random directions leave their "
+        "pattern behind.",
         tuple(lines),
         pixelated=True,
     )
@@ -558,8 +559,8 @@ def _radius_matrix(config: ThreatsConfig, rows: PartRows) -> Matrix:
     ]
     return Matrix(
         "radii",
-        f"Share misclassified within {config.queries} queries, by radius, n = {rates[0][0].n}; "
-        "below it, the queries until half of the images are.",
+        f"Share misclassified within {count_noun(config.queries, 'query')}, by radius, n = "
+        f"{rates[0][0].n}; below it, the queries until half of the images are.",
         tuple(f"{attack.name} ({attack.reads})" for attack in ATTACKS),
         tuple(f"l_inf {eps:.3g}" for eps in config.radii),
         tuple(tuple(rate.rate for rate in line) for line in rates),
@@ -580,7 +581,7 @@ def _bought_chart(config: ThreatsConfig, rows: PartRows) -> Chart:
             _rate_point(
                 row["labels"],
                 wilson_interval(row["success"], row["n"]),
-                f"{row['labels']} labels, l_inf {eps:.3g}",
+                f"{count_noun(row['labels'], 'label')}, l_inf {eps:.3g}",
             )
             for row in _at(rows["bought labels"], eps)
         )
@@ -654,7 +655,7 @@ def _answer(config: ThreatsConfig, rows: PartRows, by_attack: Mapping[str, Seque
         f"Against a net that reads {format_percent(attacked['right'] / attacked['n'])} of the test "
         f"images, half of them fall to changes of at most {config.radii[1]:.3g} a pixel "
         f"{parts[0]}, {parts[1]} and {parts[2]}; an attacker who sees nothing of it and shows it "
-        f"one image, made on another net, fools it on {transfer.of('images')}."
+        f"one image, made on another net, fools it on {transfer.of('image')}."
     )
 
 
@@ -670,8 +671,8 @@ def _comparisons(
             "Images made on a net trained on bought labels fool the net that gave them",
             PAPERNOT.cited,
             "84.24 % after 6,400 labels (a hosted digit classifier; abstract)",
-            f"{wilson_interval(bought['success'], bought['n'])}, after {bought['labels']} labels, "
-            f"l_inf {largest:.3g}",
+            f"{wilson_interval(bought['success'], bought['n'])}, after "
+            f"{count_noun(bought['labels'], 'label')}, l_inf {largest:.3g}",
             "Another net; momentum steps here, one gradient step there; real images labeled here, "
             "made ones there.",
         ),

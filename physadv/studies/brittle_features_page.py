@@ -141,7 +141,7 @@ def _answer(name: str, own: dict[str, Row]) -> str:
     makes = "makes" if over_standard.low > 0 else "does not make"
     return (
         f"On {IMAGE_SETS[name].label} training on images that look mislabeled {does} to the true "
-        f"test images ({accuracy.of('images')} right; {format_percent(guess)} for naming one class "
+        f"test images ({accuracy.of('image')} right; {format_percent(guess)} for naming one class "
         f"always). The robust data set {makes} standard training more robust than the unchanged "
         f"one ({over_standard} at eps {RADII[0]:g}); beside the non-robust data set it is "
         f"{over_brittle}."

@@ -19,7 +19,7 @@ from torch import Tensor
 from physadv.core.errors import DataError
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, clustered_interval
 from physadv.models.faces.embedders import FaceEmbedder, load_embedders
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, default_finders
@@ -133,7 +133,9 @@ def people_of(folder: str, least: int = 2) -> dict[str, list[Path]]:
     kept = {name: files for name, files in sorted(people.items()) if len(files) >= least}
     if not kept:
         raise DataError(
-            folder, f"holds no person with {least} photos", "Give a folder of photos a person"
+            folder,
+            f"holds no person with {count_noun(least, 'photo')}",
+            "Give a folder of photos a person",
         )
     return kept
 
@@ -350,9 +352,9 @@ def _answer(people: Sequence[Sequence[Row]], names: Sequence[str]) -> str:
     )
     return (
         f"With no pixel changed by more than {SHOWN}/255, {seen} matches "
-        f"{after.of('comparisons')} with other photos of the person; it matched "
-        f"{before.of('comparisons')} before, and under noise as visible "
-        f"{noise.of('comparisons')}."
+        f"{after.of('comparison')} with other photos of the person; it matched "
+        f"{before.of('comparison')} before, and under noise as visible "
+        f"{noise.of('comparison')}."
     )
 
 
@@ -492,7 +494,8 @@ def _budget_chart(people: Sequence[Sequence[Row]], recognizer: str, *, made: boo
     return Chart(
         f"budget-{recognizer.lower().replace(' ', '-').replace('_', '-')}",
         f"Comparisons with other photos of the person that {recognizer}, {role}, still matches; "
-        f"{len(people)} people, {start.n} comparisons, 95 % intervals over people.",
+        f"{count_noun(len(people), 'person')}, {count_noun(start.n, 'comparison')}, 95 % "
+        "intervals over people.",
         Axis("largest change of a value (255ths)", low=0.0),
         Axis("matched", percent=True, low=0.0, high=1.0),
         tuple(series),
@@ -557,7 +560,9 @@ def _limits(names: Sequence[str], left_out: int) -> tuple[str, ...]:
             "recognizers it never saw is not shown. `physadv models fetch mobilefacenet` adds one.",
         )
     if left_out:
-        limits.append(f"{left_out} people were left out: too few of their faces were found.")
+        limits.append(
+            f"Left out: {count_noun(left_out, 'person')}, of whom too few faces were found."
+        )
     return tuple(limits)
 
 

@@ -460,10 +460,10 @@ def _answer(config: BoundaryConfig, rows: PartRows) -> str:
         f"In two dimensions the standard boundary crosses {_crossed(rows, standard)} of {POINTS} "
         f"boxes and the adversarially trained one {_crossed(rows, robust)}; on images a step of "
         f"l_inf {config.eps:g} in the adversarial direction makes the standard network wrong on "
-        f"{_wrong(rows, standard, 'adversarial', 1.0).of('images')} and the adversarially trained "
-        f"one on {_wrong(rows, robust, 'adversarial', 1.0).of('images')}; a step in a random "
+        f"{_wrong(rows, standard, 'adversarial', 1.0).of('image')} and the adversarially trained "
+        f"one on {_wrong(rows, robust, 'adversarial', 1.0).of('image')}; a step in a random "
         f"direction makes the standard one wrong on "
-        f"{_wrong(rows, standard, 'random', 1.0).of('images')}."
+        f"{_wrong(rows, standard, 'random', 1.0).of('image')}."
     )
 
 

@@ -20,7 +20,7 @@ from physadv.attacks.gradient import fgsm, gradient_ascent, pgd
 from physadv.core.errors import DataError
 from physadv.core.image_io import list_images, read_image
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.metrics.means import MeanInterval, mean_interval
@@ -493,12 +493,15 @@ def _answer(rows: PartRows) -> str:
     moved = _distance(rows["targeted"], "lbfgs")
     reached = _reached(rows["targeted"], "lbfgs")
     if not moved.n:
-        return f"L-BFGS moved none of {reached.n} images to a wrong class drawn at random."
+        return (
+            f"L-BFGS moved none of {count_noun(reached.n, 'image')} to a wrong class drawn at "
+            "random."
+        )
     noise = _noise_rate(rows["noise"], moved.mean)
     return (
-        f"L-BFGS moved {reached.of('images')} to a wrong class drawn at random, by a root mean "
+        f"L-BFGS moved {reached.of('image')} to a wrong class drawn at random, by a root mean "
         f"square change of {moved} where pixels span 0 to 1; noise of about that size makes "
-        f"{noise.of('images')} wrong."
+        f"{noise.of('image')} wrong."
     )
 
 
@@ -643,7 +646,8 @@ def _share_chart(rows: PartRows, goal: str, words: str) -> Chart:
     n = len({r["image"] for r in own})
     return Chart(
         f"reached-{goal}",
-        f"Share of {n} images moved to {words} within a distortion, with 95 % intervals.",
+        f"Share of {count_noun(n, 'image')} moved to {words} within a distortion, with 95 % "
+        "intervals.",
         Axis("root mean square change of a value in [0, 1]", high=LEVELS[-1], low=0.0),
         Axis("images moved", percent=True, low=0.0, high=1.0),
         tuple(series),
@@ -710,7 +714,7 @@ def _comparisons(rows: PartRows) -> tuple[Comparison, ...]:
             f"{cited}, table 1",
             f"{format_percent(PUBLISHED_ERROR, 2)} (MNIST, 60,000 training images)",
             f"{error}",
-            f"Trained on {own['trained_on']} images of the data set given here.",
+            f"Trained on {count_noun(own['trained_on'], 'image')} of the data set given here.",
         ),
         Comparison(
             "Mean distortion at which L-BFGS reaches a wrong class",

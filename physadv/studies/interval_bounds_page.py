@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.certificate_studies_config import IntervalsConfig
 from physadv.studies.page import (
@@ -154,7 +154,7 @@ def _answer(names: Sequence[str], parts: PartRows) -> str:
     return (
         f"On a network trained without bounds, intervals leave {format_percent(loose, 0)} of the "
         f"images unproven at eps {eps:g} where CROWN leaves {format_percent(tight, 0)}; trained "
-        f"with intervals at eps {at:g}, intervals alone leave {error.of('images')} unproven, "
+        f"with intervals at eps {at:g}, intervals alone leave {error.of('image')} unproven, "
         f"and CROWN proves {gain:.1f} points more."
     )
 
@@ -177,8 +177,9 @@ def _add_curves(sections: PageSections, names: Sequence[str], parts: PartRows) -
         charts.append(
             Chart(
                 f"error-{name.replace('.', '-')}",
-                f"Certified error of the network with {NETS[name].words}, {count} test images, 95 "
-                "% intervals. Below the lowest line no bound can go.",
+                f"Certified error of the network with {NETS[name].words}, "
+                f"{count_noun(count, 'test image')}, 95 % intervals. Below the lowest line no "
+                "bound can go.",
                 Axis("eps (l_inf)", low=0),
                 Axis("certified error", low=0, high=1, percent=True),
                 tuple(Series(label, _points(rows, key)) for key, label in keys.items()),
@@ -219,8 +220,8 @@ def _optimized_in_words(names: Sequence[str], parts: PartRows) -> str:
     rows = [row for name in names for row in parts[f"bounds-{name}"] if ALPHA in row]
     left = [row for row in rows if row["robust"] and not row["crown"]]
     return (
-        f"alpha-CROWN optimizes the lower lines. It was tried up to the radius of the training, "
-        f"where CROWN and PGD leave {len(left)} cases open, and proves "
+        "alpha-CROWN optimizes the lower lines. It was tried up to the radius of the training, "
+        f"where CROWN and PGD leave {count_noun(len(left), 'case')} open, and proves "
         f"{sum(bool(row[ALPHA]) for row in left)} of them."
     )
 

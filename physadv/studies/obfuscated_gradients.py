@@ -17,7 +17,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.files import make_folder
 from physadv.core.rows import Row
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.evaluation.masking_checks import masking_findings
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.studies.attack_configs import ObfuscatedConfig
@@ -485,8 +485,8 @@ def _accuracy_matrix(results: Sequence[DefenseResult]) -> Matrix:
     rates = [[result.rate(column) for column, _ in COLUMNS] for result in results]
     return Matrix(
         "apparent-and-real",
-        f"Share of {results[0].left['n']} test images classified correctly under each attack; "
-        "below, the 95 % Wilson interval.",
+        f"Share of {count_noun(results[0].left['n'], 'test image')} classified correctly under "
+        "each attack; below, the 95 % Wilson interval.",
         tuple(result.shown for result in results),
         tuple(words for _, words in COLUMNS),
         tuple(tuple(rate.rate for rate in line) for line in rates),
@@ -542,8 +542,9 @@ def _sign_matrix(results: Sequence[DefenseResult]) -> Matrix:
     return Matrix(
         "signs",
         "Signs of hidden gradients (100 % where one shows). Below, how many of "
-        f"{results[0].left['n']} images stay correct under one step, the black box, an unbounded "
-        "attack, random corners of the box, or twice the eps, against the plain attack's number.",
+        f"{count_noun(results[0].left['n'], 'image')} stayed correct under one step, the black "
+        "box, an unbounded attack, random corners of the box, or twice the eps, against the "
+        "plain attack's number.",
         tuple(result.shown for result in results),
         SIGNS,
         tuple(tuple(float(sign) for sign in result.signs()) for result in results),
@@ -639,9 +640,9 @@ def _answer(config: ObfuscatedConfig, results: Sequence[DefenseResult]) -> str:
     falsely = sum(any(result.signs()) for result in controls)
     return (
         f"Accuracy under attack (l_inf {linf_radius(config.threat):.3g}, means over the defenses "
-        f"of a kind, n = {results[0].left['n']} images each): {'; '.join(parts)}. At least one of "
-        f"five signs gives away {betrayed} of {len(hidden)} defenses, and shows in {falsely} of "
-        f"{len(controls)} nets that hide nothing."
+        f"of a kind, n = {count_noun(results[0].left['n'], 'image')} each): {'; '.join(parts)}. "
+        f"At least one of five signs gives away {betrayed} of {len(hidden)} defenses, and shows "
+        f"in {falsely} of {count_noun(len(controls), 'net')} that hide nothing."
     )
 
 

@@ -108,7 +108,7 @@ def _answer(parts: PartRows) -> str:
         f"bound certifies {sum(r['certified'] for r in robust)} of {len(robust)} points in the "
         f"plane (standard training {sum(r['certified'] for r in standard)}) and moves the "
         f"certified error of a small network at l_inf {MNIST_EPS:g} from "
-        f"{format_percent(images['standard'].rate)} to {images['polytope'].of('images')}."
+        f"{format_percent(images['standard'].rate)} to {images['polytope'].of('image')}."
     )
 
 

@@ -27,6 +27,7 @@ from physadv.core.image_io import to_tensor
 from physadv.core.rows import Row
 from physadv.core.tensor_files import read_tensors, write_tensors
 from physadv.core.types import Detections
+from physadv.core.wording import count_noun
 from physadv.datasets.class_matching import match_classes
 from physadv.datasets.read import read_detection_dataset
 from physadv.defenses.load_model import load_model
@@ -212,7 +213,7 @@ def read_photos(
             photos.append(photo)
     if len(photos) < 4:
         raise DataError(
-            f"{config.data}: {len(photos)} photos with {config.object_class}",
+            f"{config.data}: {count_noun(len(photos), 'photo')} with {config.object_class}",
             "At least four are needed",
             "Name more data, or another --object-class",
         )

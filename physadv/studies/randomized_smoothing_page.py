@@ -135,7 +135,7 @@ def _answer(
     crossing = _crossing(points)
     circles = "none" if crossing == 0 else str(crossing)
     return (
-        f"A vote over {config.votes:,} noisy copies proves {best.of('test images')} right "
+        f"A vote over {config.votes:,} noisy copies proves {best.of('test image')} right "
         f"within l_2 radius {RADIUS:g} (noise {sigma:g}, in training too; without it in training "
         f"{format_percent(plain.rate)}), and in the plane {circles} of {len(points)} certified "
         "circles reaches another class of the vote."

@@ -121,10 +121,10 @@ def _answer(config: TrainingStudyConfig, methods: dict[str, Row], epochs: Sequen
         else f"robust test error does not measurably rise after its best epoch ({rise})"
     )
     return (
-        f"At eps {config.eps:g} the attack leaves {_robust(standard).of('images')} right after "
-        f"standard training, {_robust(dear).of('images')} after PGD-7 at "
+        f"At eps {config.eps:g} the attack leaves {_robust(standard).of('image')} right after "
+        f"standard training, {_robust(dear).of('image')} after PGD-7 at "
         f"{dear['passes'] / standard['passes']:.1f} times the cost, and "
-        f"{_robust(free).of('images')} after Free-4 at "
+        f"{_robust(free).of('image')} after Free-4 at "
         f"{free['passes'] / standard['passes']:.1f} times, which {relation} PGD-7; in a "
         f"long training on few images {after}."
     )

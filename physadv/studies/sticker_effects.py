@@ -581,10 +581,10 @@ def _answer(config: PhysicalConfig, rows: PartRows, arms: Sequence[str]) -> str:
     camera = twin_ways(config)[-1].name
     return (
         f"A sticker made for one view succeeds in "
-        f"{_rate(_effect(rows, first, NO_EFFECT)).of('views')} without any effect and in "
-        f"{_rate(_effect(rows, first, ALL_EFFECTS)).of('views')} with all of "
+        f"{_rate(_effect(rows, first, NO_EFFECT)).of('view')} without any effect and in "
+        f"{_rate(_effect(rows, first, ALL_EFFECTS)).of('view')} with all of "
         f"them; of single effects {worst} costs it most ({_words(alone.get(worst))}); one made "
-        f"for the {last} succeeds in {_rate(_effect(rows, last, ALL_EFFECTS)).of('views')} with "
+        f"for the {last} succeeds in {_rate(_effect(rows, last, ALL_EFFECTS)).of('view')} with "
         "all, and in "
         f"the twin's {camera} the two in {_words(_rate(_way(rows, first, camera)))} and "
         f"{_words(_rate(_way(rows, last, camera)))}."

@@ -433,10 +433,10 @@ def transfer_page(config: TransferConfig, rows: PartRows) -> StudyPage:
 def _answer(rows: Sequence[Row]) -> str:
     own = _own(rows, "iterated")
     return (
-        f"Iterated steps that fool the network they are made for on {own.of('images')} "
-        f"fool another network on {_between(rows, 'iterated').of('images')}, with momentum and "
-        f"diverse inputs on {_between(rows, 'both').of('images')}; random signs of the same size "
-        f"fool it on {_between(rows, 'noise').of('images')}."
+        f"Iterated steps that fool the network they are made for on {own.of('image')} "
+        f"fool another network on {_between(rows, 'iterated').of('image')}, with momentum and "
+        f"diverse inputs on {_between(rows, 'both').of('image')}; random signs of the same size "
+        f"fool it on {_between(rows, 'noise').of('image')}."
     )
 
 

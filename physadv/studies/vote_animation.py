@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from physadv.core.image_io import Array
+from physadv.core.wording import count_noun
 from physadv.studies.plane_regions import POINT_COLORS
 
 _BAND, _MARGIN, _TEXT = 96, 14, 15
@@ -84,9 +85,8 @@ def draw_votes(
 def _draw_band(pen: ImageDraw.ImageDraw, side: int, frame: VoteFrame) -> None:
     """Draw the counts as a bar, and in words what they certify."""
     font = ImageFont.load_default(_TEXT)
-    plural = "vote" if frame.votes == 1 else "votes"
     certified = f"certified radius {frame.radius:.3f}" if frame.radius else "nothing certified yet"
-    pen.text((_MARGIN, side + 8), f"{frame.votes} {plural}: {certified}", _INK, font)
+    pen.text((_MARGIN, side + 8), f"{count_noun(frame.votes, 'vote')}: {certified}", _INK, font)
 
     left, width, top = float(_MARGIN), side - 2 * _MARGIN, side + 34
     for label, count in enumerate(frame.counts):

@@ -13,6 +13,7 @@ from torch import Tensor
 from physadv.core.errors import OptionError
 from physadv.core.image_io import Array, to_tensor
 from physadv.core.random_streams import drawn_positions, generator
+from physadv.core.wording import count_noun
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import LabelMap, relabeled_classes
 from physadv.datasets.split import split_by_group
@@ -156,7 +157,7 @@ class ShuffledBatches:
         device: str | torch.device = "cpu",
     ) -> None:
         if not 1 <= size <= len(part):
-            limit = f"there are {len(part)} images to train on"
+            limit = f"there are {count_noun(len(part), 'image')} to train on"
             raise OptionError(f"batch {size}", limit, "Use a smaller batch")
         self.part, self.size, self.seed, self.shift, self.device = part, size, seed, shift, device
         self.steps = len(part) // size

@@ -23,7 +23,7 @@ def test_results_show_rates_and_pictures() -> None:
     labels = net(images).argmax(1)
     attacked = physadv.attacks.fgsm(net, images, labels, eps=0.1)._repr_html_()
     assert attacked.count("<img") == MOST_PICTURES
-    assert "of 12 images are adversarial" in attacked
+    assert "of 12 images became adversarial" in attacked
 
     result = physadv.evaluate(net, (images, labels), threat="linf:1/255", attack="fgsm")
     assert str(result.robust_accuracy) in result._repr_html_()

@@ -108,7 +108,7 @@ def test_swapped_corners_are_put_in_order_and_said(tmp_path: Path) -> None:
     """A box drawn from its lower right is the same box, not a sign upside down."""
     boxes = read_boxes(table(tmp_path, "file,x0,y0,x1,y1\na.jpg,31,42,1,2\n"))
     assert boxes["a.jpg"][0].tolist() == BOX
-    assert boxes.notes == ("boxes.csv: 1 boxes have their corners swapped; put in order",)
+    assert boxes.notes == ("boxes.csv: 1 box with corners swapped; put in order",)
 
 
 def test_yolo_files_beside_the_photos(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_rows_match_by_folder_then_case_and_say_so(tmp_path: Path) -> None:
     file = table(tmp_path / "photos", "file,x0,y0,x1,y1\nday/1.jpg,1,2,31,42\n")
     signs, _, notes = read_signs(tmp_path / "photos")
     assert [(sign.group, sign.corners.tolist()) for sign in signs] == [("day/1.jpg", BOX)]
-    assert "1 photos without a box: red octagons were searched in them" in notes
+    assert "1 photo without a box: red octagons were searched in them" in notes
 
     file.write_text("file,x0,y0,x1,y1\n1.jpg,1,2,31,42\n")
     assert [sign.group for sign in read_signs(tmp_path / "photos")[0]] == ["1.jpg"]
@@ -239,7 +239,7 @@ def test_rows_match_by_folder_then_case_and_say_so(tmp_path: Path) -> None:
     signs, _, notes = read_signs(tmp_path / "photos")
     assert [sign.group for sign in signs] == ["day/1.jpg"]
     assert any("'photos/day/1.JPG' is day/1.jpg" in note for note in notes)
-    assert "boxes.csv: 1 repeated boxes count once" in notes
+    assert "boxes.csv: 1 repeated box counted once" in notes
 
 
 def test_a_name_of_several_photos_is_refused() -> None:
@@ -258,7 +258,7 @@ def test_rows_that_name_nothing_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row names a photo that is there \('b\.jpg'\)"):
         read_signs(tmp_path)
     file.write_text("file,x0,y0,x1,y1\nb.jpg,1,2,31,42\na.jpg,1,2,31,42\n")
-    assert "boxes.csv: 1 names are of no photo here: 'b.jpg'" in read_signs(tmp_path)[2]
+    assert "boxes.csv: 1 name of no photo here: 'b.jpg'" in read_signs(tmp_path)[2]
 
 
 @pytest.mark.parametrize("box", ["101,2,131,42", "-60,2,10,42", "90,70,130,110"])

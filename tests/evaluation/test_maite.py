@@ -203,7 +203,7 @@ def test_what_is_wrong_is_named() -> None:
 
     with pytest.raises(ModelError, match="classes must be known"):
         from_maite_model(Nameless(), task="detect")
-    with pytest.raises(ModelError, match="0 targets for 1 images"):
+    with pytest.raises(ModelError, match="0 targets for 1 image: "):
         from_maite_model(Nameless(), classes=["a", "b"])(torch.rand(1, 3, 4, 4))
     with pytest.raises(DataError, match="datum 0"):
         from_maite_dataset([3])

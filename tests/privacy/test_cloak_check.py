@@ -373,6 +373,7 @@ def test_whole_check_and_its_report(folders: Path, tmp_path: Path) -> None:
         "held out",
         "half size + JPEG 75",
         "Same-DSSIM noise",
+        "<td>as saved, JPEG 90, JPEG 75",
     ):
         assert said in page
     said = saved["verdict"]["words"].partition(":")[0]

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.report.bins import bin_edges, bin_index, success_rate
+from physadv.report.charts import rate_along
 from physadv.report.design import format_interval, format_percent, format_value
 from physadv.report.svg import svg_text
 
@@ -31,6 +33,19 @@ def test_edges_are_round() -> None:
     single = bin_edges([5.0], 6)
     assert len(single) == 2
     assert single[0] <= 5.0 <= single[1]
+
+
+def test_one_distance_is_one_bin_with_one_label() -> None:
+    """A sign held at one distance, a few percent off, gives one bin, named by its range; ticks
+    that are nearly equal would tell how still the camera was."""
+    bounds = bin_edges([0.761, 0.764, 0.779], 6)
+    assert bounds == [0.75, 0.8]
+    chart = rate_along({"patch": [wilson_interval(3, 4)]}, bounds, "m", "distance")
+    assert chart.count("0.75 to 0.8</text>") == 1
+    assert "0.75</text>" not in chart
+    edges = bin_edges([0.8, 4.0], 6)
+    chart = rate_along({"patch": [None] * (len(edges) - 1)}, edges, "m", "distance")
+    assert all(f">{edge:g}</text>" in chart for edge in edges)
 
 
 def test_rate_of_nothing_is_nothing() -> None:

@@ -116,3 +116,7 @@ def test_other_runs_have_no_bare_faces(album: Path) -> None:
     config.write_text(config.read_text().replace('"cloak"', '"train"'))
     with pytest.raises(DataError, match="no cloaked photos"):
         write_before_after(album, album.parent / "a")
+    config.unlink()
+    (album / "card.toml").write_text('name = "sticker"\n')
+    with pytest.raises(DataError, match="no cloaked photos"):
+        write_before_after(album, album.parent / "a")

@@ -53,6 +53,8 @@ def test_runs_without_a_page_get_one(name: str, tmp_path: Path) -> None:
     assert re.search(r'class="verdict (plain|doubt)"', text)
     assert "<td" in text
     assert str(tmp_path) not in text
+    if name == "twin":
+        assert "160 x 120 px" in text
     assert {file.suffix for file in (out / "tables").iterdir()} == {".csv", ".tex", ".md"}
 
     listed = list_runs(tmp_path)

@@ -17,6 +17,9 @@ from test_evaluate_report import FACTS, result
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.report.check_report import render_check_report
 from physadv.report.evaluate_report import render_evaluate_report
+from physadv.report.study_report import StudyChapter, render_study
+from physadv.studies.page import Section, StudyPage, Table
+from physadv.studies.registry import study_named
 
 CURVE = [
     {"eps": e, **wilson_interval(9 - k, 12).as_dict()}
@@ -145,11 +148,30 @@ def test_a_report_reads_without_scripts_and_in_print(opened: Any) -> None:
     assert page.locator("svg title").count() == 3
     assert page.get_by_text("Images broken").is_visible()
 
-    page, _ = opened(evaluation())
+    folded = "<details><summary>Settings</summary><p id='folded'>seed 0</p></details>"
+    page, _ = opened(evaluation().replace("<footer>", f"{folded}<footer>"))
+    assert not page.locator("#folded").is_visible()
     page.emulate_media(media="print")
     assert not page.locator("details.values").is_visible()
+    if page.evaluate("CSS.supports('selector(::details-content)')"):
+        assert page.locator("#folded").bounding_box()["height"] > 0
     arrow = "getComputedStyle(document.querySelector('button.sort'), '::after').display"
     assert page.evaluate(arrow) == "none"
+
+
+def test_a_phone_shows_every_row_and_column(opened: Any, tmp_path: Path) -> None:
+    """A wide table of a study stands row under row, with the heads beside their cells; one that
+    can be sorted loses no row."""
+    table = Table("six", "Six columns.", tuple("abcdef"), (tuple("123456"),) * 4)
+    page = StudyPage("It is so.", (Section("Figures", (table,)),))
+    html = render_study(StudyChapter(study_named("samples"), page, {}, tmp_path, 0.0))
+    page, _ = opened(html)
+    rows = page.locator("table.stacked tr").all()
+    assert [row.is_visible() for row in rows] == [False, True, True, True, True]
+    cell = page.locator("table.stacked td").nth(5)
+    assert cell.evaluate("td => getComputedStyle(td, '::before').content") == '"f: "'
+    box = cell.bounding_box()
+    assert box["x"] + box["width"] <= 390
 
 
 def test_tables_lose_no_column_in_print(opened: Any) -> None:

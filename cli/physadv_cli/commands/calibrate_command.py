@@ -10,7 +10,7 @@ import typer
 
 from physadv.calibration.config import CameraFitConfig, ChartConfig, ColorFitConfig
 from physadv.core.addresses import public_address
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv_cli.configured import from_config
 from physadv_cli.help import ServeWithoutPort
 from physadv_cli.runs import RunOptions, console, print_findings, print_unused
@@ -186,7 +186,7 @@ def _print_fit(profile: ColorProfile) -> None:
     for name, error in profile.maps.items():
         mark = " <- chosen" if name == profile.map else ""
         table.add_row(f"{name}{mark}", f"{error['mean']:.2f}", f"{error['p95']:.2f}")
-    console.print(f"Leave-one-out color differences over {profile.n_patches} colors:")
+    console.print(f"Leave-one-out color differences over {count_noun(profile.n_patches, 'color')}:")
     console.print(table)
 
     rejected = ", ".join(f"{n} {why}" for why, n in profile.about["rejected"].items() if n)
@@ -203,8 +203,8 @@ def _print_fit(profile: ColorProfile) -> None:
     held_out = profile.about.get("held_out")
     if held_out:
         console.print(
-            f"Measured on {held_out['n']} other colors: dE00 {held_out['mean']:.2f} mean, "
-            f"{held_out['p95']:.2f} at 95 %."
+            f"Measured on {count_noun(held_out['n'], 'other color')}: dE00 {held_out['mean']:.2f} "
+            f"mean, {held_out['p95']:.2f} at 95 %."
         )
     print_findings(profile.about["doubts"])
 
@@ -276,11 +276,10 @@ def _solve_lens(
 
 def _camera_summary(profile: CameraProfile, path: Path) -> str:
     lines = [
-        f"{profile.n_views} views, {profile.rms_px:.2f} px off on average: focal length "
-        f"{profile.fx:.1f} x {profile.fy:.1f} px "
-        f"(+-{format_percent(profile.about['focal_uncertainty'], 2)}), "
-        f"center {profile.cx:.1f}, {profile.cy:.1f}, "
-        f"distortion {', '.join(f'{k:.4f}' for k in profile.distortion)}",
+        f"{count_noun(profile.n_views, 'view')}, {profile.rms_px:.2f} px off on average: focal "
+        f"length {profile.fx:.1f} x {profile.fy:.1f} px "
+        f"(+-{format_percent(profile.about['focal_uncertainty'], 2)}), center {profile.cx:.1f}, "
+        f"{profile.cy:.1f}, distortion {', '.join(f'{k:.4f}' for k in profile.distortion)}",
         f"profile: {path}",
         f"next: physadv patch --camera-profile {path}",
     ]

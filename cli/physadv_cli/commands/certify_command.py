@@ -166,7 +166,11 @@ def _watch_properties(task: VerificationTask, log: ProgressLog) -> None:
 
 def _properties_summary(result: dict[str, Any], rows: list[Row], *, stopped: bool) -> str:
     """For people: the first properties, the counts, and where everything is."""
-    lines = [f"stopped after {len(rows)} of {result['properties']} properties"] if stopped else []
+    lines = (
+        [f"stopped after {len(rows)} of {count_noun(result['properties'], 'property')}"]
+        if stopped
+        else []
+    )
     for row in rows[:20]:
         reason = f"  {row['reason']}" if "reason" in row else ""
         lines.append(f"{row['property']}  {row['verdict']}  {row['seconds']:.1f} s{reason}")

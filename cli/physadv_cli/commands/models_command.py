@@ -87,7 +87,7 @@ def list_models(
         installed = weights_of(card.name) is not None
         group = "ready" if installed else "fetchable"
         remedy = "" if installed else remedy_for(card.name)
-        facts = [card.task, f"{len(card.classes)} classes", card.licence, remedy]
+        facts = [card.task, count_noun(len(card.classes), "class"), card.licence, remedy]
         entries[group].append((card.name, "; ".join(filter(None, facts))))
         groups[group] += 1
         rows.append({**card.as_dict(), "here": installed, "group": group})

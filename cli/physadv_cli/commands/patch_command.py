@@ -12,7 +12,7 @@ import typer
 from physadv.core import shared_fields as shared
 from physadv.core.run_folder import locked_file
 from physadv.core.shared_fields import MODEL_HELP, WEIGHTS_HELP
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.patches.config import PatchConfig
 from physadv.patches.measure_config import TransferConfig, VerifyConfig, VisibilityConfig
 from physadv_cli import options
@@ -274,7 +274,7 @@ def _optimize(run: PatchRun) -> bool:
             for step in run.steps():
                 if step.best_rate is not None:
                     rate = format_percent(step.best_rate.rate, 0)
-                    success = f"{rate} of {step.best_rate.n} valid draws"
+                    success = f"{rate} of {count_noun(step.best_rate.n, 'valid draw')}"
                 note = f"loss {step.loss:.3f}  held-out success {success}"
                 progress.update(work, completed=step.step, note=note)
         except KeyboardInterrupt:
@@ -479,7 +479,10 @@ def list_bundles(
         size = f"{row['width_mm']:g} x {row['height_mm']:g} mm"
         success = f"held-out success {row['success']}"
         print_entry(row["name"], f"{row['effect']}, made on {row['model']}, {size}; {success}")
-    run.finish({"bundles": rows}, f"{len(rows)} bundles: physadv patch show NAME, print NAME.")
+    run.finish(
+        {"bundles": rows},
+        f"{count_noun(len(rows), 'bundle')}: physadv patch show NAME, print NAME.",
+    )
 
 
 def show(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from physadv.core.findings import Finding
+from physadv.core.wording import count_noun
 from physadv.printing.config import PrintConfig
 from physadv_cli.configured import from_config
 from physadv_cli.runs import RunOptions, print_findings
@@ -186,7 +187,7 @@ def _summary(sheet: PrintedSheet, size: str, paper: str, profile: str | None) ->
     on = (
         f"on {paper}"
         if sheet.tiled is None
-        else f"on {len(sheet.tiled.tiles)} tiles of {paper}, assembled by page 1"
+        else f"on {count_noun(len(sheet.tiled.tiles), 'tile')} of {paper}, assembled by page 1"
         if sheet.tiled.assembled
         else f"on {paper} without markers around it"
     )

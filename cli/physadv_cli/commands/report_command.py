@@ -76,10 +76,9 @@ def report(
             # It tells the result of the check as well.
             report_run(folder, run, write_check_report(folder))
             return
+        faces = [] if before is None else [write_before_after(folder, before)]
         page = rebuild_report(folder)
-        files = _export(page, drawn, listed)
-        if before is not None:
-            files.append(write_before_after(folder, before))
+        files = [*_export(page, drawn, listed), *faces]
         if open_page:
             _open(page if before is None else files[-1])
         result = {"run": str(folder), "report": str(page), "files": [str(file) for file in files]}

@@ -177,8 +177,8 @@ def _signs(
     held_out = [p for p in large if p.group in groups]
     if held_out and len(held_out) < len(large):
         notes.append(
-            f"{len(held_out)} photos held out from the patch's optimization are filmed, "
-            f"{len(large) - len(held_out)} are not"
+            f"filmed: {count_noun(len(held_out), 'photo')} held out from the patch's "
+            f"optimization, not the other {len(large) - len(held_out)}"
         )
     placement = patch.card.placement
     scenes = []

@@ -11,6 +11,7 @@ from physadv.core.csv_tables import read_csv
 from physadv.core.errors import DataError
 from physadv.core.image_io import list_files
 from physadv.core.text import read_file, read_text
+from physadv.core.wording import count_noun
 from physadv.datasets.box_annotations import (
     CLASS_FILES,
     MAX_COCO_BYTES,
@@ -100,7 +101,7 @@ class BoxTable(Mapping[str, list[Corners]]):
             else:
                 of_photo[name].append(box)
         if repeated:
-            notes.append(f"{self.path.name}: {repeated} repeated boxes count once")
+            notes.append(f"{self.path.name}: {count_noun(repeated, 'repeated box')} counted once")
         return dict(of_photo), notes
 
 
@@ -131,7 +132,7 @@ def read_boxes(path: Path, class_name: str | None = None) -> BoxTable:
 
     turned = sum(box.box[0] > box.box[2] or box.box[1] > box.box[3] for box in boxes)
     if turned:
-        notes.append(f"{path.name}: {turned} boxes have their corners swapped; put in order")
+        notes.append(f"{path.name}: {count_noun(turned, 'box')} with corners swapped; put in order")
     boxes = [in_order(box) for box in boxes]
     return BoxTable(path, _of_class(path, boxes, class_name, notes), notes)
 
@@ -212,7 +213,9 @@ def match_names(
     if loose:
         notes.append(f"{path.name}: matched by another case or folder: {_few(loose)}")
     if absent:
-        notes.append(f"{path.name}: {len(absent)} names are of no photo here: {_few(absent)}")
+        notes.append(
+            f"{path.name}: {count_noun(len(absent), 'name')} of no photo here: {_few(absent)}"
+        )
     return matched, notes
 
 
@@ -298,7 +301,7 @@ def _read_json(path: Path) -> list[LabeledBox]:
     """Read the boxes of a COCO or CreateML file; crowds are left out."""
     listing = parse_json_boxes(read_text(path, most_bytes=MAX_COCO_BYTES), str(path))
     if listing.without_area:
-        count = f"{listing.without_area} boxes have a side of 0 px"
+        count = f"{count_noun(listing.without_area, 'box')} with a side of 0 px"
         raise DataError(f"'{path}': {count}", "A box has an area", "Correct them")
     return [box for box in listing.boxes if not box.is_crowd]
 
@@ -317,14 +320,14 @@ def _of_class(
     if chosen:
         if len(chosen) < len(boxes):
             notes.append(
-                f"{path.name}: {len(chosen)} boxes of {class_name} taken, "
+                f"{path.name}: {count_noun(len(chosen), 'box')} of {class_name} taken, "
                 f"{len(boxes) - len(chosen)} of other classes left out"
             )
         return chosen
     if len(classes) > 1:
         listed = ", ".join(f"{name or 'unnamed'} ({n})" for name, n in classes.most_common(5))
         raise DataError(
-            f"'{path}' has boxes of {len(classes)} classes: {listed}",
+            f"'{path}' has boxes of {count_noun(len(classes), 'class')}: {listed}",
             f"None is {class_name}" if class_name else "Boxes of one class are needed",
             "Keep the boxes of the sign or object alone, or name its class as the model does",
         )

@@ -24,6 +24,7 @@ from physadv.core.random_streams import numpy_generator
 from physadv.core.sign_artwork import SignFace, sign_face
 from physadv.core.stop_signs import STOP_NAMES, VARIED
 from physadv.core.synthetic_backgrounds import synthetic_background
+from physadv.core.wording import count_noun
 from physadv.datasets import read_dataset
 from physadv.datasets.box_annotations import Corners, LabeledBox, box_corners
 from physadv.eot.scenes.boxes import BOXES_FILE, find_box_file, read_boxes
@@ -337,8 +338,9 @@ def _photo_parts(
         notes.append("one photo only: judged on the photo it was optimized on, with other draws")
     else:
         notes.append(
-            f"{names} photos split by photo: {_photo_count(train)} train (drawn signs beside "
-            f"them), {_photo_count(test)} test{' (drawn signs beside them)' if varied else ''}"
+            f"{count_noun(names, 'photo')} split by photo: {_photo_count(train)} train (drawn "
+            f"signs beside them), {_photo_count(test)} "
+            f"test{' (drawn signs beside them)' if varied else ''}"
         )
 
     if not validation:
@@ -398,7 +400,9 @@ def read_signs(
     ]
 
     if searched and any(picture.corners for picture in pictures):
-        notes.append(f"{searched} photos without a box: red octagons were searched in them")
+        notes.append(
+            f"{count_noun(searched, 'photo')} without a box: red octagons were searched in them"
+        )
     if photos and faces and not mixes:
         notes.append(f"{len(faces)} drawings left out beside photos")
     if not photos and not faces:

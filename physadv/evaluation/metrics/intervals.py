@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from physadv.core.errors import OptionError
-from physadv.core.wording import format_ends, format_percent
+from physadv.core.wording import count_noun, format_ends, format_percent
 
 _Array = npt.NDArray[np.float64]
 
@@ -59,18 +59,19 @@ class RateInterval:
         """Return the share for the middle of a sentence, with its ends and what it is a share of.
 
         Args:
-            noun: What was tried, in the plural.
+            noun: What was tried, in the singular.
 
         Example:
-            >>> wilson_interval(8, 10).of("images")
+            >>> wilson_interval(8, 10).of("image")
             '80.0 % [49.0 %, 94.3 %] of 10 images'
         """
+        tried = count_noun(self.n, noun)
         if self.n == 0:
-            return f"none of 0 {noun}"
+            return f"none of {tried}"
         if self.too_few:
-            return f"{format_percent(self.rate)} of {self.n:,} {noun} (too few for an interval)"
+            return f"{format_percent(self.rate)} of {tried} (too few for an interval)"
         ends = format_ends(self.low, self.high, 1)
-        return f"{format_percent(self.rate)} {ends} of {self.n:,} {noun}"
+        return f"{format_percent(self.rate)} {ends} of {tried}"
 
     @property
     def too_few(self) -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
+from physadv.core.wording import count_noun
 
 
 def thermometer_quantize(images: Tensor, levels: int = 16) -> Tensor:
@@ -262,7 +263,7 @@ class GaussianClassifier(nn.Module):
             short = int(counts.argmin())
             raise OptionError(
                 f"class {short}",
-                f"has {int(counts[short])} images, and 2 are needed to fit it",
+                f"has {count_noun(int(counts[short]), 'image')}, and 2 are needed to fit it",
                 "Give more images",
             )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from physadv.core.files import make_folder
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows, replace_rows
-from physadv.core.wording import format_percent
+from physadv.core.wording import count_noun, format_percent
 from physadv.datasets import DatasetSummary, read_dataset
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import claim_folder
@@ -192,7 +192,10 @@ def stopping_point(rounds: Sequence[dict[str, int]]) -> str:
     if not rounds:
         return "one round"
     last = rounds[-1]
-    budget = f"{last['queries']} queries, {last['steps']} steps, {last['seeds']} seeds"
+    budget = (
+        f"{count_noun(last['queries'], 'query')}, {count_noun(last['steps'], 'step')}, "
+        f"{count_noun(last['seeds'], 'seed')}"
+    )
     if last["broken"] == 0:
         return f"{budget}: none of {last['attacked']} broken"
     if last["broken"] == last["attacked"]:

@@ -21,6 +21,7 @@ from physadv.core.rows import Row, replace_rows
 from physadv.core.stop_signs import PLAIN
 from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.core.tensor_files import write_tensors
+from physadv.core.wording import count_noun
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import match_classes
 from physadv.datasets.gtsrb import HELD_OUT, SPLIT_SEED
@@ -207,7 +208,7 @@ def load_sign_data(recipe: SignRecipe) -> SignTrainingData:
 
     signs = read_dataset(recipe.data, split="train")
     if signs.boxes is None or len(signs.classes) > BACKGROUND:
-        content = f"{len(signs.classes)} classes"
+        content = count_noun(len(signs.classes), "class")
         if signs.boxes is None:
             content += " without boxes"
         raise DataError(
@@ -465,9 +466,10 @@ def _sizes(training_data: SignTrainingData) -> str:
     signs, photos = training_data.signs, training_data.photos
     held_signs, held_photos = training_data.validation_signs, training_data.validation_photos
     return (
-        f"{len(signs)} frames of {len(set(signs.groups))} tracks and {len(photos)} photos to train "
-        f"on, {len(held_signs)} frames of {len(set(held_signs.groups))} tracks and "
-        f"{len(held_photos)} photos held out"
+        f"{count_noun(len(signs), 'frame')} of {count_noun(len(set(signs.groups)), 'track')} and "
+        f"{count_noun(len(photos), 'photo')} to train on, {count_noun(len(held_signs), 'frame')} "
+        f"of {count_noun(len(set(held_signs.groups)), 'track')} and "
+        f"{count_noun(len(held_photos), 'photo')} held out"
     )
 
 
