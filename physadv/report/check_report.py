@@ -170,6 +170,7 @@ def render_check_report(
         clear=all(change["low"] > 0 for change in summary["differences"].values()),
         figures=check_figures(rows, table, settings),
         examples=_groups(pictures),
+        subject=_subject(rows, pictures),
         limits=measurement_limits(rows, settings),
         facts=measurement_facts(settings),
         rows_path=rows_path,
@@ -231,6 +232,19 @@ def _what(rows: Sequence[Row], settings: Settings) -> str:
     )
     started = time_in_words(str(settings.get("started", "")))
     return f"{count_noun(len(rows), 'frame')}, {started}, from {sources}"
+
+
+def _subject(
+    rows: Sequence[Row], pictures: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Choose a frame of each block, of the outcome that most of its frames have."""
+    chosen = []
+    for block in ("clean", "blank", "patch"):
+        outcomes = Counter(row["success"] for row in rows if row["block"] == block)
+        usual = max(outcomes, key=outcomes.__getitem__, default=None)
+        alike = [p for p in pictures if (p["block"], p["success"]) == (block, usual)]
+        chosen += [(block, picture) for picture in alike[:1]]
+    return chosen
 
 
 def _groups(pictures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

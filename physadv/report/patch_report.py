@@ -28,6 +28,9 @@ Bins = Sequence[Mapping[str, Any]]
 _BLOCKS = {"patch": "success", "blank": "blank_success", "clean": "clean_recognised"}
 
 
+_FILES = ("patch.png", "mask.png", "card.toml", "rows.jsonl")
+
+
 def write_patch_report(folder: str | Path) -> Path:
     """Write report.html of the patch bundle in ``folder``, replacing an earlier one.
 
@@ -49,17 +52,19 @@ def write_patch_report(folder: str | Path) -> Path:
             "Make the patch with `physadv patch`",
         )
     page, preview = member_of(bundle.folder, HTML), member_uri(bundle.folder, PREVIEW)
+    files = [name for name in _FILES if member_of(bundle.folder, name).is_file()]
     with foreign_errors(str(bundle.folder), BundleError, "has a card that cannot be shown"):
-        content = render_patch_report(bundle.card, preview=preview)
+        content = render_patch_report(bundle.card, preview=preview, files=files)
     return write_text(page, content)
 
 
-def render_patch_report(card: PatchCard, *, preview: str = "") -> str:
+def render_patch_report(card: PatchCard, *, preview: str = "", files: Sequence[str] = ()) -> str:
     """Render the page.
 
     Args:
         card: Card of the bundle.
         preview: Its preview as a data URI; none where empty.
+        files: Names of files beside the page that it links to.
 
     Returns:
         The page as HTML.
@@ -85,6 +90,7 @@ def render_patch_report(card: PatchCard, *, preview: str = "") -> str:
         visibility=[_visibility(curve) for curve in card.visibility.get("curves", [])],
         rule=card.visibility.get("rule", ""),
         preview=preview,
+        files=files,
         eot=card.eot,
     )
 

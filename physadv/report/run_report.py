@@ -195,7 +195,17 @@ def _film(root: Path, config: Mapping[str, Any]) -> RunPage:
         picture="contact.png",
         words="One frame of each clip; a row a block: clean, blank, patch.",
         tables=[("Clips", ("Clip", "Camera", "Frames", "Distance", "Yaw"), rows)],
-        links=("sheet.pdf", "truth.jsonl", "twin.json"),
+        links=("sheet.pdf", *_clip_files(root), "truth.jsonl", "twin.json"),
+    )
+
+
+def _clip_files(root: Path) -> list[str]:
+    """Names of the clips of a film, as links on its page."""
+    folder = member_of(root, "clips")
+    return (
+        [f"clips/{file.name}" for file in sorted(folder.glob("*.*"))[:_SHOWN]]
+        if folder.is_dir()
+        else []
     )
 
 

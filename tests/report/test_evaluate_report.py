@@ -50,6 +50,24 @@ def test_one_attack_alone_is_called_that(attacks: str, alone: bool) -> None:
     assert ("runs the whole ensemble" in page) == alone
 
 
+def test_the_strongest_example_comes_first() -> None:
+    """Its pictures stand before findings and tables, and each example once."""
+    examples = [
+        {
+            "uris": {kind: f"data:{number}-{kind}" for kind in ("clean", "change", "adversarial")},
+            "label": "stop",
+            "clean": "stop",
+            "clean_confidence": 0.9,
+            "verdict": "yield",
+            "confidence": 0.8,
+        }
+        for number in (1, 2)
+    ]
+    page = render_evaluate_report(result(), {**FACTS, "attacks": "ensemble"}, examples)
+    assert page.index("data:1-clean") < page.index("Results by attack") < page.index("data:2-clean")
+    assert page.count("data:1-clean") == page.count("data:2-clean") == 1
+
+
 def test_doubts_and_an_unfinished_run_are_shown() -> None:
     """Neither passes for a finished evaluation without doubts."""
     doubt = {"name": "at-chance", "finding": "guessing", "remedy": "Check the classes"}
