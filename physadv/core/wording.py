@@ -36,7 +36,6 @@ _LABELS = {
     "judge_boxes": "Boxes of these signs",
     "judge_other": "Photos without stop signs, to judge",
     "part": "Half of the test images",
-    "steps": "Attack steps",
     "baselines": "Baselines of noise and blur",
 }
 _SPELLED = {"jpeg": "JPEG", "eot": "EOT", "pgd": "PGD", "cpu": "CPU", "vnnlib": "VNNLIB"}
