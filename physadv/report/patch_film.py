@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,7 @@ from physadv.core.animations import save_gif
 from physadv.core.errors import OptionError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array
+from physadv.core.model_settings import ModelSettings
 from physadv.core.rows import Row
 from physadv.core.visible_text import visible_line
 from physadv.core.wording import count_noun, format_percent
@@ -93,6 +94,8 @@ def film_patch(
         _simulate(patch, Path(folder), twin, frames, frame_size, seed)
         report("judging")
         given: dict[str, Any] = {} if weights is None else {"weights": weights}
+        if model == patch.card.victim.name:
+            given |= _recorded_reading(patch)
         rows = check(twin, bundle=patch.folder, model=model, **given).rows
         answers = {(str(row["block"]), int(row["frame"])): row for row in rows}
         with open_frame_source(twin) as source:
@@ -105,6 +108,15 @@ def film_patch(
     return PatchFilm(
         list(_composed(pictures)), sum(bool(row["success"]) for row in judged), len(judged)
     )
+
+
+def _recorded_reading(patch: PatchBundle) -> dict[str, Any]:
+    """Return how the patch's own model was read, as the card records it; no file is read."""
+    recorded = patch.card.optimisation
+    given = {f.name: recorded[f.name] for f in fields(ModelSettings) if f.name in recorded}
+    if "," not in str(given.get("classes", ",")):
+        del given["classes"]  # It may be the name of a file.
+    return given
 
 
 def write_film(film: PatchFilm, path: str | Path) -> Path:

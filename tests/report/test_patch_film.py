@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
+from bundle_fixtures import demo_bundle
 from PIL import Image
 
 from physadv.core.errors import OptionError
 from physadv.core.package_data import bundle_folder
-from physadv.report.patch_film import PatchFilm, film_patch, write_film
+from physadv.report.patch_film import PatchFilm, _recorded_reading, film_patch, write_film
 
 
 def test_a_film_shows_clean_beside_patch(tmp_path: Path) -> None:
@@ -27,6 +30,18 @@ def test_a_film_shows_clean_beside_patch(tmp_path: Path) -> None:
 
     file = write_film(film, tmp_path / "film.gif")
     assert Image.open(file).n_frames == 2
+
+
+def test_a_model_of_ones_own_is_read_as_its_card_records(tmp_path: Path) -> None:
+    """Its classes come from the card, so that the patch's true class is known; a file that a card
+    names for them is not read."""
+    bundle = demo_bundle(tmp_path / "sticker", torch.rand(1, 3, 40, 60))
+    card = bundle.card
+    own = replace(card.victim, name="shape_of_numbers:make")
+    for classes, read in (("stop,go", {"classes": "stop,go"}), ("names.txt", {})):
+        recorded = {"classes": classes, "bgr": True}
+        patch = replace(bundle, card=replace(card, victim=own, optimisation=recorded))
+        assert _recorded_reading(patch) == {**read, "bgr": True}
 
 
 def test_an_mp4_can_be_read_back(tmp_path: Path) -> None:

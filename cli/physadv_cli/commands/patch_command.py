@@ -520,6 +520,7 @@ def preview(
     weights: options.Weights = None,
     frames: Annotated[int, options.option_of(shared.FrameCount, "--frames")] = 24,
     seed: Annotated[int, options.option_of(shared.Seed, "--seed")] = 0,
+    trust: options.Trust = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -549,7 +550,7 @@ def preview(
         )
     found = read_bundle(bundle_folder(bundle))
     run.held.enter_context(locked_file(video))
-    with run.held, code_typed([model] if model else [], trust=False):
+    with run.held, code_typed([model] if model else [], trust=trust):
         film = film_patch(
             found,
             model=model,
