@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def run_evaluation(config: SampleConfig, run: RunOptions, **settings: Any) -> No
         evaluation, stopped = part.do_share(
             lambda folder, shard: task.start(folder, save, shard=shard),
             lambda evaluation: evaluation.ledger,
-            lambda evaluation, _: _watch(evaluation),
+            lambda evaluation, _: _watch(evaluation, task.facts),
         )
         outcomes = []
         if part.is_first:
@@ -140,15 +141,17 @@ def _prepare(config: SampleConfig, model: LoadedModel, settings: dict[str, Any])
     return task
 
 
-def _watch(evaluation: Evaluation) -> None:
+def _watch(evaluation: Evaluation, facts: Mapping[str, Any]) -> None:
     """Run with a bar: samples finished, accuracy so far, time left."""
+    from physadv.report.design import format_setting
     from physadv_cli.progress import bar
 
     with bar() as progress:
         tasks: dict[str, Any] = {}
         for step in evaluation.run():
             if step.round not in tasks:
-                name = "attacking" if step.round == "rows" else step.round.replace("curve-", "eps ")
+                _, of_curve, eps = step.round.partition("curve-")
+                name = f"eps {format_setting(eps, 'eps', facts)}" if of_curve else "attacking"
                 tasks[step.round] = progress.add_task(name, total=step.total)
             progress.update(tasks[step.round], completed=step.done, note=_note(step))
 

@@ -25,6 +25,7 @@ from physadv.evaluation.metrics.intervals import (
     wilson_interval,
 )
 from physadv.evaluation.progress_log import IDENTITY, is_same_entry
+from physadv.report.check_facts import model_under_test
 from physadv.report.check_folder import read_check
 from physadv.threat.parsing import parse_eps
 
@@ -95,7 +96,7 @@ class FigureChange:
     def headline(self) -> str:
         """Both shares and the verdict in a line."""
         rates = f"{format_percent(self.before.rate)} -> {format_percent(self.after.rate)}"
-        return f"{self.name:10}{rates}: {self.verdict}"
+        return f"{self.name:12}{rates}: {self.verdict}"
 
     @property
     def detail(self) -> str:
@@ -188,7 +189,9 @@ def _figures_of_check(root: Path) -> RunFigures:
         rates["success"] = table["patch"].attack
     if not rates:
         raise DataError(f'"{root}"', "it has no finished frame yet", "Let the run go on")
-    return RunFigures(root, "check", str(settings.get("model", "a model")), settings, {}, rates)
+    model = str(model_under_test(settings).get("name", "a model"))
+    patch = (settings.get("bundle") or {}).get("name", "a patch")
+    return RunFigures(root, "check", f"{patch} on {model}", settings, {}, rates)
 
 
 def compare_runs(baseline: RunFigures, other: RunFigures) -> list[FigureChange]:

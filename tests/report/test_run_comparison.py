@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_check_report import ROWS, SETTINGS
 
 from physadv.core.errors import DataError
 from physadv.core.rows import append_rows
@@ -102,6 +103,19 @@ def test_unlike_runs_are_refused(tmp_path: Path, other: dict[str, str], said: st
     write_run(tmp_path / "b", [True] * 5, **other)
     with pytest.raises(DataError, match=said):
         compare_runs(read_figures(tmp_path / "a"), read_figures(tmp_path / "b"))
+
+
+def test_checks_are_named_by_patch_and_model(tmp_path: Path) -> None:
+    """A check compared with itself: nothing changes, and the longest name keeps its distance."""
+    append_rows(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "config.toml").write_text('command = "check"\n')
+    (tmp_path / "check.json").write_text(json.dumps({**SETTINGS, "bundle": {"name": "sticker"}}))
+    figures = read_figures(tmp_path)
+    assert figures.subject == f"sticker on {SETTINGS['victim']['name']}"
+    changes = compare_runs(figures, figures)
+    assert {change.name for change in changes} == {"recognized", "success"}
+    assert all(change.verdict == "no clear change" for change in changes)
+    assert all(change.headline.startswith(f"{change.name} ") for change in changes)
 
 
 def test_runs_are_listed_with_what_they_measured(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def compare(
     before, after = read_figures(baseline), read_figures(folder)
     changes = compare_runs(before, after)
     for side, name in ((before, "baseline"), (after, "run")):
-        console.print(visible_line(f"{name:10}{side.subject}  ({side.folder})"), soft_wrap=True)
+        console.print(visible_line(f"{name:12}{side.subject}  ({side.folder})"), soft_wrap=True)
     if changes and changes[0].change.paired:
         console.print(
             f"{count_noun(changes[0].before.n, 'image')} that both have, compared in pairs"
