@@ -21,6 +21,16 @@ PAGES = [
 ]
 
 
+JOBS = sorted((ROOT / "examples" / "ci").iterdir())
+
+
+def job_commands(file: Path) -> Iterator[str]:
+    """Every command of this program in a job of a CI service."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if found := re.search(r"\b(physadv [a-z][^\"\n]*)", line):
+            yield found[1]
+
+
 def commands(page: Path) -> Iterator[str]:
     """Every line of a fenced block that starts with ``physadv``, continued lines joined, comments
     cut."""
@@ -37,6 +47,10 @@ CASES = [
     pytest.param(page, line, id=f"{page.name}: {line[:60]}")
     for page in PAGES
     for line in commands(page)
+] + [
+    pytest.param(file, line, id=f"{file.name}: {line[:60]}")
+    for file in JOBS
+    for line in job_commands(file)
 ]
 
 
@@ -89,6 +103,17 @@ def test_what_a_page_says_can_be_typed(page: Path, line: str) -> None:
     assert wanted <= known | {"--help", "--version"}, (
         f"{page.name}: {sorted(wanted - known)} in: {line}"
     )
+
+
+def test_a_job_judges_and_keeps_what_the_gate_writes() -> None:
+    """The example for each CI service runs one command with a requirement, and names the files that
+    it writes for that service."""
+    assert [file.name for file in JOBS] == ["Jenkinsfile", "github.yml", "gitlab-ci.yml"]
+    for file in JOBS:
+        (line,) = job_commands(file)
+        assert "--require 'robust >= 0.5'" in line
+        text = file.read_text(encoding="utf-8")
+        assert ("requirements.sarif" if file.name == "github.yml" else "requirements.xml") in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
