@@ -133,7 +133,7 @@ def test_yolo_folder_of_its_own_with_names(tmp_path: Path) -> None:
     table(tmp_path, "car\nstop sign\n", "classes.txt")
     signs, _, notes = read_signs(tmp_path / "images", class_name="stop_sign")
     assert [np.round(sign.corners).tolist() for sign in signs] == [BOX]
-    assert any("1 boxes of stop_sign taken, 1 of other classes" in note for note in notes)
+    assert any("1 box of stop_sign taken, 1 of other classes" in note for note in notes)
     with pytest.raises(DataError, match=r"2 classes: car \(1\), stop sign \(1\)"):
         read_signs(tmp_path / "images")
 
