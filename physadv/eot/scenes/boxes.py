@@ -184,7 +184,7 @@ def match_names(
     Example:
         >>> match_names(["photos/A.JPG", "b.jpg"], ["a.jpg"], Path("boxes.csv"))[1]
         ["boxes.csv: matched by another case or folder: 'photos/A.JPG' is a.jpg", \
-"boxes.csv: 1 names are of no photo here: 'b.jpg'"]
+"boxes.csv: 1 name of no photo here: 'b.jpg'"]
     """
     matched: dict[str, str] = {}
     loose, absent = [], []

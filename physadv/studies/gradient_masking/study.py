@@ -187,7 +187,7 @@ def stopping_point(rounds: Sequence[dict[str, int]]) -> str:
 
     Example:
         >>> stopping_point([{"queries": 2000, "seeds": 2, "steps": 80, "attacked": 6, "broken": 0}])
-        '2000 queries, 80 steps, 2 seeds: none of 6 broken'
+        '2,000 queries, 80 steps, 2 seeds: none of 6 broken'
     """
     if not rounds:
         return "one round"
