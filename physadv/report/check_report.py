@@ -35,7 +35,7 @@ from physadv.report.check_facts import (
     source_name,
 )
 from physadv.report.check_figures import check_figures
-from physadv.report.check_folder import read_check, read_example_frames
+from physadv.report.check_folder import moving_frames, read_check, read_example_frames
 from physadv.report.design import render_page, time_in_words
 from physadv.report.sim_to_real import known_stages, stage_changes
 
@@ -75,8 +75,13 @@ def _made(root: Path, html: Path) -> tuple[dict[str, Any], str]:
         "rows": str(root / ROWS),
         "report": str(html),
     }
-    pictures = read_example_frames(member_of(root, EXAMPLES))
-    return summary, render_check_report(rows, settings, pictures, rows_path=ROWS)
+    examples = member_of(root, EXAMPLES)
+    pictures = read_example_frames(examples)
+    clips = {
+        block: moving_frames(examples, shots) for block, shots in _usual(rows, pictures).items()
+    }
+    page = render_check_report(rows, settings, pictures, rows_path=ROWS, clips=clips)
+    return summary, page
 
 
 def summarize_check(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
@@ -136,6 +141,7 @@ def render_check_report(
     pictures: Sequence[Mapping[str, Any]],
     *,
     rows_path: str,
+    clips: Mapping[str, str] | None = None,
 ) -> str:
     """Render the page.
 
@@ -144,6 +150,8 @@ def render_check_report(
         settings: Settings of the check, as check.json holds them.
         pictures: Example rows with a data URI under ``uri``.
         rows_path: Path of the rows, printed at the foot of the page.
+        clips: Data URI of an animation of example frames by block; still pictures where there is
+            none.
 
     Returns:
         The page as HTML.
@@ -170,7 +178,8 @@ def render_check_report(
         clear=all(change["low"] > 0 for change in summary["differences"].values()),
         figures=check_figures(rows, table, settings),
         examples=_groups(pictures),
-        subject=_subject(rows, pictures),
+        subject={block: shots[0] for block, shots in _usual(rows, pictures).items() if shots},
+        clips=clips or {},
         limits=measurement_limits(rows, settings),
         facts=measurement_facts(settings),
         rows_path=rows_path,
@@ -234,16 +243,15 @@ def _what(rows: Sequence[Row], settings: Settings) -> str:
     return f"{count_noun(len(rows), 'frame')}, {started}, from {sources}"
 
 
-def _subject(
+def _usual(
     rows: Sequence[Row], pictures: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, Mapping[str, Any]]]:
-    """Choose a frame of each block, of the outcome that most of its frames have."""
-    chosen = []
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the example frames of each block, of the outcome that most of its frames have."""
+    chosen = {}
     for block in ("clean", "blank", "patch"):
         outcomes = Counter(row["success"] for row in rows if row["block"] == block)
         usual = max(outcomes, key=outcomes.__getitem__, default=None)
-        alike = [p for p in pictures if (p["block"], p["success"]) == (block, usual)]
-        chosen += [(block, picture) for picture in alike[:1]]
+        chosen[block] = [p for p in pictures if (p["block"], p["success"]) == (block, usual)]
     return chosen
 
 

@@ -3,6 +3,8 @@ alone."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import save_png
@@ -237,21 +240,34 @@ def test_examples_are_carried_in_the_page(tmp_path: Path) -> None:
     assert "patch: goal met" in parsed.words
 
 
-def test_a_frame_of_each_block_comes_first(tmp_path: Path) -> None:
-    """Before any table: clean, blank, patch, each of the outcome that most of its frames have."""
+def test_frames_of_each_block_come_first_and_move(tmp_path: Path) -> None:
+    """Before any table: clean, blank, patch, each an animation of its frames of the outcome that
+    most of its frames have, and a still picture for those who want no motion."""
     folder, listed = run_folder(tmp_path), []
     for number, row in enumerate(ROWS):
         name = f"{number}.png"
-        save_png(folder / "examples" / name, np.full((8, 8, 3), number % 250, np.uint8))
-        listed.append({"file": name, **row, "clip": f"shown-{number}"})
+        save_png(folder / "examples" / name, np.full((8, 8, 3), 37 * number % 256, np.uint8))
+        listed.append({"file": name, **row})
     (folder / "examples" / "index.json").write_text(json.dumps(listed))
     page = write_check_report(folder).html.read_text()
     first = page[: page.index("Results by block")]
-    shown = [int(number) for number in re.findall(r"shown-(\d+)", first)]
-    assert [ROWS[number]["block"] for number in shown] == ["clean", "blank", "patch"]
-    for number in shown:
-        own = [row["success"] for row in ROWS if row["block"] == ROWS[number]["block"]]
-        assert own.count(ROWS[number]["success"]) * 2 >= len(own)
+
+    shown = re.findall(r'src="data:image/webp;base64,([^"]+)" alt="(\w+) frames', first)
+    assert [block for _, block in shown] == ["clean", "blank", "patch"]
+    assert first.count('media="(prefers-reduced-motion: reduce), print"') == 3
+    for data, block in shown:
+        own = [row["success"] for row in ROWS if row["block"] == block]
+        usual = own.count(True) * 2 > len(own)
+        expected = [
+            37 * number % 256
+            for number, row in enumerate(ROWS)
+            if (row["block"], row["success"]) == (block, usual)
+        ]
+        with Image.open(io.BytesIO(base64.b64decode(data))) as film:
+            found = [
+                float(np.asarray(f.convert("RGB")).mean()) for f in ImageSequence.Iterator(film)
+            ]
+        np.testing.assert_allclose(found, expected, atol=3)
 
 
 def test_same_rows_same_page(tmp_path: Path) -> None:
