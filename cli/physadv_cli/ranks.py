@@ -7,6 +7,7 @@ does what needs all rows, prints and writes the report.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -218,7 +219,15 @@ def joined_processes() -> Iterator[ProcessGroup]:
         )
 
     usual = signal.signal(signal.SIGTERM, ended)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # What torchrun keeps across restarts (--max-restarts) holds the addresses of ended processes.
+    store, rank, count = next(distributed.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=distributed.PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=count,
+    )
     try:
         yield ProcessGroup.current()
     finally:

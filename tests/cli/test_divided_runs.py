@@ -30,6 +30,21 @@ def make():
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
         torch.nn.Linear(512, 4))
 """
+FRAIL = """
+import os, signal
+import own
+
+def make():
+    net, calls = own.make(), []
+    def count(*_):
+        calls.append(0)
+        if len(calls) > 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("RANK") == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        net.register_forward_pre_hook(count)
+    return net
+"""
+"""The same model, which kills the second of several processes once."""
 EVALUATE = ("evaluate", "--threat", "linf:0.01", "--curve", "0.005", "--batch-size", "5")
 PATCH = ("patch", "--steps", "3", "--draws", "5", "--test-draws", "12", "--resolution", "8")
 CERTIFY = ("certify", "--threat", "l2:0.1", "--sigma", "0.25", "--n", "200", "--batch-size", "64")
@@ -54,10 +69,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def torchrun(processes: int) -> list[str]:
+def torchrun(processes: int, *options: str) -> list[str]:
     """The command line that starts physadv in so many processes. Without the two dashes, torchrun
     takes options such as --n for its own."""
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m"]
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *options, "-m"]
     return [sys.executable, *start, "--", "physadv"]
 
 
@@ -210,6 +225,24 @@ def test_a_killed_process_ends_the_job_which_resumes_with_another_number(
     kill_one(job)
     physadv(place, *EVALUATE, *COMMON, "--out", str(out), processes=2)
     assert rows(out) == rows(place / "evaluated")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ended_processes_again(place: Path, tmp_path: Path) -> None:
+    """With --max-restarts, both are started again where one is killed, and end with all rows."""
+    (place / "frail.py").write_text(FRAIL)
+    words = (*EVALUATE, *COMMON, "--model", "frail:make", "--out", str(tmp_path / "out"))
+    done = subprocess.run(
+        [*torchrun(2, "--max-restarts", "1"), *words],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("torchrun ended the job") == 1
+    assert rows(tmp_path / "out") == rows(place / "evaluated")
 
 
 def test_a_patch_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
