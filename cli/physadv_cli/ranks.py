@@ -210,6 +210,8 @@ def joined_processes() -> Iterator[ProcessGroup]:
         return
     import torch
     from torch import distributed
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public all the same
+    from torch.distributed.rendezvous import rendezvous
 
     def ended(_number: int, _frame: object) -> None:
         raise JobEndedError(
@@ -220,11 +222,11 @@ def joined_processes() -> Iterator[ProcessGroup]:
 
     usual = signal.signal(signal.SIGTERM, ended)
     # What torchrun keeps across restarts (--max-restarts) holds the addresses of ended processes.
-    store, rank, count = next(distributed.rendezvous("env://"))
+    store, rank, count = next(rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-        store=distributed.PrefixStore(f"attempt {attempt}", store),
+        store=PrefixStore(f"attempt {attempt}", store),
         rank=rank,
         world_size=count,
     )
