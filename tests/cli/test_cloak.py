@@ -173,7 +173,7 @@ def test_a_check_ends_by_its_requirement(tmp_path: Path, monkeypatch: pytest.Mon
     """Exit code 3 where too few recognizers are independent, whatever they match, and 0 where two
     keep the limit; a figure of another command is refused."""
     monkeypatch.chdir(tmp_path)
-    for person in range(3):
+    for person in range(10):
         for shot in range(2):
             photo = drawn_photo(140, 140, KnownFinder()(np.zeros((140, 140, 3)))[0], person=person)
             file = tmp_path / "photos" / f"p{person}" / f"{shot}.png"
