@@ -176,7 +176,7 @@ class DatasetSummary:
         total = sum(present.values())
         images = count_noun(total, "image")
         absent = len(self.counts) - len(present)
-        classes = f"{len(present)} class{'es' if len(present) != 1 else ''}"
+        classes = count_noun(len(present), "class")
         if absent:
             classes += f" ({absent} without an image)"
         if len(present) <= _LISTED_CLASSES:

@@ -384,7 +384,7 @@ def test_a_summary_is_short_however_many_classes(tmp_path: Path, count: int) -> 
     data = read_dataset(path)
     summary = data.summary.of_labels(data.labels.tolist(), data.classes, image_sizes="4x4 px")
     text = "\n".join(summary.lines())
-    assert f"{len(labels)} images of {count} class" in text
+    assert f"{len(labels):,} images of {count:,} class" in text
     assert max(len(line) for line in summary.lines()) < 200 + len(str(path))
     assert (": 0: 1, 1: 1, 2: 2" in text) == (count == 3)
     assert len(summary.as_dict()["images_by_class"]) == count
