@@ -67,8 +67,14 @@ def test_card_follows_from_its_rows(name: str) -> None:
     rows = list(read_rows(bundle.folder / "rows.jsonl"))
     again = summarize_rows(rows, by_group=shared)
     faces = [each["name"] for each in held.get("by_face", []) if each["name"] != PHOTOS]
-    if faces:
-        assert [each.as_dict() for each in rates_by_face(rows, faces)] == held["by_face"]
+    by_face = [each.as_dict() for each in rates_by_face(rows, faces)] if faces else []
+    for found, recorded in zip(by_face, held.get("by_face", []), strict=True):
+        assert found.keys() == recorded.keys()
+        for key, value in found.items():
+            # Processors differ in the last digit of an interval.
+            assert value == (
+                pytest.approx(recorded[key]) if isinstance(value, dict) else recorded[key]
+            )
     for key in (
         "success",
         "blank_success",
