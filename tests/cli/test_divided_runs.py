@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import commandline
@@ -76,11 +77,14 @@ def torchrun(processes: int, *options: str) -> list[str]:
     return [sys.executable, *start, "--", "physadv"]
 
 
-def physadv(folder: Path, *words: str, processes: int = 0) -> subprocess.CompletedProcess[str]:
-    """The finished command, alone or started by torchrun in several processes."""
+def physadv(
+    folder: Path, *words: str, processes: int = 0, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """The finished command, alone or started by torchrun, with its options, in several
+    processes."""
     if processes:
         done = subprocess.run(
-            [*torchrun(processes), *words],
+            [*torchrun(processes, *options), *words],
             cwd=folder,
             env=environment(),
             capture_output=True,
@@ -232,15 +236,7 @@ def test_torchrun_starts_ended_processes_again(place: Path, tmp_path: Path) -> N
     """With --max-restarts, both are started again where one is killed, and end with all rows."""
     (place / "frail.py").write_text(FRAIL)
     words = (*EVALUATE, *COMMON, "--model", "frail:make", "--out", str(tmp_path / "out"))
-    done = subprocess.run(
-        [*torchrun(2, "--max-restarts", "1"), *words],
-        cwd=place,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = physadv(place, *words, processes=2, options=("--max-restarts", "1"))
     assert done.stderr.count("torchrun ended the job") == 1
     assert rows(tmp_path / "out") == rows(place / "evaluated")
 
