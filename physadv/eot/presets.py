@@ -169,7 +169,7 @@ def read_ranges(path: str | Path) -> dict[str, Range]:
     return ranges_from_table(stated, str(path))
 
 
-_SIZES = ("size_px", "frame_share")
+_ABOVE_ZERO = ("size_px", "frame_share", "frame_aspect")
 """Ranges that are drawn uniform in the logarithm."""
 
 
@@ -201,9 +201,15 @@ def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Ran
             raise OptionError(
                 f"{name} = {value} in '{source}'", "A probability lies in 0 to 1", "Correct it"
             )
-        if name in _SIZES and low <= 0:
+        if name == "frame_place" and not 0 <= low <= high <= 1:
             raise OptionError(
-                f"{name} = {value} in '{source}'", "A size is more than 0", "Correct it"
+                f"{name} = {value} in '{source}'",
+                "A place lies in 0 to 1, edge to edge of the frame",
+                "Correct it",
+            )
+        if name in _ABOVE_ZERO and low <= 0:
+            raise OptionError(
+                f"{name} = {value} in '{source}'", "It must be more than 0", "Correct it"
             )
         checked[name] = (low, high)
     return checked

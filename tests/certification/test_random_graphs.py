@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from physadv.certification.bounds import neuron_boxes
 from physadv.certification.bounds.alpha_crown import optimized_boxes
 from physadv.certification.bounds.clause_boxes import Domain, narrowed
+from physadv.certification.bounds.graph import LayerGraph
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.neuron_boxes import branched_boxes
 from physadv.certification.bounds.neuron_splits import PartBounds, Problem
@@ -119,6 +120,16 @@ def hold(seed: int) -> str:
     return "bounded"
 
 
+def values_in(ball: InputBall, graph: LayerGraph, draw: torch.Generator) -> dict[int, Tensor]:
+    """The values of every node, by its number, at 400 random points and corners of a ball."""
+    noise = torch.randn((400, *SHAPE), generator=draw, dtype=torch.float64)
+    noise[::2] = noise[::2].sign()
+    values = {0: ball.repeated(400).nearest(ball.center + ball.eps * noise)}
+    for number, node in enumerate(graph.nodes[1:], 1):
+        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    return values
+
+
 def parts_hold(seed: int) -> bool:
     """Assert that on the graph of one seed, split into parts by random neurons, no point has a
     margin below the bound of a part it lies in; False where the graph is refused."""
@@ -145,12 +156,7 @@ def parts_hold(seed: int) -> bool:
             numbers += 0.1 * torch.randn(numbers.shape, generator=draw)
     bound = bounds.exact_bound(bounds.optimized(parts, (2,)))[:, 0]
 
-    noise = torch.randn((400, *SHAPE), generator=draw, dtype=torch.float64)
-    noise[::2] = noise[::2].sign()
-    tried = ball.repeated(400).nearest(images[:1] + EPS[norm] * noise)
-    values = {0: tried}
-    for number, node in enumerate(graph.nodes[1:], 1):
-        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    values = values_in(ball, graph, draw)
     margins = torch.einsum("mc,nc->mn", rows[parts.clauses, 0], values[len(graph.nodes) - 1])
     inside = torch.ones_like(margins, dtype=torch.bool)
     for source, neurons in bounds.neurons.items():
@@ -176,12 +182,7 @@ def boxes_hold(seed: int) -> bool:
 
     norm = list(EPS)[seed % 2]
     ball = InputBall(images[:1], EPS[norm], norm)
-    noise = torch.randn((400, *SHAPE), generator=draw, dtype=torch.float64)
-    noise[::2] = noise[::2].sign()
-    tried = ball.repeated(400).nearest(images[:1] + EPS[norm] * noise)
-    values = {0: tried}
-    for number, node in enumerate(graph.nodes[1:], 1):
-        values[number] = node.layer.value(*(values[i] for i in node.inputs))
+    values = values_in(ball, graph, draw)
     rows = margin_forms(labels[:1], CLASSES, torch.float64)[0, :1][:, None]
     margins = values[len(graph.nodes) - 1] @ rows[0, 0]
     shift, none = -margins.quantile(0.1).view(1, 1), torch.zeros(1, 1, dtype=torch.float64)

@@ -300,6 +300,8 @@ def test_ranges_are_read_from_toml(tmp_path: Path) -> None:
         ("shadow_probability = 1.5", "0 to 1"),
         ("size_px = [0, 0]", "more than 0"),
         ("frame_share = [-1, 1]", "more than 0"),
+        ("frame_aspect = 0", "more than 0"),
+        ("frame_place = [-1, 3]", "0 to 1"),
         ("eot = 3", "table"),
         ("yaw_deg = [", "no valid TOML"),
     ],
