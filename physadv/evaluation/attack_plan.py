@@ -15,7 +15,7 @@ from physadv.attacks._classifier_step import Classifier
 from physadv.attacks._guarded_model import guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
-from physadv.evaluation.stages import AttackStage, Family, StageInput, in_pixels
+from physadv.evaluation.stages import AttackStage, Family, StageInput, in_pixels, settings_of
 from physadv.threat.constraints import LpBall
 from physadv.threat.losses import loss_by_name
 
@@ -45,15 +45,6 @@ class _Named:
     steps: str | None = "steps"
     takes: tuple[str, ...] = ()
     targeted: bool = True
-
-
-def _with_momentum(**fixed: Any) -> Callable[..., AttackResult]:
-    """Momentum together with views or neighbors of the images, the usual choice for transfer."""
-
-    def attack(model: Classifier, images: Tensor, labels: Tensor, **options: Any) -> AttackResult:
-        return attacks.mi_fgsm(model, images, labels, **fixed, **options)
-
-    return attack
 
 
 def _nes(
@@ -88,7 +79,8 @@ ATTACKS: dict[str, _Named] = {
     "ascent": _Named(attacks.gradient_ascent, takes=("levels", "speed", "loss")),
     "mifgsm": _Named(attacks.mi_fgsm, takes=("levels", "seed", "index", "loss")),
     **{
-        name: _Named(_with_momentum(**more), takes=("levels", "seed", "index", "loss"))
+        # Together with momentum, the usual choice for transfer.
+        name: _Named(partial(attacks.mi_fgsm, **more), takes=("levels", "seed", "index", "loss"))
         for name, more in _VIEWS.items()
     },
     "universal": _Named(
@@ -144,6 +136,7 @@ def attack_by_name(
         "black" if settings.surrogates else attack.family,
         lambda case: _run(attack, case, settings),
         divisible=name not in _OF_BATCHES and not (targeted and "starts" in attack.takes),
+        settings=settings_of(attack.function),
     )
 
 

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ class CertificationTask:
             "method": config.method,
             "norm": "patch" if config.method == "patch" else config.norm,
             "seed": config.seed,
+            "physadv": version("physadv"),
             **method.facts,
             **reading_facts(config.model_settings),
         }

@@ -8,7 +8,7 @@ made on a folded copy of the model, and only close calls get FAB and the long ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from physadv.evaluation.stages import (
     BestFound,
     StageInput,
     in_pixels,
+    recorded_stage,
     sample_verdicts,
 )
 from physadv.threat.constraints import LpBall
@@ -58,6 +59,7 @@ sample is given up, unless Square brought it nearer than the gradients did, and 
 margin that must have gone since the number before. On most nets Square stands still after 200."""
 NEARER = 0.9
 """Share of the gradients' margin below which Square's shows that the gradients mislead."""
+_SPARSE_RS = in_pixels(sparse_search)
 
 
 @dataclass(frozen=True)
@@ -152,17 +154,19 @@ def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
     samples, long for close calls; in l_0 PGD_0, sigma-zero and Sparse-RS."""
     if norm == "l0":
         return [
-            AttackStage("pgd-ce", "white", lambda case: _pgd_l0(case, "ce", steps=20)),
-            AttackStage("pgd-margin", "white", lambda case: _pgd_l0(case, "margin", steps=60)),
-            AttackStage("sigma-zero", "white", _sigma_zero),
-            AttackStage("sparse-rs", "black", _asked(in_pixels(sparse_search), queries=1000)),
+            recorded_stage("pgd-ce", "white", _pgd_l0, loss="ce", steps=20),
+            recorded_stage("pgd-margin", "white", _pgd_l0, loss="margin", steps=60),
+            recorded_stage("sigma-zero", "white", _sigma_zero, attack=sigma_zero),
+            recorded_stage("sparse-rs", "black", _asked, attack=_SPARSE_RS, queries=1000),
         ]
     return [
-        AttackStage("apgd-ce", "white", lambda case: _apgd(case, "ce", steps=10)),
-        AttackStage("apgd-t", "white", lambda case: apgd_targeted(case, count=3, steps=20)),
-        AttackStage("fab-t", "white", _short_fab),
-        AttackStage("apgd-long", "white", lambda case: close_calls(case, CLOSE, _long)),
-        AttackStage("square", "black", _square),
+        recorded_stage("apgd-ce", "white", _apgd, loss="ce", steps=10),
+        recorded_stage("apgd-t", "white", apgd_targeted, count=3, steps=20),
+        recorded_stage("fab-t", "white", _short_fab, below=CLOSE, count=2, steps=24),
+        recorded_stage("apgd-long", "white", _long, below=CLOSE, candidates=MANY),
+        recorded_stage(
+            "square", "black", _square, queries=QUERIES, give_up=GIVE_UP, nearer_than=NEARER
+        ),
     ]
 
 
@@ -175,10 +179,10 @@ def quick_stages(norm: Norm = "linf") -> list[AttackStage]:
 def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
     """Return the attacks in ``norm`` on a model without gradients, by its scores and its labels."""
     if norm == "l0":
-        return [AttackStage("sparse-rs", "black", _asked(in_pixels(sparse_search), queries=5000))]
-    plan = [AttackStage("square", "black", _asked(square_attack, queries=5000))]
+        return [recorded_stage("sparse-rs", "black", _asked, attack=_SPARSE_RS, queries=5000)]
+    plan = [recorded_stage("square", "black", _asked, attack=square_attack, queries=5000)]
     if norm == "linf":
-        plan.append(AttackStage("rays", "black", _rays))
+        plan.append(recorded_stage("rays", "black", _rays, attack=rays))
     return plan
 
 
@@ -193,9 +197,35 @@ def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
             "l0 by classes alone", "Sparse-RS needs scores", "Use linf, l2 or l1, or ask for scores"
         )
     if norm == "l1":
-        return [AttackStage("geoda", "black", _asked(geoda, queries=5000))]
-    rays_first = [AttackStage("rays", "black", _rays)] if norm == "linf" else []
-    return [*rays_first, AttackStage("hopskipjump", "black", _asked(hopskipjump))]
+        return [recorded_stage("geoda", "black", _asked, attack=geoda, queries=5000)]
+    rays_first = [recorded_stage("rays", "black", _rays, attack=rays)] if norm == "linf" else []
+    return [*rays_first, recorded_stage("hopskipjump", "black", _asked, attack=hopskipjump)]
+
+
+def plan_record(norm: Norm, plan: Sequence[AttackStage] = ()) -> dict[str, Any]:
+    """Return the settings of the stages of a plan, for the record of a run.
+
+    Args:
+        norm: Norm of the threat.
+        plan: Attacks in order; none for those that an evaluation chooses by what the model gives.
+
+    Returns:
+        By the name of each stage its settings; without a plan, by each that may be chosen.
+
+    Example:
+        >>> plan_record("l0")["sparse-rs"]["queries"]
+        1000
+    """
+    plans: dict[str, Sequence[AttackStage]] = {"": plan}
+    if not plan:
+        plans = {"": standard_stages(norm), "scores ": score_based_stages(norm)}
+        plans |= {} if norm == "l0" else {"classes ": decision_stages(norm)}
+        plans["curve "] = quick_stages(norm)
+    return {
+        what + stage.name: dict(stage.settings)
+        for what, stages in plans.items()
+        for stage in stages
+    }
 
 
 AUTOATTACK_NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -224,36 +254,30 @@ def autoattack_stage(name: str, norm: Norm, *, restarts: int = 1) -> AttackStage
         known = ", ".join(AUTOATTACK_NAMES)
         raise OptionError(f"attack {name!r}", f"one of {known}", "Choose one of these")
     if name == "square":
-        return AttackStage(name, "black", _asked(square_attack, queries=5000))
+        return recorded_stage(name, "black", _asked, attack=square_attack, queries=5000)
 
     near = 5 if norm == "l1" else 9
     runs: dict[str, Callable[[StageInput], AttackResult]] = {
-        "apgd-ce": lambda case: _apgd(case, "ce", steps=100, restarts=restarts),
-        "apgd-dlr": lambda case: _apgd(case, "dlr", steps=100, restarts=restarts),
-        "apgd-t": lambda case: apgd_targeted(case, count=near, steps=100, candidates=MANY),
+        "apgd-ce": partial(_apgd, loss="ce", steps=100, restarts=restarts),
+        "apgd-dlr": partial(_apgd, loss="dlr", steps=100, restarts=restarts),
+        "apgd-t": partial(apgd_targeted, count=near, steps=100, candidates=MANY),
         "fab": _fab,
-        "fab-t": lambda case: fab_targeted(case, count=9, steps=200),
+        "fab-t": partial(fab_targeted, count=9, steps=200),
     }
-    return AttackStage(name, "white", runs[name])
+    return recorded_stage(name, "white", runs[name])
 
 
-def _asked(
-    attack: Callable[..., AttackResult], **budget: Any
-) -> Callable[[StageInput], AttackResult]:
-    """Return the run of a black-box attack within the threat of its case."""
-
-    def run(case: StageInput) -> AttackResult:
-        return attack(
-            case.gradient_model,
-            case.images,
-            case.labels,
-            eps=case.ball.eps,
-            norm=case.ball.norm,
-            seed=case.seed,
-            **budget,
-        )
-
-    return run
+def _asked(case: StageInput, *, attack: Callable[..., AttackResult], **budget: Any) -> AttackResult:
+    """Run a black-box attack within the threat of its case."""
+    return attack(
+        case.gradient_model,
+        case.images,
+        case.labels,
+        eps=case.ball.eps,
+        norm=case.ball.norm,
+        seed=case.seed,
+        **budget,
+    )
 
 
 def _pgd_l0(case: StageInput, loss: Loss, steps: int) -> AttackResult:
@@ -272,8 +296,8 @@ def _pgd_l0(case: StageInput, loss: Loss, steps: int) -> AttackResult:
     )
 
 
-def _sigma_zero(case: StageInput) -> AttackResult:
-    return sigma_zero(
+def _sigma_zero(case: StageInput, attack: Callable[..., AttackResult]) -> AttackResult:
+    return attack(
         case.model,
         case.images,
         case.labels,
@@ -304,41 +328,57 @@ def _apgd(
     )
 
 
-def _short_fab(case: StageInput) -> AttackResult:
+def _short_fab(case: StageInput, below: float, count: int, steps: int) -> AttackResult:
     """FAB-T on close calls; of two classes, on all samples."""
-    below = CLOSE if _classes(case) > 2 else torch.inf
-    return close_calls(case, below, lambda part: fab_targeted(part, count=2, steps=24))
+    below = below if _classes(case) > 2 else torch.inf
+    return close_calls(case, below, partial(fab_targeted, count=count, steps=steps))
 
 
-def _long(case: StageInput) -> AttackResult:
-    """APGD of 100 steps on cross-entropy; then 25 towards each of nine classes, and 100 towards the
-    three that these brought nearest."""
-    kept = BestFound(case)
-    kept.update(torch.arange(len(case.images)), _apgd(case, "ce", steps=100))
-    rows = kept.unbroken()
-    if not len(rows):
+def _long(
+    case: StageInput,
+    below: float,
+    candidates: int,
+    steps: int = 100,
+    count: int = 9,
+    first_steps: int = 25,
+    best: int = 3,
+) -> AttackResult:
+    """On close calls: APGD of ``steps`` on cross-entropy; then ``first_steps`` towards each of
+    ``count`` classes, and ``steps`` towards the ``best`` that these brought nearest."""
+
+    def run(part: StageInput) -> AttackResult:
+        kept = BestFound(part)
+        kept.update(torch.arange(len(part.images)), _apgd(part, "ce", steps=steps))
+        rows = kept.unbroken()
+        if not len(rows):
+            return kept.result()
+
+        targets = nearest_classes(part.pick(rows), count, candidates)
+        toward = partial(_toward, steps=first_steps)
+        short, margins = _toward_each(part.pick(rows), targets, toward)
+        kept.update(rows, short)
+        left = ~short.success
+        if bool(left.any()):
+            nearest = targets.gather(1, margins.argsort(dim=1, stable=True))[left, :best]
+            last = _toward_each(part.pick(rows[left]), nearest, partial(_toward, steps=steps))[0]
+            kept.update(rows[left], last)
         return kept.result()
 
-    targets = nearest_classes(case.pick(rows), 9, MANY)
-    short, margins = _toward_each(case.pick(rows), targets, partial(_toward, steps=25))
-    kept.update(rows, short)
-    left = ~short.success
-    if bool(left.any()):
-        nearest = targets.gather(1, margins.argsort(dim=1, stable=True))[left, :3]
-        last = _toward_each(case.pick(rows[left]), nearest, partial(_toward, steps=100))[0]
-        kept.update(rows[left], last)
-    return kept.result()
+    return close_calls(case, below, run)
 
 
 def _toward(case: StageInput, targets: Tensor, steps: int) -> AttackResult:
     return _apgd(case, "dlr", steps, targets)
 
 
-def _square(case: StageInput) -> AttackResult:
+def _square(
+    case: StageInput, queries: int, give_up: Mapping[int, tuple[float, float]], nearer_than: float
+) -> AttackResult:
     """Square, which needs no gradient, for as long as it brings a sample nearer to breaking."""
-    nearer = NEARER * case.near if _classes(case) > 2 else torch.full_like(case.near, torch.inf)
-    give_up = {n: (nearer.clamp_min(margin), gone) for n, (margin, gone) in GIVE_UP.items()}
-    return _asked(square_attack, queries=QUERIES, give_up=give_up)(case)
+    infinite = torch.full_like(case.near, torch.inf)
+    nearer = nearer_than * case.near if _classes(case) > 2 else infinite
+    limits = {n: (nearer.clamp_min(margin), gone) for n, (margin, gone) in give_up.items()}
+    return _asked(case, attack=square_attack, queries=queries, give_up=limits)
 
 
 @torch.no_grad()
@@ -347,8 +387,8 @@ def _classes(case: StageInput) -> int:
     return case.gradient_model(case.images[:1]).shape[1]
 
 
-def _rays(case: StageInput) -> AttackResult:
-    return rays(case.gradient_model, case.images, case.labels, eps=case.ball.eps)
+def _rays(case: StageInput, attack: Callable[..., AttackResult]) -> AttackResult:
+    return attack(case.gradient_model, case.images, case.labels, eps=case.ball.eps)
 
 
 def apgd_targeted(

@@ -34,6 +34,7 @@ from physadv.defenses.load_model import load_model
 from physadv.evaluation.adversarial_examples import AdversarialExamples, ExampleSaver
 from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
 from physadv.evaluation.data import EvaluationData, SampleSource, open_samples
+from physadv.evaluation.ensemble import plan_record
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.progress_log import claim_folder
@@ -434,6 +435,7 @@ def prepare_evaluation(
     }
     identity = {
         "curve": radii,
+        "plan": plan_record(ball.norm, plan),
         "attack": names,
         "attack_code": _attack_code(attack),
         "steps": steps,

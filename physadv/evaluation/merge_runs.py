@@ -18,7 +18,7 @@ from physadv.core.rows import Row, read_rows, replace_rows
 from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
 from physadv.core.text import read_text
-from physadv.evaluation.progress_log import IDENTITY, ProgressLog, is_same_entry
+from physadv.evaluation.progress_log import IDENTITY, ProgressLog, differences
 
 _RECORDS = (CONFIG, IDENTITY, "environment.json")
 _COMMANDS = ("attack", "evaluate", "certify")
@@ -169,15 +169,10 @@ def _command_of(folder: Path) -> str:
 def _refuse_other_settings(identities: dict[Path, dict[str, Any]]) -> None:
     first, expected = next(iter(identities.items()))
     for folder, found in identities.items():
-        keys = sorted(expected.keys() | found.keys())
-        differing = [
-            key for key in keys if not is_same_entry(key, expected.get(key), found.get(key))
-        ]
+        differing = differences(expected, found)
         if differing:
-            key = differing[0]
             raise DataError(
-                f'"{folder}" is a run of other settings than "{first}" '
-                f"({key} {expected.get(key)} -> {found.get(key)})",
+                f'"{folder}" is a run of other settings than "{first}" ({differing[0]})',
                 "Shards are of one run",
                 _REMEDY,
             )

@@ -9,7 +9,7 @@ already written before the interruption, so that a batch consists of the same sa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,15 +183,7 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
         return False
 
     recorded = read_table(file, remedy="Name another --out", finite=False)
-    current = json.loads(json.dumps(identity, default=str))
-
-    # The options that users set come first; others, such as the curve, follow from them.
-    first = ("victim", "data", "threat")
-    differing = [
-        f"{key} {_in_words(recorded.get(key))} -> {_in_words(current.get(key))}"
-        for key in sorted(recorded.keys() | current.keys(), key=lambda k: (k not in first, k))
-        if not is_same_entry(key, recorded.get(key), current.get(key))
-    ]
+    differing = differences(recorded, identity)
     if differing:
         raise OptionError(
             f'"{folder}" holds a run of another configuration ({", ".join(differing[:4])})',
@@ -199,6 +191,37 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
             "Name another --out, repeat the settings to resume that run, or add --overwrite",
         )
     return True
+
+
+def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return the entries in which two identities differ, each in words.
+
+    Args:
+        recorded: The one recorded earlier.
+        current: The other one; entries that JSON does not hold are taken as their texts.
+
+    Example:
+        >>> differences({"seed": 1, "plan": {"pgd": {"steps": 5}}}, {"plan": {"pgd": {"steps": 9}}})
+        ['plan pgd steps 5 -> 9', 'seed 1 -> None']
+    """
+    old, new = _entries(recorded), _entries(json.loads(json.dumps(current, default=str)))
+
+    # The options that users set come first; others, such as the curve, follow from them.
+    first = ("victim", "data", "threat")
+    return [
+        f"{key} {_in_words(old.get(key))} -> {_in_words(new.get(key))}"
+        for key in sorted(old.keys() | new.keys(), key=lambda k: (k not in first, k))
+        if not is_same_entry(key, old.get(key), new.get(key))
+    ]
+
+
+def _entries(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of an identity, those of tables within it under both names."""
+    entries: dict[str, Any] = {}
+    for key, value in identity.items():
+        inner = _entries(value) if isinstance(value, Mapping) else {}
+        entries |= {f"{key} {name}": item for name, item in inner.items()} or {key: value}
+    return entries
 
 
 def is_same_entry(key: str, old: Any, new: Any) -> bool:

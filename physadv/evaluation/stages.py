@@ -6,8 +6,11 @@ is judged here and not by the attack's own gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -43,19 +46,20 @@ def in_pixels(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult
     Returns:
         Function that takes ``eps`` in its place, and the one norm it knows.
     """
+    return partial(_within_pixels, attack=attack)
 
-    def run(
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: float,
-        norm: Literal["l0"] = "l0",
-        **options: Any,
-    ) -> AttackResult:
-        return attack(model, images, labels, pixels=int(eps), **options)
 
-    return run
+def _within_pixels(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    attack: Callable[..., AttackResult],
+    eps: float,
+    norm: Literal["l0"] = "l0",
+    **options: Any,
+) -> AttackResult:
+    return attack(model, images, labels, pixels=int(eps), **options)
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,66 @@ class AttackStage:
         run: The function that runs it.
         divisible: Whether the samples of a batch have no part in each other's result, so that it
             may run on parts of a batch that memory does not hold.
+        settings: Numbers and words that it runs with, recorded with a run, which another plan
+            does not resume.
     """
 
     name: str
     family: Family
     run: Callable[[StageInput], AttackResult]
     divisible: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def recorded_stage(
+    name: str, family: Family, run: Callable[..., AttackResult], **settings: Any
+) -> AttackStage:
+    """Return a stage that runs ``run(case, **settings)``, and whose record are these settings.
+
+    Args:
+        name: Its name.
+        family: Whether it takes gradients.
+        run: Function of the stage's input and ``settings``.
+        **settings: Its settings; an attack among them is recorded with its own defaults.
+    """
+    bound = partial(run, **settings)
+    return AttackStage(name, family, bound, settings=settings_of(bound))
+
+
+def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the settings that decide a function's result: bound ones and defaults, by name.
+
+    Args:
+        function: A function, or a ``functools.partial`` of one.
+
+    Returns:
+        Numbers, texts, and mappings of them; of a function among them its name and settings.
+
+    Example:
+        >>> settings_of(partial(round, ndigits=2))
+        {'ndigits': 2}
+    """
+    bound = function.keywords if isinstance(function, partial) else {}
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return {name: _as_record(value) for name, value in {**defaults, **bound}.items()}
+
+
+def _as_record(value: Any) -> Any:
+    """A setting as JSON holds it, the same in each process."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _as_record(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_record(item) for item in value]
+    if inspect.isroutine(value) or isinstance(value, partial):
+        inner = value.func if isinstance(value, partial) else value
+        return {"function": getattr(inner, "__name__", ""), **settings_of(value)}
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class VerificationTask:
             "networks": len(networks),
             "time_limit": config.time_limit,
             "seed": config.seed,
+            "physadv": version("physadv"),
             "files_sha256": _digest(found),
         }
         return cls(tuple(found), config.time_limit, config.seed, facts)

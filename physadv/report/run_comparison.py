@@ -24,7 +24,7 @@ from physadv.evaluation.metrics.intervals import (
     paired_share_difference,
     wilson_interval,
 )
-from physadv.evaluation.progress_log import IDENTITY, is_same_entry
+from physadv.evaluation.progress_log import IDENTITY, differences
 from physadv.report.check_facts import model_under_test
 from physadv.report.check_folder import read_check
 from physadv.threat.parsing import parse_eps
@@ -251,12 +251,13 @@ def _refuse_unlike(baseline: RunFigures, other: RunFigures) -> None:
         )
     if baseline.command == "check":
         return
-    keys = sorted((baseline.settings.keys() | other.settings.keys()) - _SUBJECT)
-    for key in keys:
-        old, new = baseline.settings.get(key), other.settings.get(key)
-        if not is_same_entry(key, old, new):
-            raise DataError(
-                f"runs with other settings ({key} {old} -> {new})",
-                "Only the model may differ",
-                remedy,
-            )
+    # Runs of earlier versions do not record their plan.
+    apart = _SUBJECT | ({"plan"} - (baseline.settings.keys() & other.settings.keys()))
+    old, new = (
+        {key: value for key, value in run.settings.items() if key not in apart}
+        for run in (baseline, other)
+    )
+    for difference in differences(old, new):
+        raise DataError(
+            f"runs with other settings ({difference})", "Only the model may differ", remedy
+        )

@@ -3,6 +3,8 @@ belong."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ from physadv.attacks.gradient import pgd
 from physadv.core.errors import DataError, OptionError
 from physadv.core.rows import read_rows
 from physadv.datasets.base import ImageDataset, in_memory
+from physadv.evaluation import ensemble
+from physadv.evaluation.attack_plan import ATTACKS
+from physadv.evaluation.evaluate import prepare_evaluation
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.robust_accuracy import Evaluation
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
@@ -299,3 +304,25 @@ def test_a_softmax_at_the_end_buys_no_robustness() -> None:
         rates[name] = evaluation.result()["robust_accuracy"]["rate"]
         assert ("softmax-output" in {d.name for d in evaluation.findings}) == (name == "softmax")
     assert rates["softmax"] <= rates["logits"] + 1e-9
+
+
+def test_a_run_is_not_resumed_under_another_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers that the ensemble's stages run with are recorded, and a run that began with other
+    ones is refused in a line that names the first of them; so are defaults of named attacks."""
+    images = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    data = (images, net(images).argmax(1))
+    prepare_evaluation(net, data, "linf:0.1").claim(tmp_path / "whole")
+    prepare_evaluation(net, data, "linf:0.1").claim(tmp_path / "whole")
+    prepare_evaluation(net, data, "linf:0.1", attack="pgd").claim(tmp_path / "pgd")
+
+    monkeypatch.setattr(ensemble, "QUERIES", 1000)
+    with pytest.raises(OptionError, match=r"\(plan square queries 5000 -> 1000\)"):
+        prepare_evaluation(net, data, "linf:0.1").claim(tmp_path / "whole")
+
+    longer = replace(ATTACKS["pgd"], function=partial(ATTACKS["pgd"].function, steps=50))
+    monkeypatch.setitem(ATTACKS, "pgd", longer)
+    with pytest.raises(OptionError, match=r"\(plan pgd steps 40 -> 50\)"):
+        prepare_evaluation(net, data, "linf:0.1", attack="pgd").claim(tmp_path / "pgd")
