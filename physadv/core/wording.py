@@ -27,6 +27,7 @@ _LABELS = {
     "frame_share": "Share of the frame's height",
     "frame_aspect": "Aspect ratio of the frame",
     "frame_place": "Place of the sign in the frame",
+    "post_probability": "Share of the signs on a post",
     "margin": "Margin around the sign",
     "n0": "Noisy images to choose the class (n0)",
     "n": "Noisy images to certify it (n)",

@@ -112,6 +112,46 @@ def test_a_sign_stands_where_the_range_says(place: tuple[float, float]) -> None:
     assert float(found.max() - found.min()) >= 0.8 * (place[1] - place[0])
 
 
+def test_signs_stand_on_posts() -> None:
+    """A post changes nothing but a strip below the sign, and no other draw; as many signs have one
+    as the range says, and the crops of a classifier none."""
+    bare = drawn("stretch", count=40)
+    on_posts = drawn("stretch", replace(FLAT, post_probability=(1.0, 1.0)), count=40)
+    torch.testing.assert_close(on_posts.homography, bare.homography)
+    changed = (on_posts.images != bare.images).any(1)
+    for number, box in enumerate(square_boxes(bare.homography, WIDTH_MM, 96).tolist()):
+        rows, columns = torch.nonzero(changed[number], as_tuple=True)
+        bottom, middle = box[3], (box[0] + box[2]) / 2
+        assert int(rows.min()) >= bottom - 1
+        assert int(rows.max()) >= 94
+        assert float((columns - middle).abs().max()) <= 0.12 * (box[2] - box[0]) + 1.5
+
+    some = drawn("stretch", replace(FLAT, post_probability=(0.5, 0.5)), count=40)
+    share = float((some.images != bare.images).flatten(1).any(1).float().mean())
+    assert 0.3 < share < 0.7
+    source = DrawnScenes([sign_face(width_px=64)], [synthetic_background(0, 0)], WIDTH_MM)
+    crops = [
+        source.sample(2, SceneSize(64, False), replace(FLAT, post_probability=p), generator_)
+        for p, generator_ in (
+            ((0.0, 0.0), numpy_generator(0, "crops")),
+            ((1.0, 1.0), numpy_generator(0, "crops")),
+        )
+    ]
+    assert torch.equal(crops[0].images, crops[1].images)
+
+
+@pytest.mark.parametrize("turn", [(0.0, -45.0, 0.0), (45.0, 0.0, 12.0), (-45.0, 40.0, -45.0)])
+def test_posts_end_before_the_camera(turn: tuple[float, float, float]) -> None:
+    """Where the sign leans toward the camera or away from it, the post stays a strip below it."""
+    pitch, yaw, roll = ((angle, angle) for angle in turn)
+    ranges = replace(FLAT, pitch_deg=pitch, yaw_deg=yaw, roll_deg=roll)
+    bare = drawn("stretch", ranges)
+    on_posts = drawn("stretch", replace(ranges, post_probability=(1.0, 1.0)))
+    changed = (on_posts.images != bare.images).any(1).float().mean((1, 2))
+    assert float(changed.min()) > 0.001
+    assert float(changed.max()) < 0.2
+
+
 @pytest.mark.parametrize("fit", FITS)
 def test_a_photo_is_taken_again_as_a_frame(fit: Fit) -> None:
     """The mark painted at the sign's center is found at the center that the scene tells."""

@@ -278,15 +278,15 @@ def test_a_resumed_run_does_not_measure_again(place: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["toaster-universal-v1", "person-fastestdet-v1"])
 def test_old_cards_are_measured_as_they_were(name: str) -> None:
     """The ranges on a card made before visibility was measured are those of its preset; its frames
-    were square, with signs up to their edges."""
+    were square, with signs without posts up to their edges."""
     made = read_bundle(name)
-    later = ("frame_aspect", "frame_place")
+    later = ("frame_aspect", "frame_place", "post_probability")
     ranges = {key: value for key, value in made.card.eot.items() if key not in later}
     bundle = replace(made, card=replace(made.card, eot=ranges))
     config = config_from_bundle(bundle)
     configured = configured_ranges(config)
     square = replace(configured, frame_aspect=(1.0, 1.0), frame_place=(0.0, 1.0))
-    assert recorded_ranges(config, bundle) == square
+    assert recorded_ranges(config, bundle) == replace(square, post_probability=(0.0, 0.0))
     assert recorded_ranges(replace(config, eot="camera"), bundle) is None
 
 

@@ -39,7 +39,7 @@ def test_each_effect_stands_alone() -> None:
         assert all(getattr(ranges, n) == getattr(FULL, n) for n in on)
         covered |= on
     acting = {n for n in NEUTRAL if getattr(FULL, n) != NEUTRAL[n]}
-    of_frames = {"frame_aspect", "frame_place"}  # a classifier is shown crops
+    of_frames = {"frame_aspect", "frame_place", "post_probability"}  # a classifier is shown crops
     assert acting - covered <= {"bayer_probability", "sharpening", "lens_k1", *of_frames}
 
 

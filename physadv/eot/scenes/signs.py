@@ -24,6 +24,7 @@ from physadv.eot.scenes.sign_framing import (
     FrameShape,
     Matrix,
     SignFraming,
+    draw_between,
     draw_frame_shape,
     draw_framing,
     draw_pose,
@@ -34,6 +35,7 @@ from physadv.eot.scenes.sign_framing import (
     to_pixels,
     yaw_of,
 )
+from physadv.eot.scenes.sign_post import draw_post
 from physadv.models.resizing import PADDING, Fit
 
 _WHITE_PERCENTILE = 92
@@ -126,6 +128,8 @@ class DrawnScenes:
             canvas = _random_crop(background, view, rng, shape)
             drawn = _drawn_once(face, to_pixels(matrix, square_corners(self.width_mm)), rng)
             reflectance = _draw_reflectance(rng)
+            if shape is not None and ranges.acts("post_probability"):
+                canvas = _on_post(canvas, drawn, matrix, self.width_mm, reflectance, ranges, rng)
             images.append(_composite(canvas, drawn, matrix, self.width_mm, reflectance))
             gains.append(_patch_gain(face, drawn, reflectance, rng))
             matrices.append(matrix)
@@ -420,6 +424,26 @@ def _patch_gain(
     ratio = _linear(np.asarray(white, np.uint8)) * reflectance / _PLAIN_WHITE
     share = np.float32(rng.spawn(1)[0].uniform())
     return np.asarray(1 + share * (np.clip(ratio, 0.08, 1.6) - 1), np.float32)
+
+
+def _on_post(
+    canvas: Float,
+    face: SignFace,
+    matrix: Matrix,
+    width_mm: float,
+    reflectance: Float,
+    ranges: EotRanges,
+    rng: np.random.Generator,
+) -> Float:
+    """Return a frame with the post of a sign, in as many scenes as ``post_probability`` says.
+
+    The draws come from a stream spawned from ``rng``, so that they shift no other draw.
+    """
+    own = rng.spawn(1)[0]
+    if own.uniform() >= draw_between(own, ranges.post_probability):
+        return canvas
+    height_mm = width_mm * face.rgba.shape[0] / face.rgba.shape[1]
+    return draw_post(canvas, matrix, height_mm, reflectance, own)
 
 
 def _composite(

@@ -32,6 +32,8 @@ class PoseRanges(StageRanges):
     frame_place: Range = span(0.1, 0.9, off=(0.0, 1.0))
     """Where the sign stands in a detector's frame, per axis: it touches the left or upper edge at
     0, the right or lower one at 1."""
+    post_probability: Range = span(0.8, 0.8)
+    """Share of the drawn signs in a detector's frames that stand on a post."""
     distance_m: Range = span(0, 0)
     """Camera to sign in m, log-uniform. With field_of_view_deg and sensor_px it replaces size_px
     and frame_share."""
