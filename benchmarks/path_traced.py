@@ -421,7 +421,9 @@ def measure(options: argparse.Namespace) -> None:
         mend_last_row(options.rows)
         done = {_key(row) for row in read_rows(options.rows)}
 
-    poses = all_poses(signs.sign_mm, options.each)
+    near, far = BINS[options.span] if options.span else (0.0, np.inf)
+    every = all_poses(signs.sign_mm, options.each)
+    poses = [pose for pose in every if near < pose.distance_m <= far]
     for scene in traced(poses, signs.sign_mm, options.cache):
         pose = scene.pose
         corners = corners_px(pose.homography, signs.sign_mm)
@@ -562,6 +564,7 @@ def main() -> None:
     parser.add_argument(
         "--each", type=int, default=2, help="poses of each distance, angle and light"
     )
+    parser.add_argument("--span", choices=list(BINS), help="poses at these distances alone")
     parser.add_argument("--arms", nargs="*", default=list(ARMS)[:3], choices=list(ARMS))
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument(

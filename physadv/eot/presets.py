@@ -8,7 +8,7 @@ encoded picture, no printer, no lens. What a paper leaves open (distances, margi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -169,20 +169,16 @@ def read_ranges(path: str | Path) -> dict[str, Range]:
     return ranges_from_table(stated, str(path))
 
 
-_ABOVE_ZERO = ("size_px", "frame_share", "frame_aspect")
-"""Ranges that are drawn uniform in the logarithm."""
-
-
 def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Range]:
     """Return the checked ranges of a ``table``; errors name its ``source``.
 
     Raises OptionError as :func:`ranges_from_toml` does.
     """
-    known = [declared.name for declared in fields(EotRanges)]
+    limits = EotRanges.limits()
     checked: dict[str, Range] = {}
     for name, value in table.items():
-        if name not in known:
-            near = get_close_matches(name, known, n=3)
+        if name not in limits:
+            near = get_close_matches(name, limits, n=3)
             hint = f"Did you mean {' or '.join(near)}" if near else "Choose one of docs/eot.md"
             raise OptionError(
                 f"{name!r} in '{source}' is no EOT range", "Known names are in docs/eot.md", hint
@@ -197,22 +193,20 @@ def ranges_from_table(table: Mapping[str, object], source: str) -> dict[str, Ran
             )
 
         low, high = float(ends[0]), float(ends[1])
-        if name.endswith("_probability") and not 0 <= low <= high <= 1:
+        least, largest = limits[name]
+        if low < least or high > largest:
             raise OptionError(
-                f"{name} = {value} in '{source}'", "A probability lies in 0 to 1", "Correct it"
-            )
-        if name == "frame_place" and not 0 <= low <= high <= 1:
-            raise OptionError(
-                f"{name} = {value} in '{source}'",
-                "A place lies in 0 to 1, edge to edge of the frame",
-                "Correct it",
-            )
-        if name in _ABOVE_ZERO and low <= 0:
-            raise OptionError(
-                f"{name} = {value} in '{source}'", "It must be more than 0", "Correct it"
+                f"{name} = {value} in '{source}'", _stated_limits(least, largest), "Correct it"
             )
         checked[name] = (low, high)
     return checked
+
+
+def _stated_limits(least: float, largest: float) -> str:
+    """Return the sentence that says what a range may hold."""
+    if isfinite(largest):
+        return f"It must lie in {least:g} to {largest:g}"
+    return "It must be more than 0" if least > 0 else "It must be at least 0"
 
 
 def _is_number(value: object) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
+from math import inf, ulp
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
@@ -25,6 +26,14 @@ Range = tuple[float, float]
 ZERO: Range = (0.0, 0.0)
 ONE: Range = (1.0, 1.0)
 
+SHARE: Range = (0.0, 1.0)
+"""Values that a share or a probability can have."""
+FROM_ZERO: Range = (0.0, inf)
+"""Values of a length, a spread or another size that may be nothing."""
+ABOVE_ZERO: Range = (ulp(0.0), inf)
+"""Values of what cannot be nothing."""
+ANYTHING: Range = (-inf, inf)
+
 Encoding = Literal["encoded", "linear"]
 """sRGB-encoded values in [0, 1], or linear light, in which bare white is 1."""
 ActsOn = Literal["patch", "geometry", "picture"]
@@ -35,7 +44,12 @@ Backend = Literal["own", "kornia"]
 
 
 def span(
-    low: float, high: float, *, off: Range | None = ZERO, effects: tuple[str, ...] = ()
+    low: float,
+    high: float,
+    *,
+    off: Range | None = ZERO,
+    within: Range = ANYTHING,
+    effects: tuple[str, ...] = (),
 ) -> Any:
     """Declare a range of a stage as a dataclass field.
 
@@ -43,6 +57,8 @@ def span(
         low: Lower end under the preset `default`, in the unit that the field's name ends with.
         high: Upper end.
         off: The value at which the effect does nothing; None where there is no such value.
+        within: Least and largest value that means something; ranges beyond it are refused where a
+            file states them.
         effects: Names under which :func:`physadv.eot.ranges.without` switches it off.
 
     Returns:
@@ -55,7 +71,7 @@ def span(
         >>> FadeRanges().acts("fade_ev"), FadeRanges(fade_ev=(0.0, 0.0)).acts("fade_ev")
         (True, False)
     """
-    return field(default=(low, high), metadata={"off": off, "effects": effects})
+    return field(default=(low, high), metadata={"off": off, "within": within, "effects": effects})
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,11 @@ class StageRanges:
         """Return the value of each range at which it does nothing, where there is one."""
         off = {f.name: f.metadata.get("off") for f in fields(cls)}
         return {name: value for name, value in off.items() if value is not None}
+
+    @classmethod
+    def limits(cls) -> dict[str, Range]:
+        """Return the least and largest value that each range may have."""
+        return {f.name: f.metadata.get("within", ANYTHING) for f in fields(cls)}
 
     @classmethod
     def effects(cls) -> dict[str, tuple[str, ...]]:

@@ -24,7 +24,7 @@ from physadv.certification.bounds.activations import (
     TanhLayer,
 )
 from physadv.certification.bounds.graph import LayerGraph, relu_nodes
-from physadv.certification.bounds.ibp import interval_boxes
+from physadv.certification.bounds.ibp import ibp_margins, interval_boxes
 from physadv.certification.bounds.input_ball import InputBall
 from physadv.certification.bounds.layers import ChannelsLayer, MaxLayer, ReluLayer, ScaleLayer
 from physadv.certification.bounds.linear_forms import DenseForms, WindowForms
@@ -711,3 +711,20 @@ def test_two_logits_of_one_value_an_image_are_bounded() -> None:
             for net in (OneValue, TwoValues)
         )
         assert torch.allclose(first.margins, second.margins, atol=1e-6), method
+
+
+def test_bounds_follow_weights_that_an_optimizer_changes() -> None:
+    """What is kept of the weights between two bounds is computed anew once they changed in place,
+    as training does it; parameters that could be trained are no other than fixed ones."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    graph = prepare_graph(net, (3, 2, 2))
+    x = torch.rand(4, 3, 2, 2)
+    forms = margin_forms(torch.zeros(4, dtype=torch.long), 3)
+    with torch.no_grad():
+        before = ibp_margins(graph, InputBall(x, 0.1), forms)
+        for parameter in net.parameters():
+            parameter.mul_(-2.0)
+        after = ibp_margins(graph, InputBall(x, 0.1), forms)
+        anew = ibp_margins(prepare_graph(net, (3, 2, 2)), InputBall(x, 0.1), forms)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, anew, rtol=0, atol=0)

@@ -37,6 +37,8 @@ from physadv.eot import (
     ranges_from_toml,
     span,
 )
+from physadv.eot.presets import PRESETS, ranges_from_table
+from physadv.eot.ranges import NOTHING
 from physadv.eot.scenes.scene_batch import SceneBatch
 from physadv.eot.scenes.signs import DrawnScenes, SceneSize
 
@@ -302,6 +304,14 @@ def test_ranges_are_read_from_toml(tmp_path: Path) -> None:
         ("frame_share = [-1, 1]", "more than 0"),
         ("frame_aspect = 0", "more than 0"),
         ("frame_place = [-1, 3]", "0 to 1"),
+        ("jpeg_quality = 200", "1 to 101"),
+        ("video_qp = [20, 52]", "0 to 51"),
+        ("yaw_deg = [0, 90]", "-89 to 89"),
+        ("temperature_k = 0", "1000 to 40000"),
+        ("read_noise_e = -1", "at least 0"),
+        ("defocus_px = [-0.5, 1]", "at least 0"),
+        ("gamma = [0, 1]", "more than 0"),
+        ("paper_white = 1.2", "0 to 1"),
         ("eot = 3", "table"),
         ("yaw_deg = [", "no valid TOML"),
     ],
@@ -314,6 +324,14 @@ def test_what_is_no_range_is_refused(text: str, named: str, tmp_path: Path) -> N
         ranges_from_toml(file, EotRanges())
     with pytest.raises(OptionError, match="no such file"):
         ranges_from_toml(tmp_path / "none.toml", EotRanges())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_lie_within_what_a_file_may_state(name: str) -> None:
+    """What is off by default and what every preset draws is within the declared limits."""
+    for ranges in (PRESETS[name], NOTHING):
+        stated = {key: getattr(ranges, key) for key in EotRanges.limits()}
+        assert ranges_from_table(stated, name) == stated
 
 
 def test_a_factory_gives_stages_or_a_pipeline(

@@ -132,7 +132,7 @@ def optimized_boxes(
         tight.relaxed.update({i: layers[i].relax(box) for i in readers[number]})
         return box
 
-    stops = interval_boxes(graph, ball, graph.last_nonlinear(), tighten)
+    stops = interval_boxes(graph, ball, graph.last_nonlinear, tighten)
     return replace(tight, boxes={**stops, **tight.boxes})
 
 

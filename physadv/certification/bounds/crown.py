@@ -109,7 +109,7 @@ def tightened_boxes(
         )
         return kept[number]
 
-    boxes = interval_boxes(graph, ball, graph.last_nonlinear(), tighten)
+    boxes = interval_boxes(graph, ball, graph.last_nonlinear, tighten)
     return {**boxes, **kept}, relaxed
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from physadv.certification.bounds.layers import (
     BatchNormLayer,
+    ConvLayer,
     Layer,
     NonnegativeMap,
     RelaxedLayer,
@@ -62,7 +64,7 @@ class LayerGraph:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (b, classes) of ``images`` (b, *input shape)."""
         values = {0: images}
-        last_readers = self.last_readers()
+        last_readers = self.last_readers
         for number, node in enumerate(self.nodes[1:], 1):
             values[number] = node.layer.value(*(values[i] for i in node.inputs))
 
@@ -145,16 +147,18 @@ class LayerGraph:
 
         return LayerGraph(tuple(nodes))
 
+    @cached_property
     def last_readers(self) -> list[int]:
-        """Return for each node the last node that reads it, or itself where none does."""
+        """For each node the last node that reads it, or itself where none does."""
         last = list(range(len(self.nodes)))
         for number, node in enumerate(self.nodes):
             for i in node.inputs:
                 last[i] = number
         return last
 
-    def last_nonlinear(self) -> set[int]:
-        """Return the nodes at which interval margins end: nonlinear layers followed by affine ones
+    @cached_property
+    def last_nonlinear(self) -> frozenset[int]:
+        """The nodes at which interval margins end: nonlinear layers followed by affine ones
         and sums alone.
 
         Where a global pooling follows such a layer the pooling is returned in its place: its box is
@@ -168,7 +172,16 @@ class LayerGraph:
             else:
                 pending.extend(self.nodes[number].inputs)
 
-        return stops
+        return frozenset(stops)
+
+    @cached_property
+    def is_faster_channels_last(self) -> bool:
+        """Whether convolutions are faster on values whose channels lie side by side, as measured:
+        those of more than one channel that keep the size of the map."""
+        layers = [node.layer for node in self.nodes if isinstance(node.layer, ConvLayer)]
+        return any(
+            layer.stride == (1, 1) and layer.weight.shape[1] * layer.groups > 1 for layer in layers
+        )
 
     def _pools(self, number: int) -> bool:
         """Return whether the node is the mean of each channel of a nonlinear layer's map: no input

@@ -16,7 +16,6 @@ from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
     ConcatLayer,
-    ConvLayer,
     Layer,
     RelaxedLayer,
 )
@@ -28,7 +27,7 @@ Tighten = Callable[[int, Box], Box]
 """Function of a node's number and box that returns a box at most as large; see crown.py."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _ValueBounds:
     """Bounds of a value: a box by its ends or by its middle and radius, whichever was computed; and
     center and axes while the value is an affine image of an l_2 ball with axes.
@@ -92,7 +91,7 @@ def interval_boxes(
     """
     axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
     values = {0: _ValueBounds(ball.box(), center=ball.center, axes=axes)}
-    last_readers = graph.last_readers()
+    last_readers = graph.last_readers
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
         if tighten is not None and isinstance(node.layer, RelaxedLayer):
@@ -117,19 +116,10 @@ def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
         ball: Inputs to bound over, b images.
         forms: Coefficients (b, k, classes) of the forms.
     """
-    if ball.center.ndim == 4 and not torch.is_grad_enabled() and _is_faster_channels_last(graph):
+    if ball.center.ndim == 4 and not torch.is_grad_enabled() and graph.is_faster_channels_last:
         ball = ball.channels_last()
-    stops = interval_boxes(graph, ball, graph.last_nonlinear())
+    stops = interval_boxes(graph, ball, graph.last_nonlinear)
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), stops=stops)
-
-
-def _is_faster_channels_last(graph: LayerGraph) -> bool:
-    """Whether convolutions of ``graph`` are faster on values whose channels lie side by side, as
-    measured: those of more than one channel that keep the size of the map."""
-    layers = [node.layer for node in graph.nodes if isinstance(node.layer, ConvLayer)]
-    return any(
-        layer.stride == (1, 1) and layer.weight.shape[1] * layer.groups > 1 for layer in layers
-    )
 
 
 def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:

@@ -91,7 +91,7 @@ class _Weighted(AffineLayer):
 
     def _magnitudes(self) -> Tensor:
         """Return |W|; without gradients it is kept, and computed anew after the weights changed."""
-        if torch.is_grad_enabled() or self.weight.requires_grad:
+        if torch.is_grad_enabled():
             return self.weight.abs()
         stamp = self.weight._version, self.weight.data_ptr()
         kept = self.__dict__.get("_kept")

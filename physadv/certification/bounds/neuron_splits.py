@@ -414,7 +414,7 @@ class PartBounds:
 
         graph = self.problem.exact if dtype == torch.float64 else self.problem.single
         ball = self.ball.cast(dtype).repeated(len(parts))
-        return interval_boxes(graph, ball, set(whole) | graph.last_nonlinear(), narrowed), empty
+        return interval_boxes(graph, ball, set(whole) | graph.last_nonlinear, narrowed), empty
 
     def _lines(
         self, parts: Parts, dtype: torch.dtype

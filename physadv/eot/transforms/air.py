@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.eot.crop_window import CropWindow
 from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_bernoulli, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, SHARE, Range, Stage, StageRanges, span
 from physadv.eot.transforms.light import REACH_MM, SignSpot, sign_spot
 from physadv.eot.warp import pixel_centers
 
@@ -22,10 +22,10 @@ UNKNOWN_M = 10.0
 class AirRanges(StageRanges):
     """Ranges of what stands and hangs before the sign."""
 
-    occlusion_probability: Range = span(0, 0, effects=("light",))
-    occlusion_mm: Range = span(0, 0)
+    occlusion_probability: Range = span(0, 0, within=SHARE, effects=("light",))
+    occlusion_mm: Range = span(0, 0, within=FROM_ZERO)
     """Width of a branch or leaf before the sign."""
-    haze_per_km: Range = span(0, 0, effects=("light",))
+    haze_per_km: Range = span(0, 0, within=FROM_ZERO, effects=("light",))
     """Extinction of the air; 3.9 over the visibility in km (Koschmieder 1924)."""
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, Range, Stage, StageRanges, span
 
 CONTROL = 5
 """Control points a side (AdvTexture, Hu 2022)."""
@@ -28,10 +28,10 @@ FIELD = 17
 class BendRanges(StageRanges):
     """Ranges of how far a sticker is from flat."""
 
-    bend_mm: Range = span(0, 0, effects=("bending",))
+    bend_mm: Range = span(0, 0, within=FROM_ZERO, effects=("bending",))
     """Largest shift of the 5 x 5 control points of a thin plate: an uneven ground, a sticker put on
     badly."""
-    curl_deg: Range = span(0, 0, effects=("bending",))
+    curl_deg: Range = span(0, 0, within=(-180.0, 180.0), effects=("bending",))
     """Angle that the sticker spans of a cylinder, about an axis of any direction in its plane."""
 
 

@@ -14,16 +14,16 @@ from torch import Tensor
 from physadv.eot.crop_window import CropWindow
 from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class BlurRanges(StageRanges):
     """Ranges of the blur in px of the picture."""
 
-    defocus_px: Range = span(0.2, 1.1, effects=("blur",))
+    defocus_px: Range = span(0.2, 1.1, within=FROM_ZERO, effects=("blur",))
     """Standard deviation of the defocus."""
-    motion_px: Range = span(0, 2.5, effects=("blur",))
+    motion_px: Range = span(0, 2.5, within=FROM_ZERO, effects=("blur",))
     """Length of a straight motion during the exposure, in any direction."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, draw_bernoulli
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import SHARE, Range, Stage, StageRanges, span
 
 NO_CODEC: Range = (101.0, 101.0)
 """A JPEG quality that leaves the codec out."""
@@ -27,10 +27,11 @@ NO_CODEC: Range = (101.0, 101.0)
 class CodecRanges(StageRanges):
     """Ranges of the compression."""
 
-    jpeg_quality: Range = span(45, 95, off=NO_CODEC, effects=("codec",))
-    video_probability: Range = span(0, 0, effects=("codec",))
+    jpeg_quality: Range = span(45, 95, off=NO_CODEC, within=(1.0, NO_CODEC[0]), effects=("codec",))
+    """Quality of a JPEG file as libjpeg counts it, 1 to 100; 101 leaves the file out."""
+    video_probability: Range = span(0, 0, within=SHARE, effects=("codec",))
     """Share of pictures that come from a video stream instead of a JPEG file."""
-    video_qp: Range = span(0, 0)
+    video_qp: Range = span(0, 0, within=(0.0, 51.0))
     """Quantizer of an intra-coded H.264-like frame: the step doubles every 6."""
 
 

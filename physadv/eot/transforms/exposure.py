@@ -9,7 +9,7 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
+from physadv.eot.stage import ABOVE_ZERO, ONE, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ExposureRanges(StageRanges):
     """Ranges of the exposure."""
 
     exposure_ev: Range = span(-1.3, 0.9, effects=("exposure",))
-    white_balance: Range = span(0.82, 1.2, off=ONE, effects=("colour",))
+    white_balance: Range = span(0.82, 1.2, off=ONE, within=ABOVE_ZERO, effects=("colour",))
     """Gain of red and of blue against green, in linear light."""
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from physadv.core.errors import GeometryError
 from physadv.eot.sampling import DrawStream, draw_uniform
-from physadv.eot.stage import Backend, Range, Stage, StageRanges, span
+from physadv.eot.stage import ABOVE_ZERO, Backend, Range, Stage, StageRanges, span
 from physadv.eot.transforms.light import sign_spot
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LensRanges(StageRanges):
     """Principal point, to the right of the picture's middle."""
     lens_center_y: Range = span(0, 0)
     """Principal point, below the picture's middle."""
-    lens_aspect: Range = span(1, 1, off=(1.0, 1.0))
+    lens_aspect: Range = span(1, 1, off=(1.0, 1.0), within=ABOVE_ZERO)
     """Vertical over horizontal focal length, in px."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.eot.crop_window import CropWindow
 from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_bernoulli, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, SHARE, Range, Stage, StageRanges, span
 from physadv.eot.warp import pixel_centers
 
 DAYLIGHT_K = 6504.0
@@ -24,20 +24,24 @@ REACH_MM = 250.0
 class LightRanges(StageRanges):
     """Ranges of the light on the sign; lengths on the sign."""
 
-    shadow_probability: Range = span(0, 0, effects=("light",))
-    shadow_ev: Range = span(0, 0)
+    shadow_probability: Range = span(0, 0, within=SHARE, effects=("light",))
+    shadow_ev: Range = span(0, 0, within=FROM_ZERO)
     """How much darker the shaded side is."""
-    shadow_edge_mm: Range = span(0, 0)
+    shadow_edge_mm: Range = span(0, 0, within=FROM_ZERO)
     """Width of the half-shadow on the sign."""
-    gradient_ev: Range = span(0, 0, effects=("light",))
+    gradient_ev: Range = span(0, 0, within=FROM_ZERO, effects=("light",))
     """Change of the light along 1 m of the sign, in any direction."""
-    highlight_probability: Range = span(0, 0, effects=("light",))
-    highlight: Range = span(0, 0)
+    highlight_probability: Range = span(0, 0, within=SHARE, effects=("light",))
+    highlight: Range = span(0, 0, within=FROM_ZERO)
     """Light of the brightest point of a specular reflection, in units of white."""
-    highlight_mm: Range = span(0, 0)
+    highlight_mm: Range = span(0, 0, within=FROM_ZERO)
     """Standard deviation of its size on the sign."""
     temperature_k: Range = span(
-        DAYLIGHT_K, DAYLIGHT_K, off=(DAYLIGHT_K, DAYLIGHT_K), effects=("colour",)
+        DAYLIGHT_K,
+        DAYLIGHT_K,
+        off=(DAYLIGHT_K, DAYLIGHT_K),
+        within=(1000.0, 40000.0),
+        effects=("colour",),
     )
     """Color temperature that the camera's white balance leaves over; uniform in its reciprocal."""
 

@@ -9,17 +9,17 @@ from torch import Tensor
 from physadv.eot.crop_window import CropWindow
 from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class NoiseRanges(StageRanges):
     """Ranges of the noise's strength, on encoded values."""
 
-    read_noise: Range = span(0, 0.025, effects=("noise",))
+    read_noise: Range = span(0, 0.025, within=FROM_ZERO, effects=("noise",))
     """Standard deviation of the noise on the encoded picture, and below the part that grows with
     the light."""
-    shot_noise: Range = span(0, 0.03, effects=("noise",))
+    shot_noise: Range = span(0, 0.03, within=FROM_ZERO, effects=("noise",))
 
 
 @dataclass(frozen=True)

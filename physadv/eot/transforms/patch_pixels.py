@@ -11,19 +11,19 @@ from physadv.core.random_streams import derive
 from physadv.core.random_streams import generator as named_generator
 from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_bernoulli, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, ONE, SHARE, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class PatchPixelRanges(StageRanges):
     """Ranges of the changes, on encoded values."""
 
-    patch_contrast: Range = span(1, 1, off=ONE)
+    patch_contrast: Range = span(1, 1, off=ONE, within=FROM_ZERO)
     patch_brightness: Range = span(0, 0)
-    patch_noise: Range = span(0, 0, effects=("noise",))
+    patch_noise: Range = span(0, 0, within=FROM_ZERO, effects=("noise",))
     """Half width of uniform noise on each texel."""
-    cutout_probability: Range = span(0, 0)
-    cutout_share: Range = span(0, 0)
+    cutout_probability: Range = span(0, 0, within=SHARE)
+    cutout_share: Range = span(0, 0, within=SHARE)
     """Side of a gray square on the patch, as a share of the patch's side."""
 
 

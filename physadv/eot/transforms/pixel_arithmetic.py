@@ -8,18 +8,18 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, broadcast_parameters, draw_uniform
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, ONE, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class PixelArithmeticRanges(StageRanges):
     """Ranges of gains and offsets, on encoded values, of the picture and of each channel."""
 
-    pixel_gain: Range = span(1, 1, off=ONE, effects=("colour",))
+    pixel_gain: Range = span(1, 1, off=ONE, within=FROM_ZERO, effects=("colour",))
     """Factor on the encoded picture (lighten / darken of papers that do not work in linear light).
     """
     pixel_offset: Range = span(0, 0, effects=("colour",))
-    channel_gain: Range = span(1, 1, off=ONE, effects=("colour",))
+    channel_gain: Range = span(1, 1, off=ONE, within=FROM_ZERO, effects=("colour",))
     channel_offset: Range = span(0, 0, effects=("colour",))
 
 

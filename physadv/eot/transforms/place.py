@@ -12,7 +12,7 @@ from physadv.eot.crop_window import CropWindow
 from physadv.eot.placement import Placement, place_patch, reached_px
 from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import ABOVE_ZERO, FROM_ZERO, SHARE, Range, Stage, StageRanges, span
 from physadv.eot.transforms.bend import BendDraw
 from physadv.eot.transforms.lens_distortion import BrownLens, undistorted_grid
 
@@ -21,36 +21,36 @@ from physadv.eot.transforms.lens_distortion import BrownLens, undistorted_grid
 class PoseRanges(StageRanges):
     """Ranges of the pose; the scenes draw from them, so that signs in photos can be posed too."""
 
-    size_px: Range = span(20, 110, off=(4000.0, 4000.0))
+    size_px: Range = span(20, 110, off=(4000.0, 4000.0), within=ABOVE_ZERO)
     """Width of the sign in the camera's own pixels before the model's resize: distance, as seen by
     a classifier."""
-    frame_share: Range = span(0.12, 0.55, off=None)
+    frame_share: Range = span(0.12, 0.55, off=None, within=ABOVE_ZERO)
     """Width of the sign as a share of the frame's height: distance, as seen by a detector."""
-    frame_aspect: Range = span(4 / 3, 16 / 9, off=(1.0, 1.0))
+    frame_aspect: Range = span(4 / 3, 16 / 9, off=(1.0, 1.0), within=ABOVE_ZERO)
     """Width over height of the frame that a detector is given; it fits each into its square input
     by stretching or padding, as it does with a camera's."""
-    frame_place: Range = span(0.1, 0.9, off=(0.0, 1.0))
+    frame_place: Range = span(0.1, 0.9, off=(0.0, 1.0), within=SHARE)
     """Where the sign stands in a detector's frame, per axis: it touches the left or upper edge at
     0, the right or lower one at 1."""
-    post_probability: Range = span(0.8, 0.8)
+    post_probability: Range = span(0.8, 0.8, within=SHARE)
     """Share of the drawn signs in a detector's frames that stand on a post."""
-    distance_m: Range = span(0, 0)
+    distance_m: Range = span(0, 0, within=FROM_ZERO)
     """Camera to sign in m, log-uniform. With field_of_view_deg and sensor_px it replaces size_px
     and frame_share."""
-    field_of_view_deg: Range = span(0, 0)
+    field_of_view_deg: Range = span(0, 0, within=(0.0, 179.0))
     """Horizontal angle of view of the camera: its focal length."""
-    sensor_px: Range = span(0, 0)
+    sensor_px: Range = span(0, 0, within=FROM_ZERO)
     """Width of the camera's picture in its own pixels; its height is 9/16 of that."""
-    visible_share: Range = span(0, 0)
+    visible_share: Range = span(0, 0, within=FROM_ZERO)
     """Widths of the sign, as shares of the frame's height, at which a detector reads it: with
     distance_m, each camera is only drawn at distances where it shows the sign in such a size."""
-    visible_px: Range = span(0, 0)
+    visible_px: Range = span(0, 0, within=FROM_ZERO)
     """The same in the camera's own pixels, for a classifier."""
     margin: Range = span(-0.02, 0.22, off=None)
     """Context around the sign's square in a classifier's crop, as a share of its width, each side.
     """
-    yaw_deg: Range = span(-40, 40)
-    pitch_deg: Range = span(-15, 15)
+    yaw_deg: Range = span(-40, 40, within=(-89.0, 89.0))
+    pitch_deg: Range = span(-15, 15, within=(-89.0, 89.0))
     roll_deg: Range = span(-12, 12)
 
 

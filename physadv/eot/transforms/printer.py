@@ -10,7 +10,7 @@ from torch import Tensor
 from physadv.eot.color_map import ColorMap
 from physadv.eot.sampling import DrawStream
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
+from physadv.eot.stage import ONE, SHARE, Range, Stage, StageRanges, span
 from physadv.eot.transforms.photometry import srgb_to_linear
 
 
@@ -18,9 +18,9 @@ from physadv.eot.transforms.photometry import srgb_to_linear
 class PrintRanges(StageRanges):
     """Ranges of inks and paper, as shares of reflected light."""
 
-    ink_black: Range = span(0.01, 0.06, effects=("print", "colour"))
-    paper_white: Range = span(0.72, 0.95, off=ONE, effects=("print", "colour"))
-    ink_mixing: Range = span(0, 0.12, effects=("print", "colour"))
+    ink_black: Range = span(0.01, 0.06, within=SHARE, effects=("print", "colour"))
+    paper_white: Range = span(0.72, 0.95, off=ONE, within=SHARE, effects=("print", "colour"))
+    ink_mixing: Range = span(0, 0.12, within=SHARE, effects=("print", "colour"))
     """Share of each ink's light that comes from the other two channels."""
 
 

@@ -19,7 +19,7 @@ from physadv.eot.sampling import (
     log_uniform,
 )
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, SHARE, Range, Stage, StageRanges, span
 from physadv.eot.warp import pixel_centers
 
 Demosaic = Callable[[Tensor, int], Tensor]
@@ -30,15 +30,15 @@ Demosaic = Callable[[Tensor, int], Tensor]
 class SensorRanges(StageRanges):
     """Ranges of the sensor."""
 
-    rolling_ev: Range = span(0, 0, effects=("exposure",))
+    rolling_ev: Range = span(0, 0, within=FROM_ZERO, effects=("exposure",))
     """Depth of the bands that a flickering lamp leaves under a rolling shutter."""
-    rolling_rows: Range = span(0, 0)
+    rolling_rows: Range = span(0, 0, within=FROM_ZERO)
     """Period of the bands as a share of the picture's height."""
-    full_well_e: Range = span(0, 0, effects=("noise",))
+    full_well_e: Range = span(0, 0, within=FROM_ZERO, effects=("noise",))
     """Electrons at white: shot noise of the raw picture, log-uniform; 0 switches raw noise off."""
-    read_noise_e: Range = span(0, 0, effects=("noise",))
+    read_noise_e: Range = span(0, 0, within=FROM_ZERO, effects=("noise",))
     """Standard deviation of the read-out, in electrons."""
-    bayer_probability: Range = span(0, 0, effects=("sensor",))
+    bayer_probability: Range = span(0, 0, within=SHARE, effects=("sensor",))
     """Color filter array and demosaicing."""
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, broadcast_parameters
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import FROM_ZERO, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class SharpeningRanges(StageRanges):
     """Range of the amount."""
 
-    sharpening: Range = span(0, 0, effects=("sensor",))
+    sharpening: Range = span(0, 0, within=FROM_ZERO, effects=("sensor",))
     """Amount of the camera's unsharp mask, radius 1 px."""
 
 

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, broadcast_parameters
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import ONE, Range, Stage, StageRanges, span
+from physadv.eot.stage import ABOVE_ZERO, FROM_ZERO, ONE, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class ToneRanges(StageRanges):
     """Ranges of the camera's tone, on encoded values."""
 
-    contrast: Range = span(0.75, 1.25, off=ONE, effects=("colour",))
+    contrast: Range = span(0.75, 1.25, off=ONE, within=FROM_ZERO, effects=("colour",))
     """Factor about mid-gray."""
     brightness: Range = span(-0.08, 0.08, effects=("colour",))
-    gamma: Range = span(0.75, 1.35, off=ONE, effects=("colour",))
+    gamma: Range = span(0.75, 1.35, off=ONE, within=ABOVE_ZERO, effects=("colour",))
 
 
 @dataclass(frozen=True)

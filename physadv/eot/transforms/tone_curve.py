@@ -8,14 +8,14 @@ from torch import Tensor
 
 from physadv.eot.sampling import DrawStream, broadcast_parameters
 from physadv.eot.scenes.scene_batch import SceneBatch
-from physadv.eot.stage import Range, Stage, StageRanges, span
+from physadv.eot.stage import SHARE, Range, Stage, StageRanges, span
 
 
 @dataclass(frozen=True)
 class ToneCurveRanges(StageRanges):
     """Range of the curve's strength."""
 
-    tone_curve: Range = span(0, 0, effects=("colour",))
+    tone_curve: Range = span(0, 0, within=SHARE, effects=("colour",))
     """Strength of the S-shaped curve that cameras lay over the picture; 1 is a smoothstep."""
 
 

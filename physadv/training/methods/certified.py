@@ -195,7 +195,7 @@ def _intervals(
 ) -> tuple[dict[int, Box], list[int], Tensor]:
     """Return boxes, the nodes before the nonlinear layers in order, and the interval margins."""
     before = sorted({graph.nodes[i].inputs[0] for i in relaxed_nodes(graph)})
-    boxes = interval_boxes(graph, ball, {0, 1, *before, *graph.last_nonlinear()})
+    boxes = interval_boxes(graph, ball, {0, 1, *before, *graph.last_nonlinear})
     margins = backward_bounds(graph, ball, _last(graph), DenseForms(forms), stops=boxes)
     return boxes, before, margins
 
