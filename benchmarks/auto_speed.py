@@ -1,9 +1,11 @@
-"""PGD-10 at each `speed`, of five small nets of five kinds and, in three steps, of a WRN-16-10,
-interleaved in one run.
+"""PGD-10 at each `speed`, and with compiled gradients, of five small nets of five kinds and, in two
+or three steps, of a WRN-16-10 and a WRN-28-10, interleaved in one run.
 
-Times are CPU times of the process, the least of the rounds; `auto` is told with and without the one
-timing that it begins with. Weights are random: only the time is measured. Raw rows are appended to
-``--rows``.
+Times are CPU times of the process, the least of the rounds, beside plain and beside the floor: as
+many forward and input-backward passes with nothing else. `auto` is told with and without the one
+timing that it begins with; "compiled" is the folded copy whose gradients are compiled, and what
+that takes is told beside it. Weights are random: only the time is measured. Raw rows are appended
+to ``--rows``.
 
 Example: python benchmarks/auto_speed.py --rows benchmarks/auto_speed.jsonl
 """
@@ -18,18 +20,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from physadv.attacks import pgd
 from physadv.attacks._classifier_step import frozen_eval
-from physadv.attacks._fused_model import gradient_model_for
+from physadv.attacks._fused_model import FusedModel, _compile, fuse_model, gradient_model_for
 from physadv.attacks._guarded_model import guarded
 from physadv.core.rows import append_rows
 
 STEPS, IMAGES, SIDE = 10, 16, 32
-FEWER = {"WRN-16-10": (3, 2)}
+FEWER = {"WRN-16-10": (3, 2), "WRN-28-10": (2, 2)}
 """Steps and images of nets that take long."""
-SPEEDS = ("plain", "fold", "bf16", "auto")
+SPEEDS = ("floor", "plain", "fold", "bf16", "auto", "compiled")
 
 
 class PostActivation(nn.Module):
@@ -177,12 +180,22 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         48, [PreActivation(48) for _ in range(4)], nn.Conv2d(3, 48, 3, 2, 1, bias=False)
     ),
     "WRN-16-10": wide_resnet,
+    "WRN-28-10": lambda: wide_resnet(blocks=4),
     "ViT": lambda: Tokens(192, transformer(192)),
     "ConvNeXt-like": lambda: convolutional(
         64, [ConvNext(64) for _ in range(4)], nn.Conv2d(3, 64, 2, 2)
     ),
     "Mixer-like": lambda: Tokens(192, nn.Sequential(*[Mixer(192, 64) for _ in range(6)])),
 }
+
+
+def floor(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """``steps`` forward and input-backward passes with frozen parameters and nothing else."""
+    net.requires_grad_(False)
+    for _ in range(steps):
+        point = x.detach().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(net(point), y, reduction="sum"), point)
+    return x
 
 
 def measure(name: str, rounds: int) -> dict[str, object]:
@@ -200,11 +213,23 @@ def measure(name: str, rounds: int) -> dict[str, object]:
         gradient_model_for(guard, "auto", images)
     choosing = time.process_time() - begun
 
-    least = dict.fromkeys(SPEEDS, float("inf"))
+    compiled = fuse_model(guard, images)
+    begun = time.perf_counter()
+    possible = isinstance(compiled, FusedModel) and _compile(compiled, guard, images)
+    compiling = time.perf_counter() - begun
+
+    least = dict.fromkeys(SPEEDS if possible else SPEEDS[:-1], float("inf"))
     for _ in range(rounds):
-        for speed in SPEEDS:
+        for speed in least:
+            if speed == "floor":
+                begun = time.process_time()
+                floor(net, images, labels, steps)
+                least[speed] = min(least[speed], time.process_time() - begun)
+                continue
             with frozen_eval(guard):
-                model = gradient_model_for(guard, speed, images)  # type: ignore[arg-type]
+                model = compiled
+                if speed != "compiled":
+                    model = gradient_model_for(guard, speed, images)  # type: ignore[arg-type]
             begun = time.process_time()
             pgd(
                 guard,
@@ -220,7 +245,8 @@ def measure(name: str, rounds: int) -> dict[str, object]:
     return {
         "net": name,
         "chosen": guard.fastest,
-        **{speed: round(least[speed] / least["plain"], 3) for speed in SPEEDS},
+        **{speed: round(seconds / least["plain"], 3) for speed, seconds in least.items()},
+        "compiling_seconds": round(compiling, 1),
         "plain_seconds": round(least["plain"], 3),
         "choosing": round(choosing / least["plain"], 3),
         "steps": steps,

@@ -32,7 +32,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from auto_speed import NETS, wide_resnet
+from auto_speed import NETS
+from auto_speed import floor as passes
 from peers import stand_in_for_absent
 from resnet import ResNet, load_cifar10
 from torch import Tensor, nn
@@ -44,19 +45,14 @@ from physadv.core.rows import append_rows, read_rows
 EPS = 8 / 255
 Attack = Callable[[nn.Module, Tensor, Tensor, int, float], Tensor]
 KINDS: dict[str, Callable[[], nn.Module]] = {
-    **{name: make for name, make in NETS.items() if name != "WRN-16-10"},
-    "WRN-28-10": lambda: wide_resnet(blocks=4),
+    name: make for name, make in NETS.items() if name != "WRN-16-10"
 }
 """Nets of random weights."""
 
 
 def floor(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
     """``steps`` forward and input-backward passes with frozen parameters and nothing else."""
-    net.requires_grad_(False)
-    for _ in range(steps):
-        point = x.detach().requires_grad_()
-        torch.autograd.grad(F.cross_entropy(net(point), y, reduction="sum"), point)
-    return x
+    return passes(net, x, y, steps)
 
 
 def ours(attack: Callable[..., Any] = pgd, **options: Any) -> Attack:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval
+from physadv.attacks._compiled_model import CompiledGradient, compiled_gradient
 from physadv.attacks._guarded_model import GuardedModel, Observations
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.memory_limit import MemoryLimit
@@ -33,8 +34,16 @@ _VARIANTS: dict[str, tuple[bool, bool]] = {
     "bf16, contiguous": (True, False),
 }
 """Copies that "auto" times beside the model itself: bfloat16, and channels last."""
-_ROUNDS, _WORTH = 3, 0.97
-"""Times that each is timed, in turns; share of the model's own time below which a copy is taken."""
+_ROUNDS, _WORTH, _TIMED = 3, 0.97, 16
+"""Times that each is timed, in turns; share of the model's own time below which a copy is taken;
+images that a CPU times it on, where more of them run as fast."""
+COMPILED = "compiled "
+"""Begin of the name of a copy whose gradients are compiled."""
+_CHECKS, _GAIN = 60, 6
+"""A copy's checks cost as much as 5 gradients of an image and a pass of each; at a gain of 8 % that
+takes 60 gradients and 6 of each image to repay."""
+_TIMING = 10
+"""Gradients for each that timing takes, from which on it is done."""
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -53,6 +62,7 @@ class FusedModel:
 
     Attributes:
         calls: Number of times it was called, which tells whether an attack used it.
+        compiled: The copy with its gradients compiled, where that was found to be faster.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class FusedModel:
     ) -> None:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
         self.folded, self.calls = folded, 0
+        self.compiled: CompiledGradient | None = None
         self.exact: FusedModel = exact or self
         self.observations = observations or Observations()
 
@@ -74,8 +85,9 @@ class FusedModel:
         """Return logits (b, classes) of ``images`` (b, ...)."""
         self.calls += 1
         copy = self.observations.shielded(images)
+        module = self.compiled or self.module
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = read_logits(self.module(copy), len(images))
+            logits = read_logits(module(copy), len(images))
         self.observations.note_logits(logits)
         return logits.float() if self.bf16 else logits.clone()
 
@@ -84,6 +96,7 @@ class FusedModel:
         parts = [f"{count_noun(self.folded, 'batch norm')} folded"] if self.folded else []
         parts += ["channels last"] if self.channels_last else []
         parts += ["bfloat16 but for the last steps"] if self.bf16 else []
+        parts += ["compiled"] if self.compiled else []
         return ", ".join(["a copy of the model", *parts])
 
 
@@ -99,7 +112,9 @@ def full_precision(gradient_model: Classifier) -> Classifier:
     return gradient_model.exact if isinstance(gradient_model, FusedModel) else gradient_model
 
 
-def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tensor) -> Classifier:
+def gradient_model_for(
+    model: Classifier, speed: Speed | FusedModel, probe: Tensor, gradients: int | None = None
+) -> Classifier:
     """Return the model that gradients are taken of.
 
     Args:
@@ -108,6 +123,8 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
             :func:`fuse_model`, "auto" for the fastest of these that agrees, timed on ``probe``, or
             a copy made before.
         probe: Images (b, c, h, w) on which a copy must agree with the model.
+        gradients: Number of gradients of single images that will be taken; None for many. Of few
+            the model itself takes less time than the checks of a copy, and "auto" times nothing.
 
     Returns:
         The copy, or ``model`` where no copy agrees.
@@ -119,9 +136,20 @@ def gradient_model_for(model: Classifier, speed: Speed | FusedModel, probe: Tens
         return speed
     if speed not in get_args(Speed):
         raise OptionError(f"speed {speed!r}", "plain, fold, bf16 or auto", "Choose one of these")
+    known = model.fastest if isinstance(model, GuardedModel) else None
+    if gradients is not None and known is None:
+        timing = _ROUNDS * (1 + len(_VARIANTS)) * _timed_on(probe)
+        speed = "fold" if speed == "auto" and gradients < _TIMING * timing else speed
+        speed = "plain" if speed == "fold" and gradients < _CHECKS + _GAIN * len(probe) else speed
     if speed == "auto":
         return _fastest(model, probe)
     return model if speed == "plain" else fuse_model(model, probe, bf16=speed == "bf16")
+
+
+def _timed_on(probe: Tensor) -> int:
+    """Number of images of the probe that candidates are timed on: on a GPU all, which it takes at
+    once."""
+    return min(len(probe), _TIMED) if probe.device.type == "cpu" else len(probe)
 
 
 def _fastest(model: Classifier, probe: Tensor) -> Classifier:
@@ -133,26 +161,99 @@ def _fastest(model: Classifier, probe: Tensor) -> Classifier:
         return model
     known = model.fastest if isinstance(model, GuardedModel) else None
     if known is not None:
-        bf16, channels_last = _VARIANTS.get(known, (False, False))
-        if known not in _VARIANTS:
-            return model
-        return fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+        return _known(model, known, probe)
 
     candidates: dict[str, Classifier] = {"plain": model}
-    for name, (bf16, channels_last) in _VARIANTS.items():
-        variant = fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
-        if isinstance(variant, FusedModel) and variant.bf16 == bf16:
+    for name in _VARIANTS:
+        variant = _variant(model, name, probe)
+        if isinstance(variant, FusedModel) and variant.bf16 == _VARIANTS[name][0]:
             candidates[name] = variant
-    # On as many images as memory holds at once.
-    seconds = MemoryLimit().run(
-        len(probe), lambda first, last: _timed(candidates, probe[first:last]) if not first else {}
-    )[0]
+    seconds = _least_seconds(candidates, probe)
     chosen = min(seconds, key=lambda name: seconds[name])
     if seconds[chosen] > _WORTH * seconds["plain"]:
         chosen = "plain"
     if isinstance(model, GuardedModel):
         model.fastest = chosen
     return candidates[chosen]
+
+
+def _variant(model: Classifier, name: str, probe: Tensor) -> Classifier:
+    """The copy of that name; the model where it does not agree, or where there is none."""
+    if name not in _VARIANTS:
+        return model
+    bf16, channels_last = _VARIANTS[name]
+    return fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+
+
+def _known(model: Classifier, name: str, probe: Tensor) -> Classifier:
+    """The copy that was found to be the fastest before. One that is compiled is kept while it
+    agrees; where it cannot be compiled, it runs as it is."""
+    if not name.startswith(COMPILED):
+        return _variant(model, name, probe)
+    kept = model.compiled if isinstance(model, GuardedModel) else None
+    if isinstance(kept, FusedModel) and _agrees(kept, model, _with_noise(probe.detach())):
+        return kept
+    copy = _variant(model, name.removeprefix(COMPILED), probe)
+    compiled = isinstance(copy, FusedModel) and _compile(copy, model, probe)
+    if compiled and isinstance(model, GuardedModel):
+        model.compiled = copy
+    return copy
+
+
+def compile_fastest(model: GuardedModel, probe: Tensor) -> bool:
+    """Compile the gradients of the fastest copy of ``model``, and take it where that is faster.
+
+    For runs of :data:`physadv.attacks._compiled_model.LEAST_SECONDS` or more. A model that is
+    fastest as it is, is compiled as a copy.
+
+    Args:
+        model: Model whose fastest copy is known.
+        probe: Images (b, c, h, w) to time it on.
+
+    Returns:
+        Whether the compiled copy is the fastest from now on.
+    """
+    name = model.fastest or "plain"
+    if not len(probe) or name.startswith(COMPILED):
+        return False
+    base = name if name in _VARIANTS else "fold, contiguous"
+    before, copy = _variant(model, name, probe), _variant(model, base, probe)
+    if not isinstance(copy, FusedModel) or not _compile(copy, model, probe):
+        return False
+    seconds = _least_seconds({"plain": before, COMPILED: copy}, probe)
+    if seconds[COMPILED] > _WORTH * seconds["plain"]:
+        return False
+    model.fastest, model.compiled = COMPILED + base, copy
+    return True
+
+
+def _compile(copy: FusedModel, model: Classifier, probe: Tensor) -> bool:
+    """Compile a copy's gradients, in place. Returns whether that was possible, and it agrees."""
+    images = probe.detach()[: max(2, _timed_on(probe))]
+    images = images.contiguous(memory_format=_format_of(copy))
+    for part in {id(part): part for part in (copy, copy.exact)}.values():
+        part.compiled = compiled_gradient(part.module, images, bf16=part.bf16)
+        # At once on as many images as it was compiled for, and on two.
+        if part.compiled is None or not all(
+            _agrees(part, model, some) for some in (images, _with_noise(images))
+        ):
+            copy.compiled = copy.exact.compiled = None
+            return False
+    return True
+
+
+def _format_of(model: Classifier) -> torch.memory_format:
+    """The memory format in which ``model`` runs fastest."""
+    last = isinstance(model, FusedModel) and model.channels_last
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _least_seconds(candidates: dict[str, Classifier], probe: Tensor) -> dict[str, float]:
+    """Seconds of each candidate, on as many images as memory holds at once."""
+    probe = probe[: _timed_on(probe)]
+    return MemoryLimit().run(
+        len(probe), lambda first, last: _timed(candidates, probe[first:last]) if not first else {}
+    )[0]
 
 
 def _timed(candidates: dict[str, Classifier], probe: Tensor) -> dict[str, float]:
@@ -162,9 +263,7 @@ def _timed(candidates: dict[str, Classifier], probe: Tensor) -> dict[str, float]
     synchronize = getattr(getattr(torch, probe.device.type), "synchronize", lambda: None)
     for _ in range(_ROUNDS if len(candidates) > 1 else 0):
         for name, model in candidates.items():
-            last = isinstance(model, FusedModel) and model.channels_last
-            format_ = torch.channels_last if last else torch.contiguous_format
-            images = probe.detach().contiguous(memory_format=format_)
+            images = probe.detach().contiguous(memory_format=_format_of(model))
             guards = [c.observations for c in candidates.values() if isinstance(c, FusedModel)]
             with frozen_eval(model), ExitStack() as quiet:
                 for observations in guards:
@@ -314,8 +413,8 @@ def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
     try:
         with frozen_eval(model), candidate.observations.paused(), _without_tf32():
             logits, gradient = _response(model, probe)
-            format_ = torch.channels_last if candidate.channels_last else torch.contiguous_format
-            own_logits, own_gradient = _response(candidate, probe.contiguous(memory_format=format_))
+            own_images = probe.contiguous(memory_format=_format_of(candidate))
+            own_logits, own_gradient = _response(candidate, own_images)
     except (RuntimeError, TypeError, ValueError, PhysadvError):
         return False
 

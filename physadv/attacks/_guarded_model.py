@@ -67,7 +67,8 @@ class GuardedModel:
     Attributes:
         source: The model, or its log-probabilities where it returns probabilities.
         classes: Number of the model's classes, 0 until it is opened.
-        fastest: Copy of the model that was found to be the fastest; None until they were timed.
+        fastest: Name of the copy that was found to be the fastest; None until they were timed.
+        compiled: That copy, where its gradients are compiled.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -77,6 +78,7 @@ class GuardedModel:
         self.findings: list[Finding] = []
         self.classes = 0
         self.fastest: str | None = None
+        self.compiled: Classifier | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (b, classes) of ``images`` (b, ...)."""

@@ -104,7 +104,8 @@ def apgd(
     ball = LpBall(norm, eps, levels)
     drop = drop_broken and keep == "success"
     with frozen_eval(model):
-        gradient_model = gradient_model_for(model, speed if steps > 2 else "plain", images)
+        count = restarts * steps * len(images)
+        gradient_model = gradient_model_for(model, speed if steps > 2 else "plain", images, count)
         x0 = to_memory_format(images, gradient_model)
         task = build_task(model, gradient_model, loss, labels, targets)
         task = replace(task, criterion=Misclassification(labels)) if any_class else task

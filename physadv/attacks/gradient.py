@@ -388,7 +388,10 @@ def _descend(
     if restarts < 1:
         raise OptionError(f"{restarts} restarts", "at least 1", "Raise restarts")
     with frozen_eval(model):
-        gradient_model = gradient_model_for(model, speed if len(sizes) > 2 else "plain", images)
+        count = restarts * len(sizes) * len(images)
+        gradient_model = gradient_model_for(
+            model, speed if len(sizes) > 2 else "plain", images, count
+        )
         x0 = to_memory_format(images, gradient_model)
         task = build_task(model, gradient_model, loss, labels, targets)
         best = BestIterates(x0, task, by_loss=by_loss, drop=drop)

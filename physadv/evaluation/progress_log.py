@@ -164,6 +164,13 @@ class ProgressLog:
         """Return the texts that marks have at ``key``."""
         return {str(mark[key]) for mark in self.marks if key in mark}
 
+    def latest(self, key: str, batch: int) -> str | None:
+        """Return the text that the last mark of ``batch`` has at ``key``, or else of any batch;
+        None where none has one."""
+        own = [mark[key] for mark in self.marks if key in mark and mark["batch"] == batch]
+        texts = own or [mark[key] for mark in self.marks if key in mark]
+        return str(texts[-1]) if texts else None
+
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
     """Record in ``folder`` the ``identity`` of an evaluation, or compare it with the recorded one.

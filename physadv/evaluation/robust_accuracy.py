@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval, modules_of
-from physadv.attacks._fused_model import Speed
+from physadv.attacks._compiled_model import LEAST_SECONDS
+from physadv.attacks._fused_model import Speed, compile_fastest
 from physadv.attacks._gate import changed_findings, non_finite_findings
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.gradient import pgd
@@ -136,8 +137,6 @@ class Evaluation:
 
     def _run(self) -> Iterator[EvaluationProgress]:
         self.findings = self.probe()
-        # A run that goes on takes the copy it began with: another one would round differently.
-        self._guard.fastest = next(iter(sorted(self.ledger.named("fastest"))), None)
         if self.ball.eps == 0:
             self.plan = (UNCHANGED,)
         if not self.plan:
@@ -232,10 +231,23 @@ class Evaluation:
             for number, batch in batches.items()
             if not ledger.finished(number, plan[-1].name)
         ]
-        for (number, batch), after in zip_longest(waiting, waiting[1:]):
+        begun, compiled = time.perf_counter(), False
+        for done, ((number, batch), after) in enumerate(zip_longest(waiting, waiting[1:])):
             self.samples.prefetch(after[1] if after else [])  # decoded while this one is attacked
+            left = (time.perf_counter() - begun) / max(1, done) * (len(waiting) - done)
+            if done and not compiled and left >= LEAST_SECONDS:
+                compiled = True
+                self._try_compiling(ledger, number, batch)
             for stage in self._batch(ledger, ball, plan, number, batch, keep):
                 yield self._progress(ledger, total, stage)
+
+    def _try_compiling(self, ledger: ProgressLog, number: int, batch: list[int]) -> None:
+        """Compile the fastest copy for the batches from ``number`` on, where speed is chosen by
+        time and that batch has not begun with another copy."""
+        if self.speed == "auto" and self._guard.fastest and not ledger.stages_done(number):
+            images = self._load(batch)[0]
+            with preserved_state(device=images.device), frozen_eval(self._guard):
+                compile_fastest(self._guard, images)
 
     def _batch(
         self,
@@ -247,6 +259,10 @@ class Evaluation:
         keep: Keep | None,
     ) -> Iterator[str]:
         left, names = ledger.unfinished(number, batch), [stage.name for stage in plan]
+        # A batch goes on with the copy it began with: another one would round differently.
+        own = ledger.stages_done(number)
+        if own or self._guard.fastest is None:
+            self._guard.fastest = ledger.latest("fastest", number) or self._guard.fastest
         begun = time.perf_counter()
         if left:
             images, labels = self._load(left)

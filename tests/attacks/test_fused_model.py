@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,17 @@ import torch
 from test_contract import Net, of_net
 from torch import Tensor, nn
 
-from physadv.attacks._fused_model import FusedModel, fold_batch_norm, fuse_model
+from physadv.attacks import _fused_model
+from physadv.attacks._compiled_model import can_compile, compiled_gradient
+from physadv.attacks._fused_model import (
+    COMPILED,
+    FusedModel,
+    compile_fastest,
+    fold_batch_norm,
+    fuse_model,
+    gradient_model_for,
+)
+from physadv.attacks._guarded_model import guarded
 from physadv.attacks.auto_pgd import apgd
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
@@ -209,9 +221,6 @@ def test_the_last_quarter_of_the_steps_is_in_full_precision(attack: Any) -> None
 def test_auto_takes_the_fastest_and_never_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of copies that agree the one of least time is taken; the model itself where none is worth
     it. What was found is kept with the guarded model."""
-    from physadv.attacks import _fused_model
-    from physadv.attacks._guarded_model import guarded
-
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
     net.eval()
     images = torch.rand(4, 3, 8, 8)
@@ -252,3 +261,78 @@ def test_auto_times_and_attacks() -> None:
     labels = net(images).argmax(1)
     result = pgd(net, images, labels, eps=0.2, steps=5, speed="auto")
     assert torch.equal(net(result.images).argmax(1) != labels, result.success)
+
+
+def test_few_gradients_are_taken_of_the_model_itself() -> None:
+    """Where the checks of a copy would take longer than it can save, there is none, and "auto"
+    times nothing; many gradients are taken of the copy."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    guard, images = guarded(net.eval()), torch.rand(4, 3, 8, 8)
+    for speed in ("fold", "auto"):
+        assert gradient_model_for(guard, speed, images, 40) is guard
+        assert isinstance(gradient_model_for(guard, speed, images, 400), FusedModel)
+    assert guard.fastest is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wrong", "kept"), [(0.5, False, True), (0.99, False, False), (0.5, True, False)]
+)
+def test_a_compiled_copy_is_kept_where_it_agrees_and_is_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, wrong: bool, kept: bool
+) -> None:
+    """Compiled gradients that differ from the model's, or save nothing, are not used; others are
+    from then on, at their name, without being compiled again."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    guard, images = guarded(net.eval()), torch.rand(4, 3, 8, 8)
+    guard.fastest = "plain"
+    made: list[nn.Module] = []
+
+    def compiled(module: nn.Module, images: Tensor, **_: bool) -> Any:
+        made.append(module)
+        return lambda x: module(1 - x if wrong else x)
+
+    monkeypatch.setattr(_fused_model, "compiled_gradient", compiled)
+    monkeypatch.setattr(_fused_model, "_timed", lambda *_: {"plain": 1.0, COMPILED: seconds})
+    assert compile_fastest(guard, images) == kept
+    assert guard.fastest == ("compiled fold, contiguous" if kept else "plain")
+    copy = gradient_model_for(guard, "auto", images)
+    assert str(copy).endswith("compiled") if kept else copy is guard
+    assert len(made) == 1
+
+
+def test_a_copy_recorded_as_compiled_runs_uncompiled_where_no_compiler_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that goes on where nothing compiles takes the same copy as it is."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    guard, images = guarded(net.eval()), torch.rand(4, 3, 8, 8)
+    guard.fastest = "compiled fold, contiguous"
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    copy = gradient_model_for(guard, "auto", images)
+    assert isinstance(copy, FusedModel)
+    assert copy.compiled is None
+    assert copy.folded == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+def test_really_compiled_gradients_are_the_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.compile's own gradients agree on batches of any size, and leave nothing behind but
+    files in the cache folder."""
+    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten())
+    net = nn.Sequential(net, nn.Linear(144, 3)).eval()
+    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    compiled = compiled_gradient(net, images)
+    assert compiled is not None
+    for count in (8, 5, 1):
+        slopes = []
+        for model in (net, compiled):
+            x = images[:count].clone().requires_grad_()
+            slopes.append(torch.autograd.grad(model(x).amax(1).sum(), x)[0])
+        torch.testing.assert_close(*slopes)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert any((tmp_path / "compiled").iterdir())

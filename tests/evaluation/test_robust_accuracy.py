@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from physadv.attacks._guarded_model import GuardedModel
 from physadv.attacks.gradient import pgd
 from physadv.core.errors import DataError, OptionError
 from physadv.core.rows import read_rows
 from physadv.datasets.base import ImageDataset, in_memory
-from physadv.evaluation import ensemble
+from physadv.evaluation import ensemble, robust_accuracy
 from physadv.evaluation.attack_plan import ATTACKS
 from physadv.evaluation.evaluate import prepare_evaluation
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
@@ -326,3 +327,39 @@ def test_a_run_is_not_resumed_under_another_plan(
     monkeypatch.setitem(ATTACKS, "pgd", longer)
     with pytest.raises(OptionError, match=r"\(plan pgd steps 40 -> 50\)"):
         prepare_evaluation(net, data, "linf:0.1", attack="pgd").claim(tmp_path / "pgd")
+
+
+def test_long_runs_try_compiling_between_batches_and_keep_a_batch_to_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run at speed auto that is expected to be long tries it once, before a batch begins; each
+    batch's marks name its copy, and a batch that goes on takes that one."""
+    tried: list[int] = []
+
+    def compile_fastest(model: GuardedModel, images: Tensor) -> bool:
+        tried.append(len(images))
+        model.fastest = "compiled fold"
+        return True
+
+    monkeypatch.setattr(robust_accuracy, "compile_fastest", compile_fastest)
+    list(evaluation(speed="auto").run())
+    assert not tried
+
+    monkeypatch.setattr(robust_accuracy, "LEAST_SECONDS", 0.0)
+    list(evaluation(speed="fold").run())
+    assert not tried
+
+    run = evaluation(tmp_path, speed="auto")
+    for progress in run.run():
+        if progress.stage == "weak" and tried:
+            break
+    assert tried == [16]
+    monkeypatch.setattr(robust_accuracy, "LEAST_SECONDS", 1e9)
+    again = evaluation(tmp_path, speed="auto")
+    list(again.run())
+    names = {
+        batch: {m["fastest"] for m in again.ledger.marks if m["batch"] == batch and "fastest" in m}
+        for batch in range(3)
+    }
+    assert names[0].isdisjoint({"compiled fold"})
+    assert names[1] == names[2] == {"compiled fold"}
