@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from physadv.core.visible_text import visible_line
 from physadv.core.wording import count_noun
 from physadv_cli.gate import Gate, end_by, outcomes_table
-from physadv_cli.runs import RunOptions
+from physadv_cli.runs import RunOptions, console
 
 if TYPE_CHECKING:
+    from physadv.check.config import CheckConfig
     from physadv.evaluation.metrics.requirements import RequirementOutcome
     from physadv.report.check_report import CheckReport
 
@@ -37,6 +38,24 @@ def twin_summary(folder: str | None, bundle: Mapping[str, Any] | None) -> dict[s
 def check_gate(run: RunOptions) -> Gate:
     """Return the requirements of a check. Raises OptionError for one that cannot be read."""
     return Gate.of(run, ("success", "recognized", "precision"))
+
+
+def record_on_card(config: CheckConfig, folder: Path) -> None:
+    """Write the rates of the check in ``folder`` on the bundle's card, where ``config`` says so.
+
+    Raises:
+        OptionError: for a check without a bundle, or of no film of the twin.
+    """
+    if not config.record:
+        return
+    from physadv.check.twin_record import record_twin
+    from physadv.core.errors import OptionError
+    from physadv.patches.bundle import read_bundle
+
+    if config.bundle is None:
+        raise OptionError("--record", "There is no bundle to record on", "Give --bundle")
+    changed = record_twin(read_bundle(config.bundle), folder)
+    console.print(f"recorded: {changed.folder}")
 
 
 def report_run(

@@ -196,6 +196,14 @@ class CheckConfig(ModelSettings):
             affects_result=False,
         ),
     ] = None
+    record: Annotated[
+        bool,
+        ConfigField(
+            "Write the rates by camera of a film of the twin on the bundle's card.",
+            "Output",
+            affects_result=False,
+        ),
+    ] = False
 
     seed: shared.Seed = 0
     device: shared.Device = "auto"

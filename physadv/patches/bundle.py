@@ -127,6 +127,46 @@ class TransferRecord:
 
 
 @dataclass(frozen=True)
+class TwinRates:
+    """Rates of a patch in frames of the twin by one camera; the trials of intervals are clips.
+
+    Args:
+        camera: Name of the camera; "all" for all of them together.
+        success: Share of frames with the patch in which the goal is met.
+        blank_success: The same with the white sheet of the patch's shape.
+        clean_recognised: Share of frames without a patch in which the true class is recognized.
+    """
+
+    camera: str
+    success: RateInterval
+    blank_success: RateInterval
+    clean_recognised: RateInterval
+
+
+@dataclass(frozen=True)
+class TwinRecord:
+    """Success of a patch in a film of the twin, as ``physadv check --record`` measured it.
+
+    Args:
+        victim: The model.
+        goal: Goal that was checked.
+        seed: Seed of the film.
+        clips: Clips of each block.
+        frames: Frames of a clip.
+        cameras: All cameras together, then each.
+        score_threshold: Score from which a detector's box counts; None for a classifier.
+    """
+
+    victim: ModelInfo
+    goal: str
+    seed: int
+    clips: int
+    frames: int
+    cameras: tuple[TwinRates, ...]
+    score_threshold: float | None = None
+
+
+@dataclass(frozen=True)
 class PatchCard:
     """Card of a bundle: typed sections, then free tables.
 
@@ -142,6 +182,7 @@ class PatchCard:
         data: Sources of the data sets named in the configuration.
         versions: Versions of the packages.
         transfer: Success on other models, as ``physadv patch transfer --record`` measured it.
+        twin: Success in films of the twin by camera, as ``physadv check --record`` measured it.
 
     Example:
         >>> card = read_bundle("stop-sticker-signs-v1").card
@@ -160,12 +201,15 @@ class PatchCard:
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     transfer: tuple[TransferRecord, ...] = ()
+    twin: tuple[TwinRecord, ...] = ()
 
     def to_toml(self) -> str:
-        """Return the card as TOML text, without keys that are None and an empty ``transfer``."""
+        """Return the card as TOML text, without keys that are None and without empty ``transfer``
+        and ``twin``."""
         table = asdict(self)
-        if not self.transfer:
-            del table["transfer"]
+        for name in ("transfer", "twin"):
+            if not table[name]:
+                del table[name]
         return tomli_w.dumps(_plain(table))
 
     @staticmethod

@@ -170,8 +170,8 @@ def face_tables(sources: SceneSources, measured: PatchMeasurement) -> dict[str, 
 
 
 def card_lines(card: PatchCard) -> list[str]:
-    """Return ``card`` in lines for people: the patch, its success with controls, by distance, face
-    and model.
+    """Return ``card`` in lines for people: the patch, its success with controls, by distance, face,
+    model and camera of the twin.
 
     Example:
         >>> from physadv.patches.bundle import read_bundle
@@ -209,6 +209,12 @@ def card_lines(card: PatchCard) -> list[str]:
         name = record.victim.name + (" (trained)" if record.in_training else "")
         rates = record.success, record.blank_success, record.clean_recognised
         lines.append(rate_line(name, *rates))
+    for film in card.twin:
+        lines.append(rate_header(f"twin, on {film.victim.name}"))
+        for one in film.cameras:
+            name = "all cameras" if one.camera == "all" else one.camera
+            rates = one.success, one.blank_success, one.clean_recognised
+            lines.append(rate_line(name, *rates))
     return lines
 
 

@@ -58,6 +58,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
             refuse_other_run(run.out, recorded_config(config))
             console.print("this check is finished; its result again (--overwrite measures anew)")
             finished = run.take_folder(run.out)
+            checking.record_on_card(config, finished)
             checking.report_run(finished, run, write_check_report(finished))
             return
         assert_fresh(run.out)
@@ -89,5 +90,6 @@ def check(config: CheckConfig, run: RunOptions) -> None:
             watch.follow(steps)
         report = write_check_report(folder)
         watching.show_report(displays, report.html)
+    checking.record_on_card(config, folder)
     box = black_box_within(task.model)
     checking.report_run(folder, run, report, queries=None if box is None else box.sent)
