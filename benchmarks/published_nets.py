@@ -37,7 +37,7 @@ def load(name: str, weights: Path) -> nn.Module:
     if name == "colt-0.1":
         return load_model(str(weights)).eval()
     net = mnist_network()
-    net.load_state_dict(torch.load(weights, weights_only=True)["state_dict"][0])
+    net.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"][0])
     return net.eval()
 
 

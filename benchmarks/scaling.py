@@ -87,29 +87,35 @@ def pgd_rows() -> list[Row]:
     return rows
 
 
-def command(words: Sequence[str], processes: int = 0) -> tuple[float, float]:
-    """CPU seconds of a command of physadv and all its processes, and the largest memory in MB."""
-    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "--"]
-    start = [*several, "physadv"] if processes else ["-m", "physadv"]
+def command(words: Sequence[str], how: str = "one") -> tuple[float, float]:
+    """CPU seconds of a command of physadv and all its processes, and the largest memory in MB; in
+    one process, in two of torchrun's, or in two "apart" that take a share each."""
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    start = [*several, "physadv"] if how == "torchrun" else ["-m", "physadv"]
+    shares = [["--shard", "1/2"], ["--shard", "2/2"]] if how == "apart" else [[]]
     with tempfile.TemporaryDirectory() as folder:
-        job = subprocess.Popen(
-            [sys.executable, *start, *words, "--out", folder + "/run", "--quiet"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-        )
-        _, status, usage = os.wait4(job.pid, 0)
-        if status:
-            raise SystemExit(f"{words}: ended with status {status}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        jobs = [
+            subprocess.Popen(
+                [sys.executable, *start, *words, *share, "--out", f"{folder}/{n}", "--quiet"],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+            )
+            for n, share in enumerate(shares)
+        ]
+        ended = [os.wait4(job.pid, 0) for job in jobs]
+    if any(status for _, status, _ in ended):
+        raise SystemExit(f"{words}: ended with status {[status for _, status, _ in ended]}")
+    seconds = sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended)
+    return seconds, max(usage.ru_maxrss for _, _, usage in ended) / 1024
 
 
-def attacked(options: argparse.Namespace, images: int, steps: int, processes: int = 0) -> Row:
+def attacked(options: argparse.Namespace, images: int, steps: int, how: str = "one") -> Row:
     """CPU seconds and memory of PGD on the first images of the data."""
     model = ("--model", "wongkolter-cifar", "--weights", str(options.weights))
     words = ("attack", *model, "--data", str(options.data), "--limit", str(images))
     words = (*words, "--attack", "pgd", "--steps", str(steps), "--speed", "plain")
     words = (*words, "--threat", "linf:8/255", "--batch-size", "32", "--device", "cpu")
-    seconds, memory = command((*words, "--threads", "1"), processes)
+    seconds, memory = command((*words, "--threads", "1"), how)
     return {"images": images, "steps": steps, "seconds": seconds, "megabytes": memory}
 
 
@@ -121,14 +127,15 @@ def image_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def process_rows(options: argparse.Namespace) -> list[Row]:
-    """Seconds of a long attack and of hardly any, in one process and in two."""
+    """Seconds of a long attack and of hardly any, in one process, in two that torchrun starts, and
+    in two that know nothing of each other: what these take more than one is the machine's."""
     rows = []
-    for repeat in range(2):
-        for processes in (0, 2):
-            for images, steps in ((64, 1), (512, 400)):
-                row = attacked(options, images, steps, processes)
-                rows.append({"curve": "processes", "value": max(1, processes), **row})
-                rows[-1]["repeat"] = repeat
+    for repeat in range(options.repeats):
+        for how in ("one", "torchrun", "apart"):
+            for images, steps in ((64, 1), (512, options.steps)):
+                row = attacked(options, images, steps, how)
+                rows.append({"curve": "processes", "value": 1 if how == "one" else 2, **row})
+                rows[-1] |= {"how": how, "repeat": repeat}
     return rows
 
 
@@ -188,7 +195,7 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"| {row['curve']} | {row['value']}{steps} | {row['seconds']:.4g} | {memory} |"
         )
-    long = [r for r in rows if r["curve"] == "processes"]
+    long = [r for r in rows if r["curve"] == "processes" and "how" in r]
     if long:
         lines += ["", *_model(long)]
     for curve in ("draws", "sums"):
@@ -202,17 +209,20 @@ def table(rows: list[Row]) -> str:
 def _model(rows: list[Row]) -> list[str]:
     """Start and work of one process and of two; and the efficiency by wall that follows, of a run
     of so many seconds of work, where each process has a core."""
+    most = max(r["steps"] for r in rows)
 
-    def least(processes: int, steps: int) -> float:
-        return min(r["seconds"] for r in rows if (r["value"], r["steps"]) == (processes, steps))
+    def least(how: str, steps: int) -> float:
+        found = [r for r in rows if r["steps"] == steps]
+        return min(r["seconds"] for r in found if r.get("how", "torchrun") == how)
 
-    start, both = least(1, 1), least(2, 1)
-    work, divided = least(1, 400) - start, least(2, 400) - both
+    start, both = least("one", 1), least("torchrun", 1)
+    work, divided = least("one", most) - start, least("torchrun", most) - both
+    apart = least("apart", most) - least("apart", 1)
     agent = max(0.0, both - 2 * start)
     lines = [
         f"start {start:.1f} s of one process, {both:.1f} of two with torchrun's own {agent:.1f}; "
         f"work {work:.1f} and {divided:.1f} s: efficiency of the work {work / divided:.2f}, "
-        f"of all {(start + work) / (both + divided):.2f}"
+        f"of two processes apart {work / apart:.2f}, of all {(start + work) / (both + divided):.2f}"
     ]
     for seconds in (60, 600, 6000):
         for processes in (2, 8, 64):
@@ -231,6 +241,8 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="CIFAR-10, as the package reads it")
     parser.add_argument("--weights", type=Path, help="those of wongkolter-cifar")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of the long attack")
+    parser.add_argument("--repeats", type=int, default=2, help="times it runs in each way")
     parser.add_argument("--only", nargs="+", choices=list(CURVES), default=list(CURVES))
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of --rows and stop")

@@ -72,7 +72,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         peers=("attackbenchlib", "adv-lib", "tqdm"),
     ),
     "auto_speed.py": Benchmark(
-        ("--rows {rows}/auto_speed.jsonl",), ("--rounds 1 --rows {rows}/auto_speed.jsonl",)
+        ("--rows {rows}/auto_speed.jsonl",),
+        ("--rounds 1 --nets ResNet --rows {rows}/auto_speed.jsonl",),
     ),
     "calibration.py": Benchmark(
         ("--printers 3 --out {rows}/calibration.jsonl",),
@@ -141,12 +142,17 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "fast_guard.py": Benchmark(("--data {shared}/mnist --seeds 3",)),
     "journey.py": Benchmark(("--shared {shared} --out {rows}/journey",)),
-    "minimum_norm.py": Benchmark(("--data {shared}/mnist",)),
+    "minimum_norm.py": Benchmark(
+        ("--data {shared}/mnist",),
+        ("--data {shared}/mnist --images 4",),
+        peers=("adv-lib", "tqdm"),
+    ),
     "patch_defenses.py": Benchmark(needs="scenes first; `scenes`, then `judge NAME ...`"),
     "patch_defenses_bundles.py": Benchmark(needs="front ends by name and a bundle"),
     "patch_proofs.py": Benchmark(needs="proofs by name; `run ARCHIVE NAME ...`", quick=("table",)),
     "patch_remover.py": Benchmark(needs="stickers that were made before"),
     "path_traced.py": Benchmark(needs="Mitsuba 3 and drawings of the sign", quick=("table",)),
+    "published_nets.py": Benchmark(needs="weights of two public repositories, named at its head"),
     "reading_costs.py": Benchmark(("",)),
     "real_signs.py": Benchmark(
         (

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,28 @@ def physadv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
     done = shared_server().run(folder, *words)
     return subprocess.CompletedProcess(words, done.code, done.stdout, done.stderr)
+
+
+def torchrun(processes: int, *options: str) -> list[str]:
+    """The command line that starts so many processes; the program or ``-m`` and a module follow."""
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    return [sys.executable, *start, *options]
+
+
+def run_in_two(program: str, file: Path, *words: object, imports: Path) -> None:
+    """Write ``program`` to ``file`` and run it in two processes, which find the modules beside the
+    test file ``imports``; the test fails with what they print where one of them does."""
+    file.write_text(program, encoding="utf-8")
+    known = environment()
+    roots = [known["PYTHONPATH"], str(imports.parent), str(imports.parent.parent)]
+    done = subprocess.run(
+        [*torchrun(2), str(file), *map(str, words)],
+        env={**known, "PYTHONPATH": os.pathsep.join(roots)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr  # whole: torchrun's own words end it
 
 
 def write_colors(

@@ -73,8 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def torchrun(processes: int, *options: str) -> list[str]:
     """The command line that starts physadv in so many processes. Without the two dashes, torchrun
     takes options such as --n for its own."""
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *options, "-m"]
-    return [sys.executable, *start, "--", "physadv"]
+    return commandline.torchrun(processes, *options, "-m", "--", "physadv")
 
 
 def physadv(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commandline import environment
+from commandline import environment, run_in_two, torchrun
 from PIL import Image
 from tinyface import KnownFinder, drawn_photo, tiny_embedder
 
@@ -94,19 +93,9 @@ distributed.destroy_process_group()
 def test_two_processes_cloak_as_one(photos: Path, tmp_path: Path) -> None:
     """Each waits for the other's cloaks of the same person: photos, settings and rows are those of
     one process; so they are where one process goes on from what two had done."""
-    program, whole, stopped, one = (tmp_path / n for n in ("program.py", "two", "stopped", "one"))
-    program.write_text(PROGRAM)
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", str(program)]
-    known, own = environment(), Path(__file__).parent
-    roots = os.pathsep.join([known["PYTHONPATH"], str(own), str(own.parent)])
-    done = subprocess.run(
-        [sys.executable, *start, *map(str, (photos, whole, stopped))],
-        env={**known, "PYTHONPATH": roots},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    whole, stopped, one = (tmp_path / name for name in ("two", "stopped", "one"))
+    program = tmp_path / "program.py"
+    run_in_two(PROGRAM, program, photos, whole, stopped, imports=Path(__file__))
     list(task_for(photos, one).run())
     assert content(whole) == content(one)
 
@@ -169,11 +158,11 @@ def test_the_command_under_torchrun(shared_data: Path, tmp_path: Path) -> None:
     words = ["cloak", "photos", "--mode", "low", "--threads", "1", "--embedder", "mobilefacenet"]
     words += ["--embedder-weights", f"mobilefacenet={weights / 'mobilefacenet_foamliu.pt'}"]
     words += ["--detector-weights", str(weights / "facedet_slim_biubug6.pth"), "--json"]
-    several = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "physadv"]
+    several = torchrun(2, "-m", "--", "physadv")
 
     def run(start: list[str], out: str) -> dict[str, Any]:
         done = subprocess.run(
-            [sys.executable, *start, *words, "--out", out],
+            [*start, *words, "--out", out],
             cwd=tmp_path,
             env=environment(),
             capture_output=True,
@@ -185,6 +174,10 @@ def test_the_command_under_torchrun(shared_data: Path, tmp_path: Path) -> None:
         said: dict[str, Any] = json.loads(done.stdout)
         return said
 
-    assert run(several, "two")["cloaked"] == run(["-m", "physadv"], "one")["cloaked"] == 4
+    assert (
+        run(several, "two")["cloaked"]
+        == run([sys.executable, "-m", "physadv"], "one")["cloaked"]
+        == 4
+    )
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert run(several, "two")["already done"] == 4

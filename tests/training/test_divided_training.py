@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import environment
+from commandline import run_in_two
 from torch import Tensor, nn
 
 from physadv.core.errors import OptionError
@@ -209,29 +206,10 @@ def test_two_processes_train_the_weights_of_one(tmp_path: Path) -> None:
     the reported loss is that of the whole batch; so they do where one of the two runs out of
     memory, after which both take few images at once; and where one process goes on from what two
     have kept of their images' changes."""
-    program, out = tmp_path / "program.py", tmp_path / "weights.safetensors"
-    program.write_text(PROGRAM)
-    start = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        str(program),
-        str(out),
-        str(tmp_path / "free.safetensors"),
-    ]
-    own, known = Path(__file__).parent, environment()
-    roots = os.pathsep.join([known["PYTHONPATH"], str(own), str(own.parent)])
-    done = subprocess.run(
-        [sys.executable, *start],
-        env={**known, "PYTHONPATH": roots},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr  # whole: torchrun's own words end it
+    out, kept = tmp_path / "weights.safetensors", tmp_path / "free.safetensors"
+    run_in_two(PROGRAM, tmp_path / "program.py", out, kept, imports=Path(__file__))
     both, _ = read_tensors(out)
-    resumed, _ = cases()["free"].trained(checkpoint=tmp_path / "free.safetensors")
+    resumed, _ = cases()["free"].trained(checkpoint=kept)
     assert float((resumed - both["free"]).norm() / resumed.norm()) < 1e-5
     for name, case in cases().items():
         one, losses = case.trained()

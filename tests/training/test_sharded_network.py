@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from commandline import environment
+from commandline import run_in_two
 from test_divided_training import SCHEDULE, Net, batch, cases, trained
 from torch import nn
 
@@ -65,19 +62,7 @@ def test_shards_train_the_weights_of_one_process(tmp_path: Path) -> None:
     each process holds about half of the weights. What two processes keep, one goes on from, and the
     other way around, to the same weights."""
     one, _ = cases()["fast"].trained(checkpoint=tmp_path / "one.safetensors", steps=3)
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    own, known = Path(__file__).parent, environment()
-    roots = os.pathsep.join([known["PYTHONPATH"], str(own), str(own.parent)])
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2", str(program), str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, *start],
-        env={**known, "PYTHONPATH": roots},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two(PROGRAM, tmp_path / "program.py", tmp_path, imports=Path(__file__))
 
     both, _ = read_tensors(tmp_path / "weights.safetensors")
     for name in (name for name in both if f"{name} loss" in both):
