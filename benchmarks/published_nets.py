@@ -32,10 +32,23 @@ from physadv.models.architectures.wongkolter import mnist_network
 RADII = {"wong-kolter-0.3": 0.3, "colt-0.1": 0.1}
 
 
+class Normalized(nn.Module):
+    """A net behind the normalization of its pixels, which the published file leaves out."""
+
+    def __init__(self, net: nn.Module, mean: float, std: float) -> None:
+        super().__init__()
+        self.net, self.mean, self.std = net, mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (b, classes) of images in [0, 1]."""
+        logits: Tensor = self.net((images - self.mean) / self.std)
+        return logits
+
+
 def load(name: str, weights: Path) -> nn.Module:
     """The net, images (b, 1, 28, 28) in [0, 1] to logits."""
     if name == "colt-0.1":
-        return load_model(str(weights)).eval()
+        return Normalized(load_model(str(weights)), 0.1307, 0.3081).eval()
     net = mnist_network()
     net.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu")["state_dict"][0])
     return net.eval()

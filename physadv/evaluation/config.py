@@ -54,7 +54,8 @@ class SampleConfig(ModelSettings):
     speed: Annotated[
         str,
         ConfigField(
-            "Arithmetic: plain, fold (same function, faster), bf16, or auto (the fastest, timed).",
+            "Arithmetic: plain, fold (same function, faster), bf16, or auto (the fastest, timed; "
+            "in long runs compiled).",
             "Run",
             completions=("plain", "fold", "bf16", "auto"),
         ),

@@ -158,17 +158,17 @@ class Evaluation:
         return score_based_stages(self.ball.norm)
 
     def probe(self, count: int = 64) -> list[Finding]:
-        """Return the findings of the self-checks on ``count`` images, or on as many as memory
-        holds at once."""
-        fits = MemoryLimit()
-        first = fits.run(count, lambda first, last: [] if first else self._probe(last - first))
+        """Return the findings of the self-checks on ``count`` images, of which a batch is taken at
+        once at most, or as many as memory holds."""
+        fits = MemoryLimit(max(2, min(count, self.batch_size)))
+        first = fits.run(count, lambda i, j: [] if i else self._probe(count, j - i))
         if fits.first_failed is not None:
             self.memory.first_failed, self.memory.most = fits.first_failed, fits.most
         return first[0] if first else []
 
-    def _probe(self, count: int) -> list[Finding]:
+    def _probe(self, count: int, at_once: int) -> list[Finding]:
         positions = list(range(0, len(self.samples), max(1, len(self.samples) // count)))[:count]
-        images, labels = self._load(positions)
+        images, labels = self._load(positions[:: -(-len(positions) // at_once)])
         with preserved_state(device=images.device), frozen_eval(self._guard), torch.no_grad():
             self._guard.open(images, labels, None)
         findings = masking_checks.masking_findings(
@@ -181,6 +181,7 @@ class Evaluation:
         if "no-gradient" in known:
             return findings
 
+        images, labels = self._load(positions)
         few = self._pgd(images, labels, self.ball.eps, 5)
         findings += masking_checks.check_steps(
             few, self._pgd(images, labels, self.ball.eps, 20), (5, 20)
@@ -204,7 +205,11 @@ class Evaluation:
             )
             return [bool(x) for x in found.success.tolist()]
 
-        return [broken for some in self.memory.run(len(images), part) for broken in some]
+        fits = replace(self.memory, most=min(self.batch_size, self.memory.most or self.batch_size))
+        broken = [one for some in fits.run(len(images), part) for one in some]
+        if fits.first_failed is not None:
+            self.memory.first_failed, self.memory.most = fits.first_failed, fits.most
+        return broken
 
     def _load(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         images, labels = self.samples.images(positions), self.samples.targets(positions)

@@ -363,3 +363,13 @@ def test_long_runs_try_compiling_between_batches_and_keep_a_batch_to_its_copy(
     }
     assert names[0].isdisjoint({"compiled fold"})
     assert names[1] == names[2] == {"compiled fold"}
+
+
+def test_nothing_takes_more_images_at_once_than_a_batch() -> None:
+    """The self-checks, too, keep to the batch size that the user chose for the memory there is."""
+    run = evaluation(batch_size=6, curve=(0.01,))
+    seen: list[int] = []
+    handle = run.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    list(run.run())
+    handle.remove()
+    assert 0 < max(seen) <= 6
