@@ -550,6 +550,25 @@ def finished_rows(
     return finished
 
 
+def ordered_by_content(jobs: Sequence[PhotoJob], finished: Container[str]) -> list[PhotoJob]:
+    """Return ``jobs`` in the order in which they are cloaked, which names have no part in.
+
+    A cloak knows those made before it. So the photos named in ``finished``, which an earlier run
+    made, come first; then all are in the order of their files' sha256, those that cannot be read
+    before others.
+    """
+
+    return sorted(jobs, key=lambda j: (j.name not in finished, content_digest(j.source), j.name))
+
+
+def content_digest(file: Path) -> str:
+    """Return the sha256 of ``file``; an empty text where it cannot be read."""
+    try:
+        return sha256_of(file)
+    except (PhysadvError, OSError):
+        return ""
+
+
 def output_of(row: Row, folder: Path) -> Path:
     """Return the file that the photo of a manifest's ``row`` became, in ``folder``."""
     return member_of(folder, row["output"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from physadv.core.process_group import ProcessGroup
+from physadv.core.rows import Row
 from physadv.models.faces.embedders import load_surrogates
 from physadv.models.faces.face_detection import SlimFinder, default_finders
 from physadv.privacy.batch import (
@@ -17,6 +17,7 @@ from physadv.privacy.batch import (
     PhotoOutcome,
     finished_rows,
     gather_manifests,
+    ordered_by_content,
     plan_jobs,
     refuse_other_settings,
     run_folder,
@@ -113,7 +114,8 @@ class CloakTask:
         """Cloak photo by photo and yield after each; what an earlier run finished is skipped.
 
         Where there are several photos, the faces of all are found and embedded first, so that each
-        cloak moves away from what the person's photos share.
+        cloak moves away from what the person's photos share. They are cloaked in the order of their
+        files' sha256, so that neither names nor an interruption change a result.
 
         Args:
             overwrite: Whether photos cloaked with other settings are replaced.
@@ -124,9 +126,11 @@ class CloakTask:
         """
         settings = cloaker_settings(self.cloaker)
         gather_manifests(self.folder, [job.name for job in self.jobs])
-        self._survey(settings, surveyed)
+        finished = finished_rows(self.jobs, self.folder, settings, **self._carried)
+        jobs = ordered_by_content(self.jobs, finished)
+        self._survey(jobs, finished, surveyed)
         outcomes = run_folder(
-            self.jobs,
+            jobs,
             self.folder,
             self.cloaker,
             settings=settings,
@@ -137,17 +141,18 @@ class CloakTask:
         write_settings(self.folder / SETTINGS, settings)
         yield from outcomes
 
-    def _survey(self, settings: dict[str, Any], surveyed: Surveyed | None) -> None:
+    def _survey(
+        self, jobs: Sequence[PhotoJob], finished: Mapping[str, Row], surveyed: Surveyed | None
+    ) -> None:
         """Let the cloaker know the faces of all photos, where some are still to be cloaked."""
-        finished = finished_rows(self.jobs, self.folder, settings, **self._carried)
-        if len(self.jobs) < 2 or len(finished) == len(self.jobs):
+        if len(jobs) < 2 or len(finished) == len(jobs):
             return
         photos = []
-        for job in self.jobs:
+        for job in jobs:
             photos.append(survey_photo(job, self.cloaker, finished))
             if surveyed is not None:
                 surveyed(len(photos))
-        know_photos(self.cloaker, self.jobs, photos)
+        know_photos(self.cloaker, jobs, photos)
 
     def divided(self, group: ProcessGroup) -> DividedCloak:
         """Return the run divided among the processes of ``group``, each of which calls this.

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from physadv.core.image_io import Array
 from physadv.core.process_group import ProcessGroup
 from physadv.core.rows import Row
@@ -30,11 +28,12 @@ from physadv.privacy.batch import (
     finished_rows,
     gather_manifests,
     manifest_rows,
+    ordered_by_content,
     output_of,
     rank_manifest,
     run_folder,
 )
-from physadv.privacy.embedding_loss import similarity_margin
+from physadv.privacy.embedding_loss import is_same_person
 from physadv.privacy.folder_survey import Embeddings, SurveyedPhoto, know_photos, survey_photo
 from physadv.privacy.photo_cloaker import PhotoCloaker, face_of
 from physadv.privacy.photo_io.photo import read_photo
@@ -49,7 +48,7 @@ class DividedCloak:
     """One run over photos, divided among processes.
 
     Attributes:
-        jobs: All photos, the same in every process.
+        jobs: All photos, the same in every process; :meth:`run` puts them in its order.
         folder: Target folder, which all processes share.
         cloaker: Finds and cloaks faces; it is given what the others found.
         group: The processes.
@@ -78,6 +77,9 @@ class DividedCloak:
         if self.group.is_first:
             self._finished = finished_rows(self.jobs, self.folder, self.settings, **self.carried)
         self._finished = self.group.from_first(self._finished)
+        if self.group.is_first:
+            self.jobs = ordered_by_content(self.jobs, self._finished)
+        self.jobs = self.group.from_first(self.jobs)
         self._photos = self.group.divided(
             self.jobs, lambda job: [survey_photo(job, self.cloaker, self._finished)]
         )
@@ -191,16 +193,11 @@ def _photos_of_same(
 ) -> set[int]:
     """Return the photos among ``seen`` with a face that every embedder matches to one of
     ``faces``."""
-    if not faces or not seen:
-        return set()
-    margins = []
-    for embedder in embedders:
-        name = embedder.card.name
-        own, old = torch.cat([f[name] for f in faces]), torch.cat([f[name] for _, f in seen])
-        device = embedder.mean.device
-        margins.append(similarity_margin(embedder, own.to(device), old.to(device)))
-    is_same = (torch.stack(margins) > 0).all(0).any(0).tolist()
-    return {number for (number, _), same in zip(seen, is_same, strict=True) if same}
+    return {
+        number
+        for number, old in seen
+        if any(is_same_person(face, old, embedders) for face in faces)
+    }
 
 
 __all__ = ["DividedCloak", "divide_photos"]

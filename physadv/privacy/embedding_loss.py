@@ -20,8 +20,9 @@ from physadv.models.faces.face_detection import DetectedFace
 from physadv.privacy.transforms import clean_view, crop_through_view
 
 FAR = 0.01
-_ALBUM_FAR = 0.001
-"""Among many people's photos, one in a hundred of strangers' would outnumber a person's own."""
+_SAME_FAR = 0.001
+"""Two faces are one person's where they match at this rate: among many people's photos, one in a
+hundred of strangers' would outnumber a person's own."""
 _UNKNOWN = {"cosine": 0.3, "euclidean": -1.0}
 _SIBLINGS = 8
 _SAME_PHOTO = 0.98
@@ -127,10 +128,10 @@ class CloakMemory:
         self, clean: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
     ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Return the newest faces of the same person: those that every one of ``embedders``
-        matched to ``clean`` before cloaking."""
+        matched to ``clean`` before cloaking, at 0.1 % false accepts."""
         matches = []
         for old, cloaked in reversed(self._faces):
-            if _is_same(clean, old, embedders):
+            if is_same_person(clean, old, embedders):
                 made = cloaked()
                 if made is not None:
                     matches.append((old, made))
@@ -148,20 +149,17 @@ class CloakMemory:
         return [
             old
             for old in self._album.values()
-            if _is_same(clean, old, embedders, far=_ALBUM_FAR)
-            and not _is_one_photo(clean, old, embedders)
+            if is_same_person(clean, old, embedders) and not _is_one_photo(clean, old, embedders)
         ]
 
 
-def _is_same(
-    clean: dict[str, Tensor],
-    old: dict[str, Tensor],
-    embedders: Sequence[FaceEmbedder],
-    far: float = FAR,
+def is_same_person(
+    clean: dict[str, Tensor], old: dict[str, Tensor], embedders: Sequence[FaceEmbedder]
 ) -> bool:
-    """Whether every one of ``embedders`` that knows both takes them for one person."""
+    """Return whether every one of ``embedders`` that knows both faces, by their embeddings (1, d),
+    takes them for one person at 0.1 % false accepts."""
     return all(
-        float(e.similarity(clean[e.card.name], old[e.card.name])) > threshold_of(e, far)
+        float(e.similarity(clean[e.card.name], old[e.card.name])) > threshold_of(e, _SAME_FAR)
         for e in embedders
         if e.card.name in old
     )

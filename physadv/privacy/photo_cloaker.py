@@ -21,10 +21,16 @@ from physadv.core.wording import count_noun
 from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import DetectedFace, FaceFinder, Points, Scheme
 from physadv.models.faces.second_look import search_faces
-from physadv.privacy.batch import CloakedPhoto, PixelReader, recorded_embedders
+from physadv.privacy.batch import CloakedPhoto, PixelReader, content_digest, recorded_embedders
 from physadv.privacy.check.embeddings import aligned_crop, embed_crop
 from physadv.privacy.check.pairs import PortraitPair, find_portraits, match_files
-from physadv.privacy.cloak_faces import CloakedFace, CloakMode, FaceWindow, cloak_faces
+from physadv.privacy.cloak_faces import (
+    CloakedFace,
+    CloakMode,
+    FaceWindow,
+    cloak_faces,
+    face_digest,
+)
 from physadv.privacy.embedding_loss import CloakMemory, decoy_embedding, own_embeddings
 from physadv.privacy.face_choice import FaceChoice, PhotoFaces
 from physadv.privacy.photo_io.photo import read_photo
@@ -120,14 +126,14 @@ class PhotoCloaker:
 
         Args:
             rgb: Photo (h, w, 3) uint8.
-            name: Name of the photo in the random streams.
+            name: Name of the photo in errors.
             faces: Faces to cloak.
             modes: Mode of each face; None for the cloaker's.
 
         Returns:
             The cloaked pixels and one row a face.
         """
-        decoys = self._decoys(rgb, faces, name)
+        decoys = self._decoys(rgb, faces)
         done, notes = cloak_faces(
             rgb,
             faces,
@@ -188,7 +194,8 @@ class PhotoCloaker:
             OptionError: There is no face.
         """
         count, digests = 0, []
-        for path in list_images(folder):
+        # In the order of their content, as sums depend on it in the last digit.
+        for path in sorted(list_images(folder), key=content_digest):
             try:
                 rgb = read_photo(path).rgb
             except PhysadvError:
@@ -237,12 +244,12 @@ class PhotoCloaker:
             for e in self.embedders
         }
 
-    def _decoys(self, rgb: Array, faces: list[DetectedFace], name: str) -> dict[str, Tensor] | None:
+    def _decoys(self, rgb: Array, faces: list[DetectedFace]) -> dict[str, Tensor] | None:
         if self.others is None or not faces:
             return None
 
         window = FaceWindow.around(rgb, faces[0], self.embedders[0].mean.device)
-        draw = generator(self.seed, "decoy", name)
+        draw = generator(self.seed, "decoy", face_digest(rgb, faces[0]))
         return {
             e.card.name: decoy_embedding(
                 e, self.others[e.card.name], own_embeddings(window.scene, window.face, e), draw

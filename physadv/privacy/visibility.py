@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log10
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch.nn.functional as F
 from kornia.metrics import ssim
 from torch import Tensor
 
-from physadv.core.color import de00_of_srgb
+from physadv.core.color import de00, de00_of_srgb, lab
 from physadv.core.tensors import exact_device
 
 _SIGMA, _RADIUS = 1.5, 5
 _BAND_PIXELS = 250_000
 """Pixels that are compared at once."""
+_MATRIX_SIDE = 256
+"""Longest side in px of pictures that are blurred by a matrix."""
 _LUMINANCE = (0.2126, 0.7152, 0.0722)
 _EYE_PX = 1.0
 """Sigma in px of the blur of an eye before a screen at 100 %: 60 px a degree of sight, at which
@@ -201,46 +204,78 @@ def patch_color_change(before: Tensor, after: Tensor) -> float:
     A patch has a fortieth of the box as its sigma: small enough for a blotch. It is flat where the
     lightness around it varies by less than in two fifths of the box.
     """
-    differences, flat = _patches(before, after)
-    return float(np.quantile(differences[flat], 0.99))
+    return ReferenceBox(before).patch_color_change(after)
 
 
-def patch_room(before: Tensor, after: Tensor, most: float) -> Tensor:
-    """Return the share of a change that each place may keep so that flat patches keep a limit.
+class ReferenceBox:
+    """A face box that many others are compared with; what depends on it alone is computed once.
 
     Args:
-        before: Face box (1, 3, h, w) in [0, 1].
-        after: The same, changed.
-        most: Largest CIEDE2000 of a flat patch.
+        box: Face box (1, 3, h, w) in [0, 1].
 
-    Returns:
-        Shares (1, 1, h, w) in (0, 1].
+    Example:
+        >>> import torch
+        >>> float(ReferenceBox(torch.ones(1, 3, 16, 16)).dssim(torch.ones(1, 3, 16, 16)))
+        0.0
     """
-    differences, flat = _patches(before, after)
-    kept = np.where(flat, most / np.maximum(differences, most), 1.0)
-    room = torch.from_numpy(kept).to(before)[None, None]
-    sigma = _patch_sigma(before)
-    reach = round(2 * sigma)
-    least = -F.max_pool2d(F.pad(-room, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
-    return gaussian_blur(least, sigma)
 
+    def __init__(self, box: Tensor) -> None:
+        self._box = _padded(box.detach())
+        blurred = _blurred(torch.cat([self._box, self._box * self._box], 1))
+        self._mean, self._square = blurred.split(box.shape[1], 1)
 
-def _patch_sigma(box: Tensor) -> float:
-    """Sigma of a patch of skin in px of ``box``."""
-    return max(1.0, max(box.shape[-2:]) * _PATCH)
+        self._sigma = max(1.0, max(box.shape[-2:]) * _PATCH)
+        light = lightness(box.detach())
+        mean = gaussian_blur(light, self._sigma)
+        contrast = (gaussian_blur(light * light, self._sigma) - mean * mean)[0, 0].cpu().numpy()
+        self._flat: npt.NDArray[np.bool_] = contrast <= np.quantile(contrast, _FLAT)
+        self._colors = lab(self._flat_patches(box))
 
+    def dssim(self, after: Tensor) -> Tensor:
+        """Return the DSSIM (1,) of another box ``after`` (1, 3, h, w), as :func:`dssim` does;
+        differentiable."""
+        low, high = 0.01**2, 0.03**2
+        other = _padded(after)
+        maps = _blurred(torch.cat([other, other * other, self._box * other], 1))
+        mean, square, product = maps.split(other.shape[1], 1)
+        both, means = self._mean * mean, self._mean**2 + mean**2
+        similarity = (
+            (2 * both + low)
+            * (2 * (product - both) + high)
+            / ((means + low) * (self._square + square - means + high))
+        )
+        return ((1 - similarity) / 2).mean((1, 2, 3))
 
-def _patches(
-    before: Tensor, after: Tensor
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """CIEDE2000 (h, w) of the patch around each place, and whether that patch is flat."""
-    sigma = _patch_sigma(before)
-    light = lightness(before)
-    mean = gaussian_blur(light, sigma)
-    contrast = (gaussian_blur(light * light, sigma) - mean * mean)[0, 0].cpu().numpy()
-    flat: npt.NDArray[np.bool_] = contrast <= np.quantile(contrast, _FLAT)
-    first, second = (gaussian_blur(x, sigma)[0] for x in (before, after))
-    return _differences(first, second), flat
+    def patch_color_change(self, after: Tensor) -> float:
+        """Return the CIEDE2000 that 99 % of flat patches stay below, to ``after`` (1, 3, h, w)."""
+        return float(np.quantile(self._differences(after), 0.99))
+
+    def patch_room(self, after: Tensor, most: float) -> Tensor:
+        """Return the share of a change that each place may keep so that flat patches keep a limit.
+
+        Args:
+            after: The box (1, 3, h, w) in [0, 1], changed.
+            most: Largest CIEDE2000 of a flat patch.
+
+        Returns:
+            Shares (1, 1, h, w) in (0, 1].
+        """
+        kept = np.ones(self._flat.shape)
+        kept[self._flat] = most / np.maximum(self._differences(after), most)
+        room = torch.from_numpy(kept).to(after)[None, None]
+        reach = round(2 * self._sigma)
+        least = -F.max_pool2d(F.pad(-room, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1)
+        return gaussian_blur(least, self._sigma)
+
+    def _differences(self, after: Tensor) -> npt.NDArray[np.float64]:
+        """CIEDE2000 (n,) of the flat patches."""
+        return de00(self._colors, lab(self._flat_patches(after)))
+
+    def _flat_patches(self, box: Tensor) -> npt.NDArray[np.float32]:
+        """Colors (n, 3) of ``box`` (1, 3, h, w), each the mean of a patch that is flat."""
+        blurred = gaussian_blur(box.detach(), self._sigma)[0].clamp(0, 1)
+        colors: npt.NDArray[np.float32] = blurred.permute(1, 2, 0).cpu().numpy()[self._flat]
+        return colors
 
 
 def _differences(first: Tensor, second: Tensor) -> npt.NDArray[np.float64]:
@@ -258,14 +293,32 @@ def _padded(x: Tensor) -> Tensor:
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     """Blur ``x`` (b, c, h, w) by ``sigma`` px, borders repeated; differentiable."""
+    height, width = x.shape[-2:]
+    if max(height, width) <= _MATRIX_SIDE:
+        down, across = (_blur_matrix(n, sigma).to(x) for n in (height, width))
+        return down @ x @ across.T
     radius = max(1, round(3 * sigma))
     return _blurred(F.pad(x, (radius,) * 4, mode="replicate"), sigma, radius)
 
 
+@lru_cache(maxsize=64)
+def _blur_matrix(side: int, sigma: float) -> Tensor:
+    """The blur of ``side`` values as a matrix (side, side): of small pictures it is several times
+    faster than a convolution."""
+    radius = max(1, round(3 * sigma))
+    spikes = F.pad(torch.eye(side, dtype=torch.float64)[:, None], (radius, radius), "replicate")
+    return F.conv1d(spikes, _window(sigma, radius, spikes)[None, None])[:, 0].T.float()
+
+
+def _window(sigma: float, radius: int, like: Tensor) -> Tensor:
+    """Gaussian weights (2 radius + 1,) with a sum of 1, of the type of ``like``."""
+    reach = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+    window = torch.exp(-(reach**2) / (2 * max(sigma, 1e-3) ** 2))
+    return window / window.sum()
+
+
 def _blurred(x: Tensor, sigma: float = _SIGMA, radius: int = _RADIUS) -> Tensor:
     """Gaussian window, valid part only."""
-    reach = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    window = torch.exp(-(reach**2) / (2 * max(sigma, 1e-3) ** 2))
-    window = (window / window.sum()).expand(x.shape[1], 1, 1, -1)
+    window = _window(sigma, radius, x).expand(x.shape[1], 1, 1, -1)
     across = F.conv2d(x, window, groups=x.shape[1])
     return F.conv2d(across, window.transpose(2, 3), groups=x.shape[1])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_two_processes_cloak_as_one(photos: Path, tmp_path: Path) -> None:
 
     assert len(list(stopped.glob("cloak-manifest.rank-*.jsonl"))) == 2
     statuses = [outcome.status for outcome in task_for(photos, stopped).run()]
-    assert statuses.count("already done") == 3  # the fourth failed, and is tried again
+    assert statuses.count("already done") == 4
     resumed, expected = content(stopped), content(one)
     assert {row["source"] for row in resumed.pop(MANIFEST)} == {
         row["source"] for row in expected.pop(MANIFEST)
@@ -124,6 +125,22 @@ def test_every_photo_knows_the_others_of_its_person(photos: Path, tmp_path: Path
     assert {name: after[name] for name in before if name != MANIFEST} == {
         name: data for name, data in before.items() if name != MANIFEST
     }
+
+
+@pytest.mark.parametrize("stop", [0, 3, 6])
+def test_names_and_interruptions_change_no_pixel(photos: Path, tmp_path: Path, stop: int) -> None:
+    """The same photos under each other's names, stopped at some point: each is the same file."""
+    (photos / "3b.png").unlink()
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    names = {f"{shot}.png": f"{(shot * 3 + 4) % 7}.png" for shot in range(7)}
+    for old, new in names.items():
+        (renamed / new).write_bytes((photos / old).read_bytes())
+    list(task_for(photos, tmp_path / "one").run())
+    list(islice(task_for(renamed, tmp_path / "two").run(), stop))
+    list(task_for(renamed, tmp_path / "two").run())
+    for old, new in names.items():
+        assert (tmp_path / "one" / old).read_bytes() == (tmp_path / "two" / new).read_bytes()
 
 
 def test_a_finished_run_looks_at_no_photo(photos: Path, tmp_path: Path) -> None:

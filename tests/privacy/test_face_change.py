@@ -19,9 +19,10 @@ from physadv.privacy.face_change import (
     rendered_box,
 )
 from physadv.privacy.visibility import (
+    ReferenceBox,
+    dssim,
     lightness,
     patch_color_change,
-    patch_room,
     seen_color_change,
 )
 
@@ -138,11 +139,23 @@ def test_room_takes_from_where_a_patch_shows_and_from_nowhere_else() -> None:
     box = torch.full((1, 3, 120, 120), 0.5)
     change = torch.zeros(1, 1, 120, 120)
     change[..., 20:50, 20:50] = 0.1
-    room = patch_room(box, box + change, 2.0)
+    room = ReferenceBox(box).patch_room(box + change, 2.0)
     assert patch_color_change(box, box + change) > 2.5
     assert patch_color_change(box, box + room * change) <= 2.0 * 1.1
     assert float(room[..., 80:, 80:].min()) == pytest.approx(1)
     assert float(room.min()) > 0
+
+
+@pytest.mark.parametrize("size", [(8, 9), (40, 31), (192, 160)])
+def test_a_reference_compares_as_two_boxes_do(size: tuple[int, int]) -> None:
+    """DSSIM of kornia, on sides under its window too, with the gradient of the changed box."""
+    draw = torch.Generator().manual_seed(3)
+    before = torch.rand(1, 3, *size, generator=draw)
+    after = (before + 0.1 * torch.rand(1, 3, *size, generator=draw)).requires_grad_()
+    found, expected = ReferenceBox(before).dssim(after), dssim(before, after)
+    assert float(found) == pytest.approx(float(expected), abs=1e-6)
+    slopes = [torch.autograd.grad(each.sum(), after)[0] for each in (found, expected)]
+    assert torch.allclose(slopes[0], slopes[1], atol=1e-6)
 
 
 def test_one_spot_does_not_weaken_the_whole_change() -> None:
