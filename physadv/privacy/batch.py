@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -92,21 +93,26 @@ class PhotoOutcome:
     row: Row = field(default_factory=dict)
 
 
-def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[PhotoJob], Path]:
-    """List the photos under ``source`` (a folder or a file) and the target file of each.
+Source = str | Path | Sequence[str]
+"""A folder with photos, a photo, or several photos."""
+
+
+def plan_jobs(source: Source, out: str | Path | None = None) -> tuple[list[PhotoJob], Path]:
+    """List the photos under ``source`` and the target file of each.
 
     ``out`` is the target folder; by default it lies beside ``source`` and has "-cloaked" added to
-    its name.
+    its name. That of several photos is the one that a run over the folder of all has.
 
     Returns:
         The jobs and the target folder.
 
     Raises:
-        OptionError: The output would lie among the originals.
+        OptionError: The output would lie among the originals, or one of several is no photo.
         ImageError: There is no photo, or ``source`` is a raw photo or a video.
     """
-    root = Path(source)
-    folder = root if root.is_dir() else root.parent
+    if not isinstance(source, str | Path):
+        return _plan_several(source, out)
+    root, folder = Path(source), photo_folder(source)
     target = target_folder(root, out)
     paths = list_images(root)
     if root.is_file() and (kind := _kind_of(root.suffix.lower())) in _DEVELOPED:
@@ -114,6 +120,33 @@ def plan_jobs(source: str | Path, out: str | Path | None = None) -> tuple[list[P
     return [
         PhotoJob(p, target / p.relative_to(folder), str(p.relative_to(folder))) for p in paths
     ], target
+
+
+def photo_folder(source: Source) -> Path:
+    """Return the folder that names of photos are relative to: ``source`` itself, that of the photo,
+    or the one that holds several."""
+    if isinstance(source, str | Path):
+        root = Path(source)
+        return root if root.is_dir() else root.parent
+    return Path(os.path.commonpath([Path(each).parent.resolve() for each in source]))
+
+
+def _plan_several(source: Sequence[str], out: str | Path | None) -> tuple[list[PhotoJob], Path]:
+    """The jobs of several photos; their names are relative to the folder of all."""
+    files = [Path(each) for each in source]
+    for file in files:
+        if file.is_dir() or is_video(file):
+            raise OptionError(
+                f"{file} among several", "Several are photos, each named", "Run it by itself"
+            )
+    folder = photo_folder(source)
+    target = target_folder(folder, out)
+    jobs: dict[str, PhotoJob] = {}
+    for file in files:
+        (job,), _ = plan_jobs(file, target)
+        name = str(file.parent.resolve().relative_to(folder) / file.name)
+        jobs[name] = PhotoJob(job.source, target / name, name)
+    return list(jobs.values()), target
 
 
 def target_folder(source: Path, out: str | Path | None) -> Path:
@@ -140,20 +173,21 @@ def target_folder(source: Path, out: str | Path | None) -> Path:
     return target
 
 
-def is_video(source: str | Path) -> bool:
+def is_video(source: Source) -> bool:
     """Return whether ``source`` is a file in a container of videos that are cloaked."""
+    if not isinstance(source, str | Path):
+        return False
     file = Path(source)
     return file.is_file() and file.suffix.lower() in CLOAKED_VIDEO
 
 
-def list_unhandled(source: str | Path) -> list[tuple[str, str]]:
+def list_unhandled(source: Source) -> list[tuple[str, str]]:
     """Return the files under ``source`` that are no photos which can be cloaked, by name and kind:
     "raw photo", "video" or "other file".
 
     They stay as they are, faces in them unprotected.
     """
-    root = Path(source)
-    if not root.is_dir():
+    if not isinstance(source, str | Path) or not (root := Path(source)).is_dir():
         return []
     return [
         (str(file.relative_to(root)), _kind_of(file.suffix.lower()))

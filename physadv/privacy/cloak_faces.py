@@ -59,6 +59,10 @@ this sigma in px of a 112 px face, so that an iris stays round."""
 _GIVEN_BACK, _ROUNDS, _TO_LIMIT = 1.15, 3, 0.97
 """Factor by which each place's room grows again, rounds that make it small enough, and the share of
 the limit that they aim at."""
+_FIXED_VIEWS: tuple[Kind, ...] = ("any", "hard")
+"""Views that changes are compared on, beside two that leave the photo as it is."""
+_AIM = 1.05
+"""Share of the limit on DSSIM that the search aims at."""
 _LAST_RATE = 0.1
 """Share of the first step size that the last step has."""
 WORKING_SIDE = 192
@@ -108,7 +112,14 @@ class CloakMode:
 MODES = {
     mode.name: mode
     for mode in (
-        CloakMode("low", linf=40, dssim=0.02, patches=1.8, limits=ChangeLimits(0.6, 0.8, 6, 1.2)),
+        CloakMode(
+            "low",
+            linf=40,
+            dssim=0.02,
+            patches=1.8,
+            limits=ChangeLimits(0.6, 0.8, 6, 1.2),
+            steps=24,
+        ),
         CloakMode("mid", linf=50, dssim=0.03, patches=2.4, limits=ChangeLimits(0.9, 1.0, 8, 1.6)),
         CloakMode(
             "high", linf=60, dssim=0.045, patches=3.2, limits=ChangeLimits(1.2, 1.2, 10, 2.1)
@@ -511,9 +522,7 @@ class CloakSearch:
 
         # Changes are compared on the same views, or luck of the draw would decide.
         self._judges = [clean_view(), clean_view(flip=True, first_scheme=False)]
-        self._judges += [
-            draw_view(rng, mode.ranges, kind) for kind in ("any", "any", "hard", "hard")
-        ]
+        self._judges += [draw_view(rng, mode.ranges, kind) for kind in _FIXED_VIEWS]
 
     def run(self, begin: tuple[Tensor, Tensor] | None = None) -> int:
         """Optimize until the steps are used up or nothing improves.
@@ -553,9 +562,12 @@ class CloakSearch:
                 )
                 now[k] = (now[k] - rate * move).clamp(-1, 1)
 
-            # Only what holds on fixed views and after rounding counts as an improvement.
-            if step % self.mode.every == 0 or step == self.mode.steps:
-                self._make_room(now)
+            if step % self.mode.every and step < self.mode.steps:
+                continue
+            self._make_room(now)
+            # Only what holds on fixed views and after rounding counts as an improvement. The first
+            # half of the steps is far from the end, and not worth the time to judge it.
+            if 2 * step > self.mode.steps:
                 idle = 0 if self._keep(*self._shaped(*now)) else idle + 1
                 if idle >= self.mode.patience:
                     return step
@@ -572,11 +584,11 @@ class CloakSearch:
         loss = self._loss(self.window.scene_with(box), views, dealt=True)
 
         # The price follows the constraint: it rises while the change is too visible and falls while
-        # there is room.
+        # there is room, the slower the nearer it is to a little too much, of which the last share
+        # is taken back.
         over = self._unchanged.dssim(box)[0] / self.mode.dssim
-        self.price = float(
-            np.clip(self.price * (1.15 if float(over.detach()) > 1 else 0.9), 0.02, 50)
-        )
+        grown = float(np.clip((float(over.detach()) / _AIM) ** 0.5, 0.9, 1.15))
+        self.price = float(np.clip(self.price * grown, 0.02, 50))
         return torch.autograd.grad(loss + self.price * over, now)
 
     def _shaped(self, gain: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
@@ -592,7 +604,7 @@ class CloakSearch:
         rigid = gaussian_blur(flow, _RIGID_PX * max(flow.shape[-2:]) / 112)
         grown, still = F.interpolate(
             torch.cat([flow, rigid], 1), (height, width), mode="bicubic", align_corners=False
-        ).split(2, 1)
+        ).chunk(2, 1)
         grown = grown + self._eyes * (still - grown)
         length = grown.norm(dim=1, keepdim=True).clamp_min(1e-6)
         farthest = self.mode.limits.shift * side / 112 * self._room
@@ -601,18 +613,21 @@ class CloakSearch:
         ) * farthest
 
     def _loss(self, scene: Tensor, views: Sequence[PhotoView], *, dealt: bool = False) -> Tensor:
-        """Mean loss over embedders and views. ``dealt`` spares each of several embedders one view
-        in turn, which costs a third less and is made up for by the next step."""
+        """Mean loss over embedders and views. ``dealt`` shows an embedder its share of the views,
+        by chance: those whose gradients say little of others cost less time."""
         face, losses = self.window.face, []
         arrived = [transmit_photo(scene, face, view) for view in views]
 
-        spared = int(self.rng.integers(len(views))) if dealt and self._can_deal(views) else None
-        for number, embedder in enumerate(self.embedders):
+        most = max(embedder.card.share for embedder in self.embedders)
+        for embedder in self.embedders:
+            share = embedder.card.share / most if dealt else 1.0
             passages = [
-                (photo, view)
-                for k, (photo, view) in enumerate(zip(arrived, views, strict=True))
-                if spared is None or (k + number) % len(views) != spared
+                passage
+                for passage in zip(arrived, views, strict=True)
+                if share == 1 or self.rng.random() < share
             ]
+            if not passages:
+                continue
             crops = torch.cat(
                 [crop_arrival(embedder, photo, face, view) for photo, view in passages]
             )
@@ -622,9 +637,6 @@ class CloakSearch:
                 )
             )
         return torch.stack(losses).mean()
-
-    def _can_deal(self, views: Sequence[PhotoView]) -> bool:
-        return len(self.embedders) > 1 and len(views) > 2
 
     def _kinds(self) -> list[Kind]:
         """The first view of a step is plain; the others are hard and anything, by chance one or the

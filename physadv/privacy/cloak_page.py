@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,12 @@ from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.files import write_bytes
 from physadv.core.image_io import Array
 from physadv.core.visible_text import portable_name, visible_line
+from physadv.models.faces.face_detection import DetectedFace
 from physadv.privacy.cloak_faces import MODES, CloakMode, read_mode
 from physadv.privacy.cloak_page_html import page_html
+from physadv.privacy.embedding_loss import CloakMemory
 from physadv.privacy.face_choice import PhotoFaces
+from physadv.privacy.folder_survey import Embeddings
 from physadv.privacy.photo_cloaker import PhotoCloaker
 from physadv.privacy.photo_io.photo import encode_photo, output_name, read_photo
 
@@ -55,6 +58,9 @@ class PagePhoto:
         size: Height and width in px.
         faces: The faces found.
         results: Encoded cloaked photos by strength: the name of a mode, or a budget.
+        clean: Embeddings (1, d) by embedder of each face as it was, by its number.
+        cloaked: The same of the cloaked faces, by strength.
+        alone: Strengths at which a face knew no other photo of its person.
     """
 
     number: int
@@ -65,10 +71,16 @@ class PagePhoto:
     size: tuple[int, int] = (1, 1)
     faces: PhotoFaces = field(default_factory=PhotoFaces)
     results: dict[str, Path] = field(default_factory=dict)
+    clean: dict[int, Embeddings] = field(default_factory=dict)
+    cloaked: dict[str, dict[int, Embeddings]] = field(default_factory=dict)
+    alone: set[str] = field(default_factory=set)
 
 
 class CloakPage(LocalPage):
     """Server of the page and the one worker behind it, from construction to :meth:`close`.
+
+    All photos of the page are one album: each cloak moves away from what the photos of its person
+    share, and from those cloaked at the same strength.
 
     Args:
         port: Port on 127.0.0.1; 0 takes any free one.
@@ -191,7 +203,7 @@ class CloakPage(LocalPage):
                 {n: everyone[n] for n in sorted(known - wanted)},
                 reasons,
             )
-            photo.results = {}
+            photo.results, photo.cloaked, photo.alone = {}, {}, set()
             photo.status = "ready"
 
     def state(self) -> dict[str, Any]:
@@ -265,8 +277,9 @@ class CloakPage(LocalPage):
         with self._at(photo, "looking") as step:
             pixels = read_photo(photo.file).rgb
             faces = self._cloaker.faces(pixels, photo.name)
+            clean = self._embedded(pixels, {**faces.cloaked, **faces.bare})
             with self._lock:
-                photo.size, photo.faces = pixels.shape[:2], faces
+                photo.size, photo.faces, photo.clean = pixels.shape[:2], faces, clean
             step.result = "ready"
 
     def _cloak(self, photo: PagePhoto, mode: CloakMode) -> None:
@@ -278,6 +291,7 @@ class CloakPage(LocalPage):
         with self._at(photo, "cloaking") as step:
             loaded = read_photo(photo.file)
             self._cloaker.mode = mode
+            self._cloaker.memory = self._memory(photo, key)
             work = self._cloaker.cloak(loaded.rgb.copy(), photo.name, list(faces.values()))
             made_with = [
                 {"name": e.card.name, "sha256": e.card.sha256} for e in self._cloaker.embedders
@@ -285,10 +299,34 @@ class CloakPage(LocalPage):
             data = encode_photo(loaded, work.rgb, made_with=made_with)
             file = self._folder / f"{photo.number}-{key}{loaded.suffix}"
             write_bytes(file, data)
+            made = self._embedded(read_photo(file).rgb, faces)
             with self._lock:
                 if set(faces) == set(photo.faces.cloaked):  # else the choice changed meanwhile
-                    photo.results[key] = file
+                    photo.results[key], photo.cloaked[key] = file, made
+                    if not all(face["others"] for face in work.faces):
+                        photo.alone.add(key)
             step.result = "cloaked"
+
+    def _embedded(self, rgb: Array, faces: Mapping[int, DetectedFace]) -> dict[int, Embeddings]:
+        """Embeddings of faces by their number; none where the page has no recognizer."""
+        if not self._cloaker.embedders:
+            return {}
+        rows = self._cloaker.embedded(rgb, list(faces.values()))
+        return dict(zip(faces, rows, strict=True))
+
+    def _memory(self, photo: PagePhoto, strength: str) -> CloakMemory:
+        """What the cloak of ``photo`` knows: the faces of the page's photos, and what those became
+        that are cloaked at ``strength``."""
+        memory = CloakMemory()
+        with self._lock:
+            for other in self._photos.values():
+                for number in other.faces.cloaked:
+                    if number in other.clean:
+                        memory.add_bare(other.clean[number])
+                if other is not photo:
+                    for number, made in other.cloaked.get(strength, {}).items():
+                        memory.add(other.clean[number], made)
+        return memory
 
     def _at(self, photo: PagePhoto, status: str) -> _Step:
         return _Step(self._lock, photo, status)
@@ -334,6 +372,7 @@ def _row(photo: PagePhoto) -> dict[str, Any]:
         "note": photo.note,
         "aspect": width / height,
         "cloaked": list(photo.results),
+        "alone": sorted(photo.alone),
         "faces": [
             {
                 "number": number,

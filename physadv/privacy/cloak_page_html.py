@@ -66,7 +66,8 @@ figcaption label { display:block; } figcaption input { width:100%; }
 <main>
 <h1>Cloak photos</h1>
 <p>Everything stays on this machine. Green faces are cloaked; press a box to leave a face bare, or
-to cloak one that is doubtful. A face without a box stays bare.</p>
+to cloak one that is doubtful. A face without a box stays bare. Drop more photos of a person before
+you cloak: each cloak moves away from what they share.</p>
 <label class="drop" id="drop">Drop photos here, or choose them
 <input id="files" type="file" multiple accept="image/*,.heic,.heif,.tif,.tiff"></label>
 <div class="bar">
@@ -178,7 +179,8 @@ function fill(entry, photo) {
   const said = {waiting: "waiting", looking: "looking for faces ...", cloaking: "cloaking ...",
     failed: photo.note, ready: "", cloaked: ""}[photo.status];
   const on = photo.faces.filter(f => f.on).length;
-  box.querySelector("figcaption span").textContent = said || (done ? "cloaked, " + mode() :
+  box.querySelector("figcaption span").textContent = said || (done ? "cloaked, " + mode() +
+    (photo.alone.includes(mode()) ? "; no other photo of this person is here" : "") :
     !photo.faces.length ? "no face was found: stays as it is" :
     on + (on === 1 ? " face" : " faces") + " to cloak" +
     (on < photo.faces.length ? ", " + (photo.faces.length - on) + " stay bare" : "") +

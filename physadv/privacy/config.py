@@ -51,16 +51,16 @@ class CloakConfig(Config):
     command: ClassVar[str] = "cloak"
 
     photos: Annotated[
-        str | None,
+        tuple[str, ...],
         ConfigField(
-            "A photo, or a folder with photos (recursive); none with --serve.",
+            "A folder with photos (recursive), or one or more photos; none with --serve.",
             "Source",
             metavar="PHOTOS",
             argument=True,
             path=True,
             default="none with --serve",
         ),
-    ] = None
+    ] = ()
     mode: Annotated[
         str,
         ConfigField(
@@ -160,21 +160,23 @@ class CloakConfig(Config):
             assert_budget(self.budget)
         if self.serve is None:
             _ = self.source
-        if self.photos is not None and self.serve is not None:
+        if self.photos and self.serve is not None:
             raise OptionError(
-                f"--serve and {self.photos}", "The page takes photos itself", "Name one of them"
+                f"--serve and {', '.join(self.photos)}",
+                "The page takes photos itself",
+                "Name one of them",
             )
         weights_files_of(self.embedder_weights)
 
     @property
-    def source(self) -> str:
-        """The photo or the folder.
+    def source(self) -> str | tuple[str, ...]:
+        """The photo or the folder; several photos where several are named.
 
         Raises OptionError where there is none.
         """
-        if self.photos is None:
+        if not self.photos:
             raise OptionError("No photos", "A photo or a folder is needed", "Name it, or --serve")
-        return self.photos
+        return self.photos[0] if len(self.photos) == 1 else self.photos
 
     @property
     def weights_files(self) -> dict[str, str]:

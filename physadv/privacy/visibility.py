@@ -222,7 +222,7 @@ class ReferenceBox:
     def __init__(self, box: Tensor) -> None:
         self._box = _padded(box.detach())
         blurred = _blurred(torch.cat([self._box, self._box * self._box], 1))
-        self._mean, self._square = blurred.split(box.shape[1], 1)
+        self._mean, self._square = blurred.chunk(2, 1)
 
         self._sigma = max(1.0, max(box.shape[-2:]) * _PATCH)
         light = lightness(box.detach())
@@ -237,14 +237,15 @@ class ReferenceBox:
         low, high = 0.01**2, 0.03**2
         other = _padded(after)
         maps = _blurred(torch.cat([other, other * other, self._box * other], 1))
-        mean, square, product = maps.split(other.shape[1], 1)
+        mean, square, product = maps.chunk(3, 1)
         both, means = self._mean * mean, self._mean**2 + mean**2
         similarity = (
             (2 * both + low)
             * (2 * (product - both) + high)
             / ((means + low) * (self._square + square - means + high))
         )
-        return ((1 - similarity) / 2).mean((1, 2, 3))
+        unlike: Tensor = (1 - similarity) / 2
+        return unlike.mean((1, 2, 3))
 
     def patch_color_change(self, after: Tensor) -> float:
         """Return the CIEDE2000 that 99 % of flat patches stay below, to ``after`` (1, 3, h, w)."""

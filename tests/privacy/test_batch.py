@@ -293,6 +293,22 @@ def test_a_broken_settings_file_is_one_error(tmp_path: Path, text: str, words: s
     ]
 
 
+def test_several_photos_are_those_of_their_folder(photos: Path, tmp_path: Path) -> None:
+    """Named one by one, in any spelling, they have the names and targets that a run over the folder
+    gives them; a folder among them is refused."""
+    whole, folder = plan_jobs(photos)
+    files = [str(job.source) for job in whole]
+    again = str(whole[0].source.parent / "." / whole[0].source.name)
+    jobs, out = plan_jobs([*reversed(files), again])
+    assert out.resolve() == folder.resolve()
+    assert {(j.name, j.target.resolve()) for j in jobs} == {
+        (j.name, j.target.resolve()) for j in whole
+    }
+    assert len(jobs) == len(whole)
+    with pytest.raises(OptionError, match="among several"):
+        plan_jobs([files[0], str(photos)])
+
+
 class Killed(BaseException):
     """A kill: nothing catches it."""
 

@@ -115,6 +115,24 @@ def test_photos_are_cloaked_and_come_back_as_a_zip(page: CloakPage) -> None:
         assert ask(page, "GET", f"1/{kind}.jpg")[1][:2] == b"\xff\xd8"
 
 
+def test_the_photos_of_a_page_are_one_album(page: CloakPage) -> None:
+    """A person's two photos know each other, one of another person says that it is alone. None
+    flees from its own earlier cloak."""
+    for person, shot in ((0, 0), (0, 1), (5, 0)):
+        out = io.BytesIO()
+        pixels = drawn_photo(120, 160, FACE, person=person, shot=shot)
+        pixels[40 + 9 * shot : 49 + 9 * shot] //= 2  # a shadow, as two shots are no one photo
+        Image.fromarray(pixels).save(out, "PNG")
+        ask(page, "POST", "photo", out.getvalue(), X_Name=f"{person}{shot}.png")
+    for number in (1, 2, 3):
+        page.settle()
+        ask(page, "POST", f"face/{number}/2")  # the finder's second face is no person
+    page.settle()
+    ask(page, "POST", "cloak/low")
+    assert [photo["alone"] for photo in state(page)["photos"]] == [[], [], ["low"]]
+    assert len(page._memory(page._photo(1), "low").copy()) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "member"),
     [

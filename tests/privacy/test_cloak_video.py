@@ -269,6 +269,8 @@ def test_the_video_of_a_live_photo_is_cloaked_beside_it(tmp_path: Path) -> None:
     pairs = {"a/img_1.mov": "a/IMG_1.HEIC", "a/IMG_2.MOV": "a/IMG_2.jpg"}
     assert {v.name: v.photo for v in live_videos(album)} == pairs
     assert [v.name for v in live_videos(album / "a/IMG_2.jpg")] == ["IMG_2.MOV"]
+    several = [str(album / name) for name in pairs.values()]
+    assert sorted(v.name for v in live_videos(several)) == sorted(Path(n).name for n in pairs)
 
     def run() -> dict[str, str]:
         done = cloak_live_videos(

@@ -87,13 +87,15 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
 
     Example: physadv cloak photos/ --budget 2 --face-mode IMG_1.jpg:2=high
 
+    Example: physadv cloak me-1.jpg me-2.jpg me-3.jpg
+
     Example: physadv cloak photos/ --preview
 
     Example: physadv cloak photos/ --mode mid --strip-dates --out cloaked
     """
     from physadv.core.run_folder import refuse_other_run
     from physadv.core.torch_threads import calm_threads
-    from physadv.privacy.batch import is_video, list_unhandled
+    from physadv.privacy.batch import is_video, list_unhandled, photo_folder
     from physadv.privacy.cloak_task import CloakTask
     from physadv_cli.torchrun import is_first, refuse_several
 
@@ -135,7 +137,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
             if name not in {video.name for video in live}
         },
     }
-    run.finish(result, _cloak_summary(result, task.folder, config.source))
+    originals = config.photos[0] if len(config.photos) == 1 else str(photo_folder(config.source))
+    run.finish(result, _cloak_summary(result, task.folder, originals))
     if not result["cloaked"] and not result["already done"]:
         raise typer.Exit(1)
 
@@ -225,7 +228,7 @@ def _cloak_video(config: CloakConfig, run: RunOptions) -> None:
     photo_options = ("decoys", "album", "only_faces", "skip_faces", "face_mode", "keep_metadata")
     why = "a video has all its faces cloaked, and keeps no metadata"
     print_unused(config.unused_options(dict.fromkeys((*photo_options, "strip_dates", "mark"), why)))
-    source = Path(config.source)
+    source = Path(config.photos[0])
     folder = target_folder(source, run.out)
     target = folder / source.name
     if run.dry_run or run.preview:

