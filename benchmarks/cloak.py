@@ -163,6 +163,7 @@ def folder(chosen: argparse.Namespace) -> None:
                 target.write_bytes(path.read_bytes())
     weights = chosen.shared / "data/weights"
     files = [f"{n}={weights / file}" for n in chosen.surrogates if (file := WEIGHTS[n])]
+    made = 0
     for mode in chosen.modes:
         config = CloakConfig(
             photos=str(photos),
@@ -174,12 +175,15 @@ def folder(chosen: argparse.Namespace) -> None:
         task = CloakTask.from_config(config, chosen.work / "folders" / chosen.label / mode)
         spent = chosen.work / "folders" / f"{chosen.label}-{mode}-cpu.json"
         before = json.loads(spent.read_text(encoding="utf-8")) if spent.is_file() else 0.0
-        began, done = time.process_time(), []
+        began, done = time.process_time(), list[Any]()
         for outcome in task.run():
             done.append(outcome)
             if outcome.status != "already done":  # a stopped run goes on, and so does its time
                 spent.parent.mkdir(parents=True, exist_ok=True)
                 write_text(spent, json.dumps(before + time.process_time() - began))
+                made += 1
+            if made == chosen.most > 0:
+                return
         cpu = json.loads(spent.read_text(encoding="utf-8")) / len(done)
         for outcome in done:
             person, shot = outcome.job.name.split("/")

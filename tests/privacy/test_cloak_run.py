@@ -178,13 +178,13 @@ def test_two_faces_in_one_photo(embedder: FaceEmbedder) -> None:
 
 
 def test_nothing_to_win_stops_early(embedder: FaceEmbedder) -> None:
-    """With no room to change anything the search ends after its patience, and the photo is as it
-    was."""
+    """With no room to change anything the search ends after half of its steps and its patience, and
+    the photo is as it was."""
     face = face_at(20, 20, 60)
     photo = drawn_photo(100, 100, face)
     mode = CloakMode("none", linf=0, dssim=0.01, steps=100, every=2, patience=2, draws=1)
     done, notes = cloak_faces(photo, [face], [embedder], mode)
-    assert notes[0].steps <= 8
+    assert notes[0].steps <= 50 + 3 * 2
     assert np.array_equal(done, photo)
 
 

@@ -95,7 +95,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     """
     from physadv.core.run_folder import refuse_other_run
     from physadv.core.torch_threads import calm_threads
-    from physadv.privacy.batch import is_video, list_unhandled, photo_folder
+    from physadv.privacy.batch import is_video, photo_folder
     from physadv.privacy.cloak_task import CloakTask
     from physadv_cli.torchrun import is_first, refuse_several
 
@@ -131,11 +131,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
         "embedders": [e.card.name for e in task.cloaker.embedders],
         "judge": task.judge,
         "live_photo_videos": {video.name: video.status for video in live},
-        "left_as_they_are": {
-            name: kind
-            for name, kind in list_unhandled(config.source)
-            if name not in {video.name for video in live}
-        },
+        "left_as_they_are": _left_files(config, live),
     }
     originals = config.photos[0] if len(config.photos) == 1 else str(photo_folder(config.source))
     run.finish(result, _cloak_summary(result, task.folder, originals))
@@ -412,7 +408,10 @@ def _look(task: CloakTask, run: RunOptions) -> None:
         "photos": rows,
         "faces": faces,
         "live_photo_videos": [video.name for video in live],
+        "left_as_they_are": _left_files(task.config, live),
     }
+    if result["left_as_they_are"]:
+        console.print(visible_line(_left_line(result["left_as_they_are"])))
     words = f"{count_noun(faces, 'face')} in {count_noun(len(rows), 'photo')} would be cloaked; "
     if folder is None:
         run.finish(result, words + "nothing was written.")
@@ -527,6 +526,23 @@ def _others_line(faces: int, known: int) -> str:
     return words + "; --album MORE-PHOTOS, of the same people, protects the others better"
 
 
+def _left_files(config: CloakConfig, live: Sequence[LiveVideo]) -> dict[str, str]:
+    """The files that are not cloaked, with their kind; videos of Live Photos are."""
+    from physadv.privacy.batch import list_unhandled
+
+    cloaked = {video.name for video in live}
+    files = list_unhandled(config.source)
+    return {name: kind for name, kind in files if name not in cloaked}
+
+
+def _left_line(rest: Mapping[str, str]) -> str:
+    """For people: the files that are not cloaked, of which ``rest`` has the kind by name."""
+    kinds = Counter(rest.values())
+    counted = ", ".join(count_noun(number, kind) for kind, number in sorted(kinds.items()))
+    first, more = ", ".join(list(rest)[:_NAMED]), ", ..." if len(rest) > _NAMED else ""
+    return f"left as they are, not protected: {counted} ({first}{more})"
+
+
 def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
     """For people: what was cloaked, what was not, and how to measure it."""
     lines = [
@@ -559,11 +575,7 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
             words += f"; {len(failed)} not protected ({', '.join(failed[:_NAMED])}{more})"
         lines.append(words)
     if rest := result["left_as_they_are"]:
-        kinds = Counter(rest.values())
-        counted = ", ".join(count_noun(number, kind) for kind, number in sorted(kinds.items()))
-        first = ", ".join(list(rest)[:_NAMED])
-        more = ", ..." if len(rest) > _NAMED else ""
-        lines.append(f"left as they are, not protected: {counted} ({first}{more})")
+        lines.append(_left_line(rest))
     made = " and ".join(result["embedders"])
     if result["judge"] is None:
         lines.append(
