@@ -144,7 +144,7 @@ def test_cloak_then_resume_then_check(photos: Path, weights: list[str]) -> None:
     assert "--overwrite" in str(other.exception)
     assert (out / "cloak-settings.json").read_bytes() == settings
     config = CloakConfig.from_toml(out / "config.toml")
-    assert (config.photos, config.mode) == (str(photos), "low")
+    assert (config.photos, config.mode) == ((str(photos),), "low")
     repeated = invoke("--config", str(out / "config.toml"), "--threads", "1", "--json")
     assert json.loads(repeated.stdout)["already done"] == 3
     assert CloakConfig.from_toml(out / "config.toml") == config

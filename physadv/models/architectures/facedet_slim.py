@@ -7,8 +7,6 @@ Module names follow the published state dict, so that it loads with ``strict=Tru
 
 from __future__ import annotations
 
-from itertools import product
-
 import torch
 from torch import Tensor, nn
 
@@ -109,11 +107,13 @@ def anchor_boxes(height: int, width: int) -> Tensor:
 
     The result (n, 4) holds center x, center y, side and side in px.
     """
-    rows = []
+    boxes = []
     for sides, stride in zip(_SIDES, _STRIDES, strict=True):
-        for y, x in product(range(-(-height // stride)), range(-(-width // stride))):
-            rows += [((x + 0.5) * stride, (y + 0.5) * stride, side, side) for side in sides]
-    return torch.tensor(rows, dtype=torch.float32)
+        y, x = ((torch.arange(-(-length // stride)) + 0.5) * stride for length in (height, width))
+        side = torch.tensor(sides, dtype=torch.float32)
+        grid = torch.meshgrid(y, x, side, indexing="ij")
+        boxes.append(torch.stack([grid[1], grid[0], grid[2], grid[2]], -1).reshape(-1, 4))
+    return torch.cat(boxes)
 
 
 def decode_faces(offsets: Tensor, marks: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
