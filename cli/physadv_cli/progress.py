@@ -77,12 +77,16 @@ class PlainProgress:
         """
         now = time.monotonic()
         task = {"description": description, "total": total, "note": note, "completed": 0}
-        self._tasks.append({**task, "began": now, "written": now, "unwritten": True})
+        task |= {"began": now, "base": None, "written": now, "unwritten": True}
+        self._tasks.append(task)
         return TaskID(len(self._tasks) - 1)
 
     def update(self, task_id: TaskID, *, advance: float = 0, **changes: Any) -> None:
         """Change a task: ``advance`` its count, or set the fields in ``changes``."""
         task = self._tasks[task_id]
+        if task["base"] is None and changes.get("completed") is not None:
+            # What an earlier run has done, or the first step: it took no time that is known.
+            task["base"], task["began"] = changes["completed"], time.monotonic()
         task.update({key: value for key, value in changes.items() if value is not None})
         task["completed"] += advance
         task["unwritten"] = True
@@ -94,8 +98,9 @@ class PlainProgress:
         task["written"], task["unwritten"] = now, False
         count, total = task["completed"], task["total"]
         line = f"{task['description']} {count:.0f}" + (f"/{total:.0f}" if total else "")
-        if total and 0 < count < total:
-            left = (now - task["began"]) * (total - count) / count
+        done = count - (task["base"] or 0)
+        if total and done > 0 and count < total:
+            left = (now - task["began"]) * (total - count) / done
             line += f", about {_duration(left)} left"
         if task["note"]:
             line += f": {task['note']}"

@@ -135,7 +135,7 @@ LEARNING_RATE_HELP = "Learning rate, at its peak where it follows a schedule."
 
 THREAT_HELP = (
     "Norm and radius of the allowed change: linf:8/255, l2:0.5, l1:12, l0:10 (pixels; attack and "
-    "evaluate). Short forms: --norm, --eps."
+    "evaluate); in studies linf alone. Short forms: --norm, --eps."
 )
 """Help of ``--threat`` wherever it stands."""
 

@@ -389,7 +389,8 @@ def plane_svg(plane: Plane, picture: Callable[[str], str]) -> Markup:
         plane: The plane; its axes have ends.
         picture: Returns the data URI of a picture of the run.
     """
-    keys = [(shape.label, i, shape.source, shape.kind) for i, shape in enumerate(plane.shapes)]
+    colors = [i if s.color is None else s.color for i, s in enumerate(plane.shapes)]
+    keys = [(s.label, c, s.source, s.kind) for c, s in zip(colors, plane.shapes, strict=True)]
     labels = [label for label, *_ in keys] + [name for name, _ in plane.regions]
     top = 8 + _legend_height(labels)
     left, right = 56.0, WIDTH - 14.0
@@ -414,8 +415,8 @@ def plane_svg(plane: Plane, picture: Callable[[str], str]) -> Markup:
             f'height="{height:.1f}" preserveAspectRatio="none" href="{picture(plane.background)}"/>'
         )
     parts += _frame(x, y, grid=not plane.background)
-    for index, shape in enumerate(plane.shapes):
-        parts += _shape(shape, index, x, y)
+    for color, shape in zip(colors, plane.shapes, strict=True):
+        parts += _shape(shape, color, x, y)
     return svg_chart(top + height + 42, parts, plane.caption)
 
 

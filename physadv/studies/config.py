@@ -28,7 +28,7 @@ class StudyConfig(Config):
 
     quick: Annotated[bool, ConfigField(QUICK_HELP, "Run")] = False
     full: Annotated[
-        bool, ConfigField("The paper's scale where it can be had: hours on a CPU.", "Run")
+        bool, ConfigField("The paper's scale where it can be had: minutes to days on a CPU.", "Run")
     ] = False
     seed: shared.Seed = 0
 

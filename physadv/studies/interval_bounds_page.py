@@ -270,7 +270,7 @@ def _add_training(sections: PageSections, names: Sequence[str], parts: PartRows)
                 tuple(table),
                 (1, 2, 3, 4),
             ),
-            "The first column of errors tells what the training costs on whole images.",
+            "The first column of errors tells what the training costs on unchanged images.",
         ],
     )
 

@@ -74,7 +74,7 @@ def study_parts(config: PolytopeConfig) -> list[Part]:
     """
     parts = [Part("sets", "reachable sets", partial(_set_rows, config))]
     for depth in config.depths:
-        note = f"bounds of {depth} hidden layers"
+        note = f"bounds of {depth} hidden layer{'s' * (depth > 1)}"
         parts.append(Part(f"depth-{depth}", note, partial(_depth_rows, config, depth)))
     parts.append(Part("cost", "cost by width", partial(_cost_rows, config)))
     for name in ("standard", "polytope"):

@@ -18,6 +18,7 @@ from physadv.studies.page import (
     Comparison,
     Formula,
     PageSections,
+    Pair,
     Paper,
     Plane,
     Point,
@@ -130,9 +131,9 @@ def _add_sets(sections: PageSections, rows: Sequence[Row]) -> None:
         Axis("first output", low=x - half, high=x + half),
         Axis("second output", low=y - half, high=y + half),
         (
-            Shape(NAMES["interval"], "polygon", box),
-            Shape(NAMES["polytope"], "polygon", _corners(small, "polytope")),
-            Shape(NAMES["linear"], "polygon", _corners(small, "linear")),
+            _outline("interval", box),
+            _outline("polytope", _corners(small, "polytope")),
+            _outline("linear", _corners(small, "linear")),
         ),
     )
     sections.add(
@@ -190,12 +191,17 @@ def _set_plane(row: Row, caption: str) -> Plane:
         Axis("first output", low=low[0], high=high[0]),
         Axis("second output", low=low[1], high=high[1]),
         (
-            Shape(NAMES["polytope"], "polygon", _corners(row, "polytope")),
-            Shape(NAMES["linear"], "polygon", _corners(row, "linear")),
+            _outline("polytope", _corners(row, "polytope")),
+            _outline("linear", _corners(row, "linear")),
         ),
         f"pictures/reached-{row['name']}.png",
         (("reached", "#8fb0cf"),),
     )
+
+
+def _outline(kind: str, corners: tuple[Pair, ...]) -> Shape:
+    """A bound's polygon, in its color on all figures of the page."""
+    return Shape(NAMES[kind], "polygon", corners, color=list(NAMES).index(kind))
 
 
 def geometric_point(x: float, logs: Sequence[float]) -> Point:

@@ -238,12 +238,14 @@ class Shape:
         kind: "polygon" closes its points, "path" does not, "points" marks each of them.
         points: Corners in the units of the plane's axes.
         source: As in :class:`Series`: "theory" is dashed, "published" hollow.
+        color: Number of its color, that of its series in the page's charts; None: of its place.
     """
 
     label: str
     kind: Literal["polygon", "path", "points"]
     points: tuple[Pair, ...]
     source: Literal["measured", "theory", "published"] = "measured"
+    color: int | None = None
 
 
 @dataclass(frozen=True)

@@ -353,7 +353,7 @@ def _add_images(sections: PageSections, nets: dict[float, Sequence[Row]]) -> Non
             _noise_in_words(nets),
             Table(
                 "accuracy-by-noise",
-                "Accuracy of f on whole images, and certified accuracy of the vote.",
+                "Accuracy of f on unchanged images, and certified accuracy of the vote.",
                 (
                     "noise in training",
                     "noise of the vote",

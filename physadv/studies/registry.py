@@ -51,6 +51,7 @@ class StudyEntry:
         data_sets: Fields of the configuration that name data, with the option of ``study all``
             that gives it, without its ``_data``: mnist, cifar10, gtsrb, photos or faces.
         optional_sets: The same for data that the study can do without.
+        full_minutes: CPU minutes that ``--full`` took where it was run to its end, on one thread.
     """
 
     name: str
@@ -61,6 +62,14 @@ class StudyEntry:
     example: str = ""
     data_sets: tuple[tuple[str, str], ...] = ()
     optional_sets: tuple[tuple[str, str], ...] = ()
+    full_minutes: int | None = None
+
+    @property
+    def full_time(self) -> str:
+        """What ``--full`` takes, as far as it is known, in one sentence."""
+        if self.full_minutes is None:
+            return "--full takes hours on a CPU, days for some studies; complete parts are kept"
+        return f"--full took {self.full_minutes} minutes of CPU time where it was measured"
 
     def load(self) -> Study[Any]:
         """Import the study's module and return the study."""
@@ -178,6 +187,7 @@ ENTRIES: tuple[StudyEntry, ...] = (
         "How many samples robust learning needs (Schmidt 2018).",
         "Count the samples that standard and robust learning need in two models where both are "
         "known in closed form (Schmidt et al. 2018).",
+        full_minutes=5,
     ),
     StudyEntry(
         name="features",

@@ -99,8 +99,8 @@ def _need_chart(config: SamplesConfig, rows: PartRows) -> Chart:
         series.append(_formula(bound, f"no learner below, eps {RADII[-1]:g}"))
     caption = (
         "Samples needed for an error of at most 1 %: one without an adversary in any dimension, "
-        "a number that grows as the square root of the dimension with one. The lowest dashed line "
-        "is the bound of the theorem: with fewer samples every learner errs on (1 - 1/d)/2."
+        "a number that grows as the square root of the dimension against one. The lowest dashed "
+        "line is the bound of the theorem: with fewer samples every learner errs on (1 - 1/d)/2."
     )
     return Chart(
         "samples-by-dimension",

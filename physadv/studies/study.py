@@ -201,7 +201,7 @@ def run_study(
         tell: Called with what is being done within a part.
 
     Yields:
-        The progress before each part and at the end; rows of complete parts are on disk before.
+        The progress before each part that is run and at the end; rows of complete parts are on disk before.
 
     Raises:
         OptionError: The folder holds another study.
@@ -213,9 +213,9 @@ def run_study(
     workspace = Workspace(folder, study.name, config.seed, tell)
 
     for number, part in enumerate(parts):
-        yield StudyStep(number, len(parts), part.note)
         if part.name in done:
             continue
+        yield StudyStep(number, len(parts), part.note)
         begun = time.process_time()
         rows = [{"part": part.name, **row} for row in part.run(workspace)]
         seconds = round(time.process_time() - begun, 2)

@@ -77,7 +77,19 @@ def test_an_error_does_not_lose_the_last_line(clock: Clock, written: io.StringIO
 
     with pytest.raises(ZeroDivisionError):
         work()
-    assert written.getvalue().splitlines() == ["judging 4/9, about 0 s left"]
+    assert written.getvalue().splitlines() == ["judging 4/9"]
+
+
+def test_what_an_earlier_run_did_shortens_no_estimate(clock: Clock, written: io.StringIO) -> None:
+    """A run that goes on from 80 of 100 at 5 s a step needs 95 s for the other 19."""
+    with progress.bar() as display:
+        task = display.add_task("judging", total=100)
+        display.update(task, completed=80)
+        clock.now = 5.0
+        display.update(task, completed=81)
+        clock.now = 6.0
+        display.update(task, completed=100)
+    assert written.getvalue().splitlines() == ["judging 81/100, about 2 min left", "judging 100/100"]
 
 
 def test_a_step_without_a_count_is_announced(written: io.StringIO) -> None:

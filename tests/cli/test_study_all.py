@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import ModelError, PhysadvError
 from physadv.studies import registry
+from physadv_cli.commands import study_command
 from physadv_cli.main import app
 
 
@@ -65,3 +66,17 @@ def test_a_study_of_the_folder_is_no_link(tmp_path: Path, monkeypatch: pytest.Mo
     assert isinstance(failed.exception, PhysadvError)
     assert "link" in str(failed.exception)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "time"),
+    [(["samples"], "minutes of CPU time"), (["norms", "--data", "."], "hours on a CPU")],
+)
+def test_the_full_scale_says_first_what_it_takes(
+    words: list[str], time: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins days of work knows it before the first part; ``--quick`` says nothing."""
+    monkeypatch.setattr(study_command, "_watch_study", lambda *run: False)
+    run = ["study", *words, "--out", str(tmp_path / "run")]
+    assert time in CliRunner().invoke(app, [*run, "--full"]).stderr
+    assert "CPU" not in CliRunner().invoke(app, [*run, "--quick", "--overwrite"]).stderr

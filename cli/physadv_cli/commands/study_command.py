@@ -155,6 +155,8 @@ def _run_in_folder(
     from physadv.studies.study import ROWS, claim_study
 
     study = entry.load()
+    if config.full:
+        console.print(f"{entry.name}: {entry.full_time}")
     folder = run.open_folder(config, lambda folder: claim_study(study, config, folder))
     earlier = earlier_record_faults(folder / ROWS)
     if not _watch_study(study, config, folder):
