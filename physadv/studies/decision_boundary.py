@@ -19,6 +19,7 @@ from physadv.attacks.gradient import pgd
 from physadv.certification.bounds.verify import prepare_graph, verify_bounds
 from physadv.core.image_io import Array
 from physadv.core.rows import Row
+from physadv.core.wording import count_noun
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.evaluation.metrics.means import mean_interval
 from physadv.models.architectures.cnn import SmallCNN
@@ -543,9 +544,11 @@ def _image_plane(
 def _region_blocks(config: BoundaryConfig, rows: PartRows) -> list[Block | str]:
     blocks: list[Block | str] = [
         "A plane through one test image: to the right the direction that PGD finds for the "
-        "network, upwards random signs. Steps are in l_inf: at 0.1 no pixel has changed by more "
-        "than a tenth of the way from black to white. Colors tell the class that the network "
-        "sees. Points outside [0, 1] are no pictures, but the network answers all the same.",
+        "network, upwards random signs. Steps are in l_inf: one of 0.1 in either direction changes "
+        "no pixel by more than a tenth of the way from black to white. Two steps add up where they "
+        "change a pixel alike, so that the box of the threat, cut by this plane, is a diamond. "
+        "Colors tell the class that the network sees. Points outside [0, 1] are no pictures, but "
+        "the network answers all the same.",
     ]
     for name in NETS:
         (row,) = rows[f"plane {name}"]
@@ -578,9 +581,10 @@ def _along_blocks(config: BoundaryConfig, rows: PartRows) -> list[Block | str]:
             series.append(Series(f"{name}, {label}", tuple(points)))
     (first, *_) = rows[f"along {NETS[0]}"]
     return [
-        f"The same walk for {first['n']} images that all three networks classify correctly. The "
-        "adversarial direction of each image is found once, within the radius of the threat, and "
-        "then followed further; the smoothed network's is that of the network under the noise.",
+        f"The same walk for {count_noun(first['n'], 'image')} that all three networks classify "
+        "correctly. The adversarial direction of each image is found once, within the radius of "
+        "the threat, and then followed further; the smoothed network's is that of the network "
+        "under the noise.",
         Chart(
             "along",
             "Share of images misclassified after a step, with 95 % intervals.",

@@ -567,10 +567,11 @@ def _picture_row(row: Row) -> tuple[Picture, ...]:
     files, (before, after) = row["files"], row["classes"]
     shares = row.get("probabilities")
     details = [f", {format_percent(p, 0)}" for p in shares] if shares else ["", ""]
-    way = {"lbfgs": "by L-BFGS", "pgd": "by PGD"}.get(row.get("attack", "lbfgs"), "")
+    way = {"lbfgs": "L-BFGS", "pgd": "PGD"}[row.get("attack", "lbfgs")]
+    moved = f"moved by {way}" if row.get("success", True) else f"not moved by {way}"
     return (
         Picture(files["clean"], "image", before + details[0]),
-        Picture(files["moved"], f"moved {way}", after + details[1]),
+        Picture(files["moved"], moved, after + details[1]),
         Picture(files["change"], f"difference x{GAIN}", f"RMS {row['rms']:.4f}"),
         Picture(files["spectrum"], "its spectrum", f"largest {row['linf255']:.0f}/255"),
     )
@@ -761,8 +762,8 @@ TERMS = (
     ),
     (
         "RMS change, distortion",
-        "Square root of the mean squared change of all pixels: 0.05 is a "
-        "twentieth of the way from black to white, on average.",
+        "Square root of the mean squared change of all pixels: 0.05 where each of them changes by "
+        "a twentieth of the way from black to white.",
     ),
     ("FGSM", "Fast gradient (sign) method: a single step along the gradient."),
     (

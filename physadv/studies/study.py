@@ -201,7 +201,8 @@ def run_study(
         tell: Called with what is being done within a part.
 
     Yields:
-        The progress before each part that is run and at the end; rows of complete parts are on disk before.
+        The progress before each part that is run and at the end; rows of complete parts are on disk
+        before.
 
     Raises:
         OptionError: The folder holds another study.

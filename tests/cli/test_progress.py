@@ -89,7 +89,8 @@ def test_what_an_earlier_run_did_shortens_no_estimate(clock: Clock, written: io.
         display.update(task, completed=81)
         clock.now = 6.0
         display.update(task, completed=100)
-    assert written.getvalue().splitlines() == ["judging 81/100, about 2 min left", "judging 100/100"]
+    lines = written.getvalue().splitlines()
+    assert lines == ["judging 81/100, about 2 min left", "judging 100/100"]
 
 
 def test_a_step_without_a_count_is_announced(written: io.StringIO) -> None:
