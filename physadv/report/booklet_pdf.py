@@ -193,7 +193,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mappin
 
     cells = [[Paragraph(_words(cell), styles["cell"]) for cell in row] for row in (columns, *rows)]
     lengths = [
-        max(6, min(40, max(len(row[j]) for row in (columns, *rows)))) for j in range(len(columns))
+        max(6, min(40, max(map(len, column))), 1 + max(len(w) for c in column for w in c.split()))
+        for column in zip(columns, *rows, strict=True)
     ]
     widths = [_WIDTH * length / sum(lengths) for length in lengths]
     grid = Grid(cells, colWidths=widths, repeatRows=1, hAlign="LEFT", spaceAfter=6)

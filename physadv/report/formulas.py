@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
+from typing import Any
 
 from markupsafe import Markup
 
@@ -56,4 +59,16 @@ def formula_svg(formula: Formula, size: float = 18) -> str:
     """
     import ziamath
 
-    return str(ziamath.Latex(formula.latex, size=size).svg())
+    with _paths_alone(ziamath.config):
+        return str(ziamath.Latex(formula.latex, size=size).svg())
+
+
+@contextmanager
+def _paths_alone(config: Any) -> Iterator[None]:
+    """Draw each character as a path where it stands: what makes PDF of SVG places the characters
+    of ``symbol`` and ``use``, ziamath's default, wrongly."""
+    kept, config.svg2 = config.svg2, False
+    try:
+        yield
+    finally:
+        config.svg2 = kept

@@ -170,9 +170,9 @@ def _words_on(images: ImageSet, rows: Sequence[Row]) -> str:
         )
         parts.append(f"the curve of {images.in_words(eps)} {where}")
     return (
-        "With few images the adversary acts as a teacher that forbids accidental details: "
-        "details that differ within eps cannot be learned by heart. With many images nothing is "
-        f"accidental any more, and what is forbidden is missed. Here {' and '.join(parts)}."
+        "One reading of a crossing: with few images the adversary keeps the network from learning "
+        "accidental details, those that eps can change; with many images nothing is "
+        f"accidental any more, and what is kept away is missed. Here {' and '.join(parts)}."
     )
 
 
@@ -208,8 +208,8 @@ def _robust_chart(images: ImageSet, rows: Sequence[Row]) -> Chart:
         )
         series.append(Series(images.in_words(eps), points))
     caption = (
-        f"Robust accuracy of the same networks at {images.in_words(images.radii[-1])}: it goes on "
-        "growing with the training set where standard accuracy has levelled off."
+        f"Accuracy of the same networks under attack, {images.in_words(images.radii[-1])}; 95 % "
+        "intervals of the test images."
     )
     return Chart(
         f"{images.name}-robust",

@@ -109,7 +109,7 @@ def features_page(config: FeaturesConfig, rows: PartRows) -> StudyPage:
         (
             ("feature", "number that a network computes from an image and decides by"),
             ("robust feature", "feature that a small change of the image cannot turn around"),
-            ("non-robust feature", "feature that it can, though it tells classes apart"),
+            ("non-robust feature", "feature that it can turn around, for all its use"),
             ("eps in l_2", "largest length of the change, all pixels together, pixels in [0, 1]"),
             ("standard training", "training without an adversary"),
         ),
@@ -340,8 +340,8 @@ def _inverted_words(own: dict[str, Row]) -> str:
         for t in ("standard", "robust-set", "brittle-set", "adversarial")
     ]
     return (
-        "Whether a network becomes robust is decided by its data as well as by its training: "
-        f"{'; '.join(parts)}."
+        "Ilyas et al. find that its data decide whether a network becomes robust, as well as its "
+        f"training. Here: {'; '.join(parts)}."
     )
 
 

@@ -317,7 +317,9 @@ def _comparisons(
     config: SamplesConfig, rows: PartRows, exponent: tuple[float, float, float]
 ) -> tuple[Comparison, ...]:
     d, paper = config.dimension, SCHMIDT.cited
-    middle, flat, steep = exponent
+    middle, flat, steep = (f"{end:.2f}" for end in exponent)
+    # The numbers of samples are whole: where theirs agree, the ends say nothing of the exponent.
+    ends = f" [{flat}, {steep}]" if flat != steep else ""
     first = rows["floor"][0]
     blind = wilson_interval(first["blind"], first["trials"])
     floor = GaussianModel.at_scale(config.floor_dimension, FACTOR).floor(1, RADII[-1])
@@ -332,7 +334,7 @@ def _comparisons(
             "Samples needed against an adversary, growth with d",
             f"{paper}, section 2.1",
             "order of eps^2 sqrt(d): exponent 1/2",
-            f"exponent {middle:.2f} [{flat:.2f}, {steep:.2f}] between d = "
+            f"exponent {middle}{ends} between d = "
             f"{config.dimensions[-2]:,} and {config.dimensions[-1]:,} at eps {RADII[-1]:g}",
             "The exponent approaches 1/2 from below, since the way from an error of 1/2 to one of "
             "1 % takes relatively fewer samples in high dimension: by the formula it is "

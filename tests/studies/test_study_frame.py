@@ -26,6 +26,7 @@ from physadv.core.errors import DataError, OptionError
 from physadv.core.rows import Row, append_rows, read_rows
 from physadv.report.booklet import write_booklet
 from physadv.report.figure_files import RunPictures, figure_csv, first_frame, write_figure
+from physadv.report.figure_pdf import figure_drawing
 from physadv.report.formulas import formula_mathml, formula_svg
 from physadv.report.plots import chart_svg, matrix_svg, plane_svg, standalone_svg
 from physadv.report.scales import format_tick, linear_ticks, log_ticks, scale_of
@@ -340,6 +341,18 @@ def test_formulas_are_drawn_for_page_and_print(draw: Callable[[Formula], str]) -
     drawn = draw(formula)
     ElementTree.fromstring(drawn)
     assert drawn.startswith("<svg") or "&quot;largest&quot;" in drawn
+
+
+def test_a_formula_in_print_stays_on_its_place() -> None:
+    """Its ink lies within its own drawing, not on the lines around it."""
+    latex = r"R_n = \sigma \, \Phi^{-1}(\alpha^{1/n}), \quad \sqrt{\frac{a}{b}}"
+    drawing = figure_drawing(formula_svg(Formula(latex, "radius")), 300.0)
+    left, low, right, high = drawing.getBounds()
+    assert left >= 0
+    assert low >= 0
+    assert right <= drawing.width
+    assert high <= drawing.height
+    assert high - low > 0.6 * drawing.height
 
 
 def test_a_booklet_holds_every_chapter_as_page_and_pdf(tmp_path: Path) -> None:
