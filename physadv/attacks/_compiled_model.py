@@ -23,8 +23,8 @@ from physadv.core.errors import is_out_of_memory
 from physadv.models.fetch import cache_dir
 
 LEAST_SECONDS = 1800.0
-"""Expected seconds of a run from which compiling is tried. It takes 40 to 100 s of one core, and
-saves 0 to 7 % of the gradients' time on CPUs (benchmarks/auto_speed.jsonl)."""
+"""Expected seconds of a run from which compiling is tried. It takes up to 100 s of the clock, and
+saves 0 to 5 % of most nets' gradients on CPUs (docs/robustness.md)."""
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
