@@ -19,6 +19,7 @@ sixth on, the first of which is judged. ``make``, ``folder`` and ``judge`` keep 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -722,6 +723,10 @@ def frontier(rows: list[dict[str, Any]]) -> str:
                 lines.append((label, portrait, points))
 
     taken = [(x - 5, y - 5, x + 5, y + 5) for _, _, points in lines for x, y, _ in points]
+    for _, _, points in lines:
+        for (x0, y0, _), (x1, y1, _) in itertools.pairwise(points):
+            steps = np.linspace([x0, y0], [x1, y1], 60)
+            taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in steps.tolist()]
     for row, (label, portrait, points) in enumerate(lines):
         color, dash = LABELS[label], "5 4" if portrait else ""
         style = f'stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"'
