@@ -27,6 +27,7 @@ _MARGIN = 20 * _MM
 _WIDTH = 210 * _MM - 2 * _MARGIN
 _TALLEST = 200 * _MM
 _FIGURE_WIDTH = 125 * _MM
+_STILL_WIDTH = 75 * _MM
 _FORMULA_SCALE = 0.72
 
 
@@ -71,7 +72,9 @@ def _styles() -> dict[str, Any]:
     muted = {"textColor": "#5b6875"}
     return {
         "title": style("title", 20, spaceAfter=10),
-        "heading": style("heading", 11.5, spaceBefore=10, spaceAfter=4, textColor="#0b5c8a"),
+        "heading": style(
+            "heading", 11.5, spaceBefore=10, spaceAfter=4, textColor="#0b5c8a", keepWithNext=1
+        ),
         "text": style("text", 9, spaceAfter=5),
         "answer": style(
             "answer", 10, spaceBefore=6, spaceAfter=8, backColor="#f4f6f8", borderPadding=6
@@ -83,7 +86,9 @@ def _styles() -> dict[str, Any]:
 
 
 def _words(text: str) -> str:
-    return escape(visible_text(text), quote=False).replace("`", "")  # commands need no marks here
+    plain = visible_text(text).replace("`", "")  # commands need no marks here
+    whole = plain.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")  # in one line
+    return escape(whole, quote=False)
 
 
 def _contents(
@@ -113,7 +118,7 @@ def _contents(
 
 
 def _chapter(number: int, chapter: StudyChapter, styles: Mapping[str, Any]) -> list[Any]:
-    from reportlab.platypus import PageBreak, Paragraph
+    from reportlab.platypus import KeepTogether, PageBreak, Paragraph
 
     pictures = RunPictures(chapter.folder)
     anchor = f'<a name="{chapter.study.name}"/>{number}. {_words(chapter.study.title)}'
@@ -127,9 +132,12 @@ def _chapter(number: int, chapter: StudyChapter, styles: Mapping[str, Any]) -> l
         Paragraph(_words(chapter.page.answer), styles["answer"]),
     ]
     for section in chapter.page.sections:
-        story.append(Paragraph(_words(section.heading), styles["heading"]))
+        heading = [Paragraph(_words(section.heading), styles["heading"])]
         for block in section.blocks:
-            story += _block(block, pictures, styles)
+            set_block = [*heading, *_block(block, pictures, styles)]
+            # A table is split where it must be; its heading stays with it by its style.
+            story += set_block if isinstance(block, Table) else [KeepTogether(set_block)]
+            heading = []
     story += _comparisons(chapter.page.comparisons, styles)
     story += _list("What this run does not show", chapter.page.limits, styles)
     story += _list("Terms", [f"{term}: {words}" for term, words in chapter.page.terms], styles)
@@ -138,23 +146,23 @@ def _chapter(number: int, chapter: StudyChapter, styles: Mapping[str, Any]) -> l
 
 
 def _block(block: Block, pictures: RunPictures, styles: Mapping[str, Any]) -> list[Any]:
-    from reportlab.platypus import KeepTogether, Paragraph
+    from reportlab.platypus import Paragraph, Spacer
 
     if isinstance(block, Text):
         return [Paragraph(_words(block.words), styles["text"])]
     if isinstance(block, Formula):
-        return [_formula(block)]
+        return [_formula(block), Spacer(1, 6)]
     caption = Paragraph(_words(block.caption), styles["caption"])
     if isinstance(block, Table):
         return [_table(block.columns, block.rows, styles), caption]
     if is_animated(block) and isinstance(block, Pictures):
         stills = [first_frame(pictures.content(p.file)) for row in block.rows for p in row]
-        return [KeepTogether([*(_image(png, _FIGURE_WIDTH) for png in stills), caption])]
+        return [*(_image(png, _STILL_WIDTH) for png in stills), caption]
     drawing = figure_markup(block, pictures)
     if drawing is None:
         return []
     figure = figure_drawing(standalone_svg(drawing), _FIGURE_WIDTH, _TALLEST)
-    return [KeepTogether([figure, caption])]
+    return [figure, caption]
 
 
 def _image(png: bytes, width: float) -> Any:
