@@ -728,3 +728,44 @@ def test_bounds_follow_weights_that_an_optimizer_changes() -> None:
         anew = ibp_margins(prepare_graph(net, (3, 2, 2)), InputBall(x, 0.1), forms)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, anew, rtol=0, atol=0)
+
+
+def test_intervals_without_gradients_are_those_with_them() -> None:
+    """Without gradients channels lie side by side, maps are not copied to be flattened, and ReLUs
+    overwrite what nobody else reads: the margins and boxes stay, for one channel and more, and
+    where a value is read twice."""
+
+    class Twice(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(channels, 4, 3, 2, 1), nn.Conv2d(4, 4, 1)
+            self.last = nn.Sequential(nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            value = self.first(x * 2 - 1)
+            both = (self.second(value.relu()) + value).relu()
+            logits: Tensor = self.last(both.flatten(1)) + both.mean((2, 3))[:, :3]
+            return logits
+
+    torch.manual_seed(5)
+    for channels in (1, 3):
+        net = Twice(channels).double()
+        graph = prepare_graph(net, (channels, 8, 8))
+        x = torch.rand(3, channels, 8, 8, dtype=torch.float64)
+        forms = margin_forms(torch.tensor([0, 1, 2]), 3, torch.float64)
+        everything = set(range(len(graph.nodes)))
+        for _ in range(2):
+            for norm in ("linf", "l2"):
+                ball = InputBall(x, 0.1, norm)
+                wanted = ibp_margins(graph, ball, forms)
+                boxes = interval_boxes(graph, ball, everything)
+                with torch.no_grad():
+                    torch.testing.assert_close(ibp_margins(graph, ball, forms), wanted)
+                    kept = interval_boxes(graph, ball.channels_last(), everything)
+                for i in everything:
+                    torch.testing.assert_close(kept[i], boxes[i])
+
+            # What was kept of the weights is not used once they changed.
+            with torch.no_grad():
+                for parameter in net.parameters():
+                    parameter.mul_(-1.5)

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from physadv.certification.bounds.layers import (
+    AddLayer,
     BatchNormLayer,
     ConvLayer,
     Layer,
+    LinearLayer,
     NonnegativeMap,
     RelaxedLayer,
     ReluLayer,
+    ReshapeLayer,
     ScaleLayer,
     merge_scale,
 )
@@ -176,12 +179,33 @@ class LayerGraph:
 
     @cached_property
     def is_faster_channels_last(self) -> bool:
-        """Whether convolutions are faster on values whose channels lie side by side, as measured:
-        those of more than one channel that keep the size of the map."""
-        layers = [node.layer for node in self.nodes if isinstance(node.layer, ConvLayer)]
-        return any(
-            layer.stride == (1, 1) and layer.weight.shape[1] * layer.groups > 1 for layer in layers
+        """Whether convolutions are there, which are faster on values whose channels lie side by
+        side, as measured."""
+        return any(isinstance(node.layer, ConvLayer) for node in self.nodes)
+
+    @cached_property
+    def unflattened(self) -> frozenset[int]:
+        """The nodes that flatten a map (c, h, w) for linear layers alone, which can read the map
+        itself."""
+        readers = self._readers()
+        linear = [n.inputs[0] for n in self.nodes if isinstance(n.layer, LinearLayer)]
+        return frozenset(
+            i
+            for i in set(linear)
+            if isinstance(self.nodes[i].layer, ReshapeLayer)
+            and linear.count(i) == readers[i]
+            and len(self.nodes[i].shape) == 1
+            and len(self.nodes[self.nodes[i].inputs[0]].shape) == 3
         )
+
+    @cached_property
+    def read_once(self) -> frozenset[int]:
+        """The values of convolutions, linear layers and sums, which share no memory with another,
+        that one layer reads."""
+        fresh = (AddLayer, ConvLayer, LinearLayer)
+        readers = self._readers()
+        nodes = enumerate(self.nodes)
+        return frozenset(i for i, n in nodes if isinstance(n.layer, fresh) and readers[i] == 1)
 
     def _pools(self, number: int) -> bool:
         """Return whether the node is the mean of each channel of a nonlinear layer's map: no input

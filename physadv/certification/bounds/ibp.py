@@ -11,12 +11,13 @@ from torch import Tensor
 
 from physadv.certification.bounds.backward import backward_bounds
 from physadv.certification.bounds.graph import LayerGraph
-from physadv.certification.bounds.input_ball import InputBall
+from physadv.certification.bounds.input_ball import InputBall, form_values
 from physadv.certification.bounds.layers import (
     AddLayer,
     AffineLayer,
     ConcatLayer,
     Layer,
+    LinearLayer,
     RelaxedLayer,
 )
 from physadv.certification.bounds.linear_forms import DenseForms
@@ -39,6 +40,20 @@ class _ValueBounds:
     middle: Box | None = None
     center: Tensor | None = None
     axes: Tensor | None = None
+    is_map: bool = False
+    """Whether a flattened map has kept its shape, for :meth:`LinearLayer.map_range`."""
+
+    @property
+    def is_channels_last(self) -> bool:
+        """Whether no gradient is wanted and channels lie side by side in memory."""
+        numbers = self.ends or self.middle
+        return (
+            numbers is not None
+            and self.axes is None
+            and not torch.is_grad_enabled()
+            and numbers[0].ndim == 4
+            and numbers[0].is_contiguous(memory_format=torch.channels_last)
+        )
 
     @property
     def box(self) -> Box:
@@ -89,20 +104,8 @@ def interval_boxes(
         >>> lower.shape, bool((lower <= upper).all())
         (torch.Size([2, 3]), True)
     """
-    axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
-    values = {0: _ValueBounds(ball.box(), center=ball.center, axes=axes)}
-    last_readers = graph.last_readers
-    for number, node in enumerate(graph.nodes[1:], 1):
-        source = node.inputs[0]
-        if tighten is not None and isinstance(node.layer, RelaxedLayer):
-            values[source] = _ValueBounds(tighten(source, values[source].box))
-
-        dropped = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
-        values[number] = _propagate(node.layer, [values[i] for i in node.inputs])
-        for i in dropped:
-            del values[i]
-
-    return {i: bounds.box for i, bounds in values.items()}
+    kept = _interval_values(graph, ball, keep, tighten)
+    return {i: bounds.box for i, bounds in kept.items()}
 
 
 def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
@@ -118,18 +121,59 @@ def ibp_margins(graph: LayerGraph, ball: InputBall, forms: Tensor) -> Tensor:
     """
     if ball.center.ndim == 4 and not torch.is_grad_enabled() and graph.is_faster_channels_last:
         ball = ball.channels_last()
-    stops = interval_boxes(graph, ball, graph.last_nonlinear)
+    values = _interval_values(graph, ball, graph.last_nonlinear)
+    last = graph.nodes[-1]
+    # What a pooling or an activation returned for the last layer alone is bounded in one step.
+    is_flat = len(graph.nodes[last.inputs[0]].shape) == 1
+    if isinstance(last.layer, LinearLayer) and is_flat and last.inputs[0] in values:
+        return _margins_of_linear(last.layer, values[last.inputs[0]], forms)
+
+    stops = {i: bounds.box for i, bounds in values.items()}
     return backward_bounds(graph, ball, len(graph.nodes) - 1, DenseForms(forms), stops=stops)
 
 
-def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
+def _margins_of_linear(layer: LinearLayer, bounds: _ValueBounds, forms: Tensor) -> Tensor:
+    """Return the least values (b, k) of ``forms`` on the logits, which ``layer`` computes from
+    numbers within ``bounds``."""
+    middle, radius = bounds.middle_and_radius
+    spread = form_values((forms @ layer.weight).abs(), radius)
+    return form_values(forms, layer.value(middle)) - spread
+
+
+def _interval_values(
+    graph: LayerGraph, ball: InputBall, keep: Container[int], tighten: Tighten | None = None
+) -> dict[int, _ValueBounds]:
+    """Return the bounds of the nodes in ``keep``; see :func:`interval_boxes`."""
+    axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
+    values = {0: _ValueBounds(middle=ball.middle_and_radius(), center=ball.center, axes=axes)}
+    last_readers = graph.last_readers
+    for number, node in enumerate(graph.nodes[1:], 1):
+        source = node.inputs[0]
+        if tighten is not None and isinstance(node.layer, RelaxedLayer):
+            values[source] = _ValueBounds(tighten(source, values[source].box))
+
+        dropped = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
+        inputs = [values[i] for i in node.inputs]
+        if number in graph.unflattened and number not in keep and inputs[0].is_channels_last:
+            values[number] = replace(inputs[0], is_map=True)
+        else:
+            own = source in graph.read_once and source not in keep and not torch.is_grad_enabled()
+            values[number] = _propagate(node.layer, inputs, own=own)
+        for i in dropped:
+            del values[i]
+
+    return values
+
+
+def _propagate(layer: Layer, inputs: list[_ValueBounds], *, own: bool = False) -> _ValueBounds:
     """Return the bounds of ``layer``'s value over ``inputs``.
 
-    Nothing is written in place: a slice, reshape or permute of the same memory may be read later.
+    Nothing is written in place but with ``own``, where nothing else reads the memory of the input:
+    else a slice, reshape or permute of it may be read later.
     """
     source = inputs[0]
     if isinstance(layer, RelaxedLayer):
-        middle = None if source.middle is None else layer.middle_range(*source.middle)
+        middle = None if source.middle is None else layer.middle_range(*source.middle, own=own)
         if middle is not None:
             return _ValueBounds(middle=middle)
         return _ValueBounds(layer.value_range(*source.box))
@@ -143,6 +187,8 @@ def _propagate(layer: Layer, inputs: list[_ValueBounds]) -> _ValueBounds:
             f"layer {type(layer).__name__}", "has no interval rule", "Fold the graph first"
         )
     center, radius = source.middle_and_radius
+    if source.is_map and isinstance(layer, LinearLayer):
+        return _ValueBounds(middle=layer.map_range(center, radius))
     bounds = _ValueBounds(middle=(layer.value(center), layer.spread(radius)))
     return _ellipsoid(layer, bounds, source)
 

@@ -49,6 +49,17 @@ class InputBall:
             lower, upper = lower.clamp_(*self.limits), upper.clamp_(*self.limits)
         return lower, upper
 
+    def middle_and_radius(self) -> tuple[Tensor, Tensor]:
+        """Return the middle of that box, and half its width."""
+        lower, upper = self.box()
+        if torch.is_grad_enabled():
+            middle = torch.lerp(lower, upper, 0.5)
+            return middle, upper - middle
+
+        # Both ends are new tensors; further ones would cost as much as a small convolution.
+        middle = lower.lerp_(upper, 0.5)
+        return middle, upper.sub_(middle)
+
     def minimum(self, forms: Tensor) -> Tensor:
         """Return the least value over the set, or a lower bound of it, of ``forms`` (b, k, *shape)
         as (b, k)."""
@@ -85,7 +96,7 @@ class InputBall:
 
     def channels_last(self) -> InputBall:
         """Return the set with its images in the memory format of that name."""
-        return replace(self, center=self.center.contiguous(memory_format=torch.channels_last))
+        return replace(self, center=channels_last(self.center))
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class InputBox(InputBall):
 
     def channels_last(self) -> InputBox:
         """Return the box with its numbers in the memory format of that name."""
-        return self._changed(lambda n: n.contiguous(memory_format=torch.channels_last))
+        return self._changed(channels_last)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> InputBox:
         return InputBox(change(self.center), reach=change(self.half))
@@ -151,6 +162,17 @@ def flattened(value: Tensor, leading: int = 1) -> Tensor:
     """Return ``value`` with its dimensions behind the ``leading`` ones as one; a single number an
     image, of no dimension, becomes one of one dimension."""
     return value.reshape(*value.shape[:leading], -1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return ``x`` (a, b, h, w) with the numbers of dimension b side by side in memory.
+
+    The strides say so for a single channel too, so that a convolution's output follows them.
+    """
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    height, width = x.shape[2:]
+    return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
 
 
 def form_values(rows: Tensor, value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from physadv.certification.bounds.input_ball import flattened
+from physadv.certification.bounds.input_ball import channels_last, flattened
 from physadv.certification.bounds.relaxations import Box, Relaxation, max_planes, relu_lines
 
 Pair = tuple[int, int]
@@ -38,9 +38,9 @@ class RelaxedLayer(Layer):
         """Return the smallest box of the layer's values over the box from ``lower`` to
         ``upper``."""
 
-    def middle_range(self, middle: Tensor, radius: Tensor) -> Box | None:
+    def middle_range(self, middle: Tensor, radius: Tensor, *, own: bool = False) -> Box | None:
         """Return middle and radius of that box over the box of ``middle`` and ``radius``; None
-        where there is no faster way than by its ends."""
+        where there is no faster way than by its ends. With ``own`` both may be overwritten."""
         return None
 
     @abstractmethod
@@ -90,16 +90,18 @@ class _Weighted(AffineLayer):
     bias: Tensor | None
 
     def _magnitudes(self) -> Tensor:
-        """Return |W|; without gradients it is kept, and computed anew after the weights changed."""
-        if torch.is_grad_enabled():
-            return self.weight.abs()
+        """Return |W|; without gradients it is kept."""
+        return self.weight.abs() if torch.is_grad_enabled() else self._kept("abs", Tensor.abs)
+
+    def _kept(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what ``make`` makes of the weight, kept under ``name`` until the weight
+        changes."""
         stamp = self.weight._version, self.weight.data_ptr()
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != stamp:
-            kept = stamp, self.weight.abs()
-            object.__setattr__(self, "_kept", kept)
-        magnitudes: Tensor = kept[1]
-        return magnitudes
+        kept: dict[str, tuple[object, Tensor]] = self.__dict__.setdefault("_made", {})
+        made = kept.get(name)
+        if made is None or made[0] != stamp:
+            made = kept[name] = stamp, make(self.weight)
+        return made[1]
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,20 @@ class LinearLayer(_Weighted):
     def spread(self, radius: Tensor) -> Tensor:
         """Return |W| ``radius``."""
         return F.linear(radius, self._magnitudes())
+
+    def map_range(self, middle: Tensor, radius: Tensor) -> Box:
+        """Return value and spread of flattened maps (b, c, h, w) whose channels lie side by side in
+        memory, which need not be copied for it."""
+        _, channels, height, width = middle.shape
+
+        def reordered(weight: Tensor) -> Tensor:
+            maps = weight.view(-1, channels, height, width)
+            return maps.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+        center, spread = (x.permute(0, 2, 3, 1).reshape(len(x), -1) for x in (middle, radius))
+        weight = self._kept("side by side", reordered)
+        magnitudes = self._kept("abs side by side", lambda weight: reordered(weight.abs()))
+        return F.linear(center, weight, self.bias), F.linear(spread, magnitudes)
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
         """Return the exact spread over an ellipsoid with half axes ``radius``."""
@@ -141,11 +157,17 @@ class ConvLayer(_Weighted):
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the convolution of the input."""
-        return self._applied(inputs[0], self.weight, self.bias)
+        weight = self.weight
+        if not torch.is_grad_enabled() and _is_channels_last(inputs[0]):
+            weight = self._kept("channels last", channels_last)
+        return self._applied(inputs[0], weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return the convolution of ``radius`` with |W|."""
-        return self._applied(radius, self._magnitudes(), None)
+        if torch.is_grad_enabled() or not _is_channels_last(radius):
+            return self._applied(radius, self._magnitudes(), None)
+        weight = self._kept("channels last abs", lambda weight: channels_last(weight.abs()))
+        return self._applied(radius, weight, None)
 
     def squared_spread(self, radius: Tensor) -> Tensor | None:
         """Return the exact spread over an ellipsoid with half axes ``radius``."""
@@ -186,7 +208,7 @@ class ScaleLayer(AffineLayer):
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Return factor x + shift."""
-        return (inputs[0] * self.factor).add_(self.shift)
+        return torch.addcmul(self.shift, inputs[0], self.factor)
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return ``radius`` times |factor|."""
@@ -356,7 +378,7 @@ class ReluLayer(RelaxedLayer):
         """Return the positive parts of both ends."""
         return lower.relu(), upper.relu()
 
-    def middle_range(self, middle: Tensor, radius: Tensor) -> Box:
+    def middle_range(self, middle: Tensor, radius: Tensor, *, own: bool = False) -> Box:
         """Return middle and radius of the positive parts of a box, in three passes.
 
         The new radius is 0 where the box lies below zero, half its upper end where it straddles
@@ -364,7 +386,7 @@ class ReluLayer(RelaxedLayer):
         """
         zero = radius.new_zeros(())
         narrowed = torch.lerp(middle, radius, 0.5).clamp_(zero, radius)
-        return torch.maximum(narrowed, middle), narrowed
+        return torch.maximum(narrowed, middle, out=middle if own else None), narrowed
 
     def undecided(self, box: Box) -> Tensor:
         """Return which inputs straddle zero."""
@@ -476,3 +498,8 @@ def _per_channel(numbers: Tensor, layer: LinearLayer | ConvLayer, outputs: int) 
     if numbers.numel() == outputs and kept and kept[-1] == outputs:
         return numbers.reshape(outputs)
     return None
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Return whether channels of ``x`` lie side by side and pixels do not."""
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
