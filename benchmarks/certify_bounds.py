@@ -135,6 +135,82 @@ def _pooled(pool: type[nn.Module]) -> nn.Module:
     )
 
 
+class _PreActivationBlock(nn.Module):
+    """Residual block whose batch normalization and ReLU come before each convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            *(nn.BatchNorm2d(inputs), nn.ReLU()),
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            *(nn.BatchNorm2d(outputs), nn.ReLU()),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of branch and shortcut."""
+        total: Tensor = self.branch(x) + self.shortcut(x)
+        return total
+
+
+def _pre_activation() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 1, 1),
+        *(_PreActivationBlock(16, 16, 1), _PreActivationBlock(16, 32, 2)),
+        *(nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(32, 10),
+    )
+
+
+def _plain(
+    shape: tuple[int, int, int],
+    widths: tuple[int, ...],
+    *,
+    kernel: int = 3,
+    stride: int = 2,
+    groups: int = 1,
+) -> nn.Module:
+    """Convolutions with ReLU, then two linear layers."""
+    layers: list[nn.Module] = []
+    channels = shape[0]
+    for width in widths:
+        own = groups if channels % groups == 0 else 1
+        layers += [
+            nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=own),
+            nn.ReLU(),
+        ]
+        channels = width
+    body = nn.Sequential(*layers, nn.Flatten())
+    size = body(torch.zeros(1, *shape)).shape[1]
+    return nn.Sequential(*body, nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def _lenet(pool: type[nn.Module]) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 5, 1, 2), nn.ReLU(), pool(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), pool(2), nn.Flatten()),
+        *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+def _other_kinds() -> Iterator[tuple[str, nn.Module, tuple[int, int, int]]]:
+    """Yield networks that no step of the bounds was made for."""
+    gray, color, large = (1, 28, 28), (3, 32, 32), (3, 64, 64)
+    yield "strided 8-16", _plain(gray, (8, 16)), gray
+    yield "strided 64-64", _plain(color, (64, 64)), color
+    yield "strided 16-32-64", _plain(large, (16, 32, 64)), large
+    yield "unstrided 8-16", _plain(gray, (8, 16), stride=1), gray
+    yield "unstrided 16-16-32", _plain(color, (16, 16, 32), stride=1), color
+    yield "4 groups 16-32-64", _plain(color, (16, 32, 64), groups=4), color
+    yield "1x1 16-16-16", _plain(color, (16, 16, 16), kernel=1, stride=1), color
+    yield "pre-activation", _pre_activation(), color
+    yield "lenet average", _lenet(nn.AvgPool2d), gray
+    yield "lenet max", _lenet(nn.MaxPool2d), gray
+
+
 def _cost_nets(data: Path) -> Iterator[tuple[str, nn.Module, tuple[int, int, int]]]:
     """Yield the networks whose cost is measured, with the shape of an image."""
     weights = data / "weights" / "wongkolter_mnist_eps01.pth"
@@ -148,6 +224,7 @@ def _cost_nets(data: Path) -> Iterator[tuple[str, nn.Module, tuple[int, int, int
     yield "residual", _residual(), (3, 32, 32)
     yield "max-pooled", _pooled(nn.MaxPool2d), (3, 32, 32)
     yield "average-pooled", _pooled(nn.AvgPool2d), (3, 32, 32)
+    yield from _other_kinds()
 
 
 @torch.no_grad()

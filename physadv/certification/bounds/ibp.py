@@ -136,8 +136,9 @@ def _margins_of_linear(layer: LinearLayer, bounds: _ValueBounds, forms: Tensor) 
     """Return the least values (b, k) of ``forms`` on the logits, which ``layer`` computes from
     numbers within ``bounds``."""
     middle, radius = bounds.middle_and_radius
-    spread = form_values((forms @ layer.weight).abs(), radius)
-    return form_values(forms, layer.value(middle)) - spread
+    rows = forms @ layer.weight
+    rows = rows.abs() if torch.is_grad_enabled() else rows.abs_()
+    return form_values(forms, layer.value(middle)) - form_values(rows, radius)
 
 
 def _interval_values(
