@@ -70,9 +70,13 @@ def chart_svg(chart: Chart) -> Markup:
 
     parts = [*_legend(legend), *_frame(x, y)]
     for number, (at, words) in enumerate(chart.verticals):
+        # At the right edge the words stand left of their line.
+        fits = x(at) + 4 + text_width(words, 11) <= WIDTH
+        side, gap = ("start", 4) if fits else ("end", -4)
+        height = top + 11 + 13 * (number % 3)
         parts += [
             svg_line(x(at), top, x(at), bottom, stroke=MUTED, dash="2 3"),
-            svg_text(x(at) + 4, top + 11 + 13 * (number % 3), words, fill=MUTED, size=11),
+            svg_text(x(at) + gap, height, words, at=side, fill=MUTED, size=11),
         ]
     bars = [i for i, s in enumerate(chart.series) if s.style == "bars"]
     ranks = ("band", "bars")  # what covers an area lies under lines and marks

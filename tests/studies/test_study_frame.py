@@ -408,3 +408,14 @@ def test_clauses_of_a_formula_can_stand_below_each_other() -> None:
     assert several.count('aria-label="a and b"') == 1
     whole = r"x = \begin{cases} a, \quad & p \\ b, & q \end{cases}"
     assert str(formula_mathml(Formula(whole, "x"))).count("<math ") == 1
+
+
+def test_words_of_a_vertical_stay_within_the_chart() -> None:
+    """A line at the right edge has its words to its left, one further in to its right."""
+    points = tuple(Point(x, x) for x in (0.0, 1.0))
+    series = (Series("line", points, "line", "measured"),)
+    marks = ((0.5, "middle"), (1.0, "at the edge"))
+    chart = Chart("edge", "Two lines.", Axis("x", high=1), Axis("y"), series, verticals=marks)
+    drawn = str(chart_svg(chart))
+    anchors = [re.search(rf"<text[^>]*>{words}", drawn) for _, words in marks]
+    assert ['text-anchor="end"' in a[0] for a in anchors if a] == [False, True]
