@@ -414,7 +414,7 @@ def study_page(config: ObfuscatedConfig, rows: PartRows) -> StudyPage:
             _accuracy_matrix(results),
         ],
     )
-    sections.add("Why the gradient misleads", [*_kinds_in_words(), _line_chart(rows)])
+    sections.add("Why the gradient misleads", [*_kinds_in_words(rows), _line_chart(rows)])
     sections.add(
         "What gives each away",
         [
@@ -496,7 +496,11 @@ def _accuracy_matrix(results: Sequence[DefenseResult]) -> Matrix:
     )
 
 
-def _kinds_in_words() -> list[str]:
+def _kinds_in_words(rows: PartRows) -> list[str]:
+    lines = rows["line"]
+    below = [min(row["margin"]) < 0 for row in lines]
+    fall = "All of them go" if all(below) else f"{sum(below)} of {len(lines)} go"
+    end = ": the adversarial image is there, only the way is hidden." if any(below) else "."
     return [
         "Shattered: a code, a rounding or a switch between neurons makes the gradient zero or "
         "random from point to point. Stochastic: every pass draws anew, and one gradient is of "
@@ -504,7 +508,7 @@ def _kinds_in_words() -> list[str]:
         "die out on its steps and burst between them.",
         "The curves show the same walk away from one image. That of the plain net slopes; the "
         "others fall in steps, whose slope is zero where one stands, or differ from pass to pass. "
-        "All of them go below zero: the adversarial image is there, only the way is hidden.",
+        f"{fall} below zero{end}",
     ]
 
 
