@@ -199,7 +199,7 @@ class CheckConfig(ModelSettings):
     record: Annotated[
         bool,
         ConfigField(
-            "Write the rates by camera of a film of the twin on the bundle's card.",
+            "Write the rates on the card of each bundle.",
             "Output",
             affects_result=False,
         ),

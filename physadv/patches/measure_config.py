@@ -116,7 +116,7 @@ class TransferConfig(Config):
         ),
     ] = None
     record: Annotated[
-        bool, ConfigField("Write the rates on the cards of the bundles.", "Measurement")
+        bool, ConfigField("Write the rates on the card of each bundle.", "Measurement")
     ] = False
     verify: Annotated[
         bool,

@@ -54,6 +54,7 @@ def test_a_requirement_typed_wrong_is_refused_before_the_work(place: Path) -> No
 
 
 STOPS = """
+import pathlib
 import numpy, own, torch
 
 class Stops(torch.nn.Module):
@@ -63,15 +64,17 @@ class Stops(torch.nn.Module):
         last = torch.from_numpy(numpy.load("data.npz")["images"][-1])
         self.register_buffer("last", last.permute(2, 0, 1) / 255)
     def forward(self, x):
-        if len(x) <= 2 and ((x - self.last).abs().amax((1, 2, 3)) < 0.1).any():
+        done = pathlib.Path("stopped/rows.jsonl")
+        seen = ((x - self.last).abs().amax((1, 2, 3)) < 0.1).any()
+        if seen and done.is_file() and done.read_text():
             raise KeyboardInterrupt
         return self.net(x)
 
 def make():
     return Stops()
 """
-"""A model during which Ctrl-C comes, at the last image of data.npz in a batch of 2: not while the
-self-checks ask it about all images at once."""
+"""A model during which Ctrl-C comes, at the last image of data.npz once others are done: not while
+the self-checks ask it about all images."""
 LABELS = """
 import numpy, own, torch
 images = numpy.load("data.npz")["images"]
