@@ -9,7 +9,7 @@ from typing import Any
 
 from physadv.check.rates import tabulate_rates
 from physadv.check.run_check import ROWS, SETTINGS
-from physadv.core.errors import BundleError, OptionError
+from physadv.core.errors import OptionError
 from physadv.core.members import member_of
 from physadv.core.rows import Row, read_rows
 from physadv.core.tables import read_table
@@ -34,14 +34,7 @@ def record_twin(bundle: PatchBundle, folder: str | Path) -> PatchBundle:
     record = twin_record(bundle, folder)
     kept = [one for one in bundle.card.twin if one.victim.name != record.victim.name]
     changed = replace(bundle, card=replace(bundle.card, twin=(*kept, record)))
-    try:
-        write_card(changed)
-    except OSError as error:
-        raise BundleError(
-            f"{bundle.folder}",
-            f"its card cannot be written ({error.strerror or error})",
-            "Copy the bundle to a folder of yours, and name that",
-        ) from error
+    write_card(changed)
     return changed
 
 

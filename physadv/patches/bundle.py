@@ -329,8 +329,19 @@ def write_bundle(
 
 
 def write_card(bundle: PatchBundle) -> None:
-    """Write the card of ``bundle`` into its folder, over the one that is there."""
-    write_text(bundle.folder / CARD, bundle.card.to_toml())
+    """Write the card of ``bundle`` into its folder, over the one that is there.
+
+    Raises:
+        BundleError: The folder cannot be written.
+    """
+    try:
+        write_text(bundle.folder / CARD, bundle.card.to_toml())
+    except OSError as error:
+        raise BundleError(
+            f"{bundle.folder}",
+            f"its card cannot be written ({error.strerror or error})",
+            "Copy the bundle to a folder of yours, and name that",
+        ) from error
 
 
 def read_bundle(name_or_path: str | Path) -> PatchBundle:

@@ -193,14 +193,7 @@ def record_transfer(bundle: PatchBundle, cells: Sequence[TransferCell]) -> Patch
     }
     kept = {record.victim.name: record for record in bundle.card.transfer}
     changed = replace(bundle, card=replace(bundle.card, transfer=(*(kept | fresh).values(),)))
-    try:
-        write_card(changed)
-    except OSError as error:
-        raise BundleError(
-            f"{bundle.folder}",
-            f"its card cannot be written ({error.strerror or error})",
-            "Copy the bundle to a folder of yours, and name that",
-        ) from error
+    write_card(changed)
     return changed
 
 
