@@ -137,7 +137,9 @@ def _plan_several(source: Sequence[str], out: str | Path | None) -> tuple[list[P
     for file in files:
         if file.is_dir() or is_video(file):
             raise OptionError(
-                f"{file} among several", "Several are photos, each named", "Run it by itself"
+                f"{file} among several names",
+                "Where several are named, each must be a photo",
+                "Name it alone",
             )
     folder = photo_folder(source)
     target = target_folder(folder, out)
