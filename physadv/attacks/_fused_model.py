@@ -21,12 +21,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._compiled_model import CompiledGradient, compiled_gradient
 from physadv.attacks._guarded_model import GuardedModel, Observations
+from physadv.attacks._speed_choice import choice_key, earlier_choice, keep_choice
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.memory_limit import MemoryLimit
 from physadv.core.wording import count_noun
 from physadv.models.outputs import read_logits
 
-Speed = Literal["plain", "fold", "bf16", "auto"]
+Speed = Literal["plain", "fold", "bf16", "auto", "timed"]
+BY_TIME = ("auto", "timed")
+"""Speeds that take the fastest copy: as an earlier run found it, and timed anew."""
 _VARIANTS: dict[str, tuple[bool, bool]] = {
     "fold": (False, True),
     "fold, contiguous": (False, False),
@@ -120,11 +123,12 @@ def gradient_model_for(
     Args:
         model: Model under attack.
         speed: "plain" for the model itself, "fold" or "bf16" for a copy made by
-            :func:`fuse_model`, "auto" for the fastest of these that agrees, timed on ``probe``, or
-            a copy made before.
+            :func:`fuse_model`, "auto" for the fastest of these that agrees, as an earlier run found
+            it (:mod:`physadv.attacks._speed_choice`) or timed on ``probe``, "timed" for the same
+            timed anew, or a copy made before.
         probe: Images (b, c, h, w) on which a copy must agree with the model.
         gradients: Number of gradients of single images that will be taken; None for many. Of few
-            the model itself takes less time than the checks of a copy, and "auto" times nothing.
+            the model itself takes less time than the checks of a copy, and nothing is timed.
 
     Returns:
         The copy, or ``model`` where no copy agrees.
@@ -135,14 +139,14 @@ def gradient_model_for(
     if isinstance(speed, FusedModel):
         return speed
     if speed not in get_args(Speed):
-        raise OptionError(f"speed {speed!r}", "plain, fold, bf16 or auto", "Choose one of these")
+        raise OptionError(f"speed {speed!r}", ", ".join(get_args(Speed)), "Choose one of these")
     known = model.fastest if isinstance(model, GuardedModel) else None
     if gradients is not None and known is None:
         timing = _ROUNDS * (1 + len(_VARIANTS)) * _timed_on(probe)
-        speed = "fold" if speed == "auto" and gradients < _TIMING * timing else speed
+        speed = "fold" if speed in BY_TIME and gradients < _TIMING * timing else speed
         speed = "plain" if speed == "fold" and gradients < _CHECKS + _GAIN * len(probe) else speed
-    if speed == "auto":
-        return _fastest(model, probe)
+    if speed in BY_TIME:
+        return _fastest(model, probe, anew=speed == "timed")
     return model if speed == "plain" else fuse_model(model, probe, bf16=speed == "bf16")
 
 
@@ -152,29 +156,60 @@ def _timed_on(probe: Tensor) -> int:
     return min(len(probe), _TIMED) if probe.device.type == "cpu" else len(probe)
 
 
-def _fastest(model: Classifier, probe: Tensor) -> Classifier:
+def _fastest(model: Classifier, probe: Tensor, *, anew: bool) -> Classifier:
     """The model or the copy whose gradient of ``probe`` takes the least time.
 
-    What a guarded model was found to be fastest as is kept with it, and not timed again.
+    What a guarded model was found to be fastest as is kept with it, and not timed again; an earlier
+    run's choice is taken unless it is to be made ``anew``.
     """
     if not len(probe):
         return model
-    known = model.fastest if isinstance(model, GuardedModel) else None
-    if known is not None:
-        return _known(model, known, probe)
+    guard = model if isinstance(model, GuardedModel) else None
+    if guard is not None and guard.fastest is not None:
+        return _known(model, guard.fastest, probe)
 
+    source = guard.source if guard is not None else model
+    timed_on, names = probe[: _timed_on(probe)], tuple(_VARIANTS)
+    key = choice_key(source, timed_on, names) if isinstance(source, nn.Module) else None
+    earlier = earlier_choice(key) if key and not anew else None
+    chosen, fastest = _chosen_earlier(model, earlier, probe) or _chosen_by_time(model, probe)
+    if guard is not None:
+        guard.fastest, guard.chosen_earlier = chosen, chosen == earlier
+    if key and chosen != earlier:
+        keep_choice(key, chosen)
+    return fastest
+
+
+def _chosen_earlier(
+    model: Classifier, name: str | None, probe: Tensor
+) -> tuple[str, Classifier] | None:
+    """An earlier choice and its copy, made and compared with the model anew; None where there is
+    none, or it does not agree."""
+    if name == "plain":
+        return name, model
+    if name not in _VARIANTS:
+        return None
+    copy = _variant(model, name, probe)
+    return (name, copy) if _is_variant(copy, name) else None
+
+
+def _chosen_by_time(model: Classifier, probe: Tensor) -> tuple[str, Classifier]:
+    """The name of what is fastest on ``probe``, and the model or copy of that name."""
     candidates: dict[str, Classifier] = {"plain": model}
     for name in _VARIANTS:
         variant = _variant(model, name, probe)
-        if isinstance(variant, FusedModel) and variant.bf16 == _VARIANTS[name][0]:
+        if _is_variant(variant, name):
             candidates[name] = variant
     seconds = _least_seconds(candidates, probe)
     chosen = min(seconds, key=lambda name: seconds[name])
     if seconds[chosen] > _WORTH * seconds["plain"]:
         chosen = "plain"
-    if isinstance(model, GuardedModel):
-        model.fastest = chosen
-    return candidates[chosen]
+    return chosen, candidates[chosen]
+
+
+def _is_variant(copy: Classifier, name: str) -> bool:
+    """Whether ``copy`` is of that name, and not what replaces one that does not agree."""
+    return isinstance(copy, FusedModel) and copy.bf16 == _VARIANTS[name][0]
 
 
 def _variant(model: Classifier, name: str, probe: Tensor) -> Classifier:
@@ -223,7 +258,7 @@ def compile_fastest(model: GuardedModel, probe: Tensor) -> bool:
     seconds = _least_seconds({"plain": before, COMPILED: copy}, probe)
     if seconds[COMPILED] > _WORTH * seconds["plain"]:
         return False
-    model.fastest, model.compiled = COMPILED + base, copy
+    model.fastest, model.compiled, model.chosen_earlier = COMPILED + base, copy, False
     return True
 
 

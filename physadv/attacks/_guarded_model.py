@@ -68,6 +68,7 @@ class GuardedModel:
         source: The model, or its log-probabilities where it returns probabilities.
         classes: Number of the model's classes, 0 until it is opened.
         fastest: Name of the copy that was found to be the fastest; None until they were timed.
+        chosen_earlier: Whether that name is the choice of an earlier run.
         compiled: That copy, where its gradients are compiled.
     """
 
@@ -78,6 +79,7 @@ class GuardedModel:
         self.findings: list[Finding] = []
         self.classes = 0
         self.fastest: str | None = None
+        self.chosen_earlier = False
         self.compiled: Classifier | None = None
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def sigma_zero(
         targets: Target classes (b,) for a targeted attack.
         refine: Forward passes of the dropping, at least 2.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The adversarial images of fewest changed pixels; ``loss`` is that number.

@@ -155,7 +155,7 @@ def pgd(
             as adversarial training needs it, and never drops samples.
         drop_broken: With ``keep="success"``, stop searching for samples that are broken.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
         seed: Seed of the random starts.
         index: Numbers (b,) of the samples; 0, 1, ... without it.
 
@@ -230,7 +230,7 @@ def gradient_ascent(
         keep: "success" or "loss", as in :func:`pgd`.
         drop_broken: With ``keep="success"``, stop searching for samples that are broken.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The best iterates with success, loss and query counts.

@@ -84,7 +84,7 @@ def fab(
         pull: Largest weight of the clean image's own projection, 0 to 1.
         refine: Forward passes of the line search, at least 1.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The nearest adversarial images; ``loss`` is their distance.
@@ -208,7 +208,7 @@ def deepfool(
         overshoot: Share of its length by which a step goes beyond the boundary, at least 0.
         refine: Forward passes of the line search, at least 1.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The nearest adversarial images; ``loss`` is their distance.
@@ -270,7 +270,7 @@ def superdeepfool(
         overshoot: Share of its length by which a step goes beyond the boundary, at least 0.
         refine: Forward passes of the line search, at least 1.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The nearest adversarial images; ``loss`` is their l_2 distance.
@@ -343,7 +343,7 @@ def cw_l2(
         targets: Target classes (b,) for a targeted attack.
         refine: Forward passes of the line search, at least 1.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The nearest adversarial images; ``loss`` is their l_2 distance.

@@ -61,7 +61,7 @@ def ddn(
         targets: Target classes (b,) for a targeted attack.
         refine: Forward passes of the line search, at least 1.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The nearest adversarial images; ``loss`` is their l_2 distance.
@@ -135,7 +135,7 @@ def fmn(
         targets: Target classes (b,) for a targeted attack.
         refine: Forward passes of the line search, at least 1.
         levels: Round the images to k / levels (255 for 8 bits).
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
 
     Returns:
         The nearest adversarial images; ``loss`` is their distance.

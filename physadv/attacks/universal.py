@@ -91,7 +91,7 @@ def universal_perturbation(
         targets: Target classes (b,) for a targeted attack.
         levels: Round the change towards zero to the grid k / levels (255 for 8 bits), so that
             images on the grid stay on it.
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
         seed: Seed of the order of the images.
 
     Returns:

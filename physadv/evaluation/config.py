@@ -54,10 +54,10 @@ class SampleConfig(ModelSettings):
     speed: Annotated[
         str,
         ConfigField(
-            "Arithmetic: plain, fold (same function, faster), bf16, or auto (the fastest, timed; "
-            "in long runs compiled).",
+            "Arithmetic: plain, fold (same function, faster), bf16, auto (the fastest, timed once "
+            "a model and machine; in long runs compiled), or timed (auto, timed anew).",
             "Run",
-            completions=("plain", "fold", "bf16", "auto"),
+            completions=("plain", "fold", "bf16", "auto", "timed"),
         ),
     ] = "fold"
     seed: shared.Seed = 0

@@ -112,7 +112,7 @@ def attack_ensemble(
         norm: "linf", "l2", "l1" or "l0".
         plan: Attacks in order; None for :func:`standard_stages`.
         levels: Round the images to k / levels (255 for 8 bits), still within ``eps``.
-        speed: "plain", "fold", "bf16" or "auto".
+        speed: "plain", "fold", "bf16", "auto" or "timed".
         seed: Seed of the attacks.
 
     Returns:

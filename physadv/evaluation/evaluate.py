@@ -362,7 +362,7 @@ def prepare_evaluation(
         batch_size: images at a time.
         eight_bit: judge images rounded to 8 bit, inside the radius.
         speed: plain, fold (the same function, faster), bf16, or auto: the fastest of these that
-            agrees, timed on the first batch and recorded.
+            agrees, as timed once for this model and machine, and recorded; timed times them anew.
         weights: a state dict for a named model.
         model_settings: how a model of your own is read, as :func:`physadv.as_model` takes it; for
             a name or a file, not for a module.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier, frozen_eval, modules_of
 from physadv.attacks._compiled_model import LEAST_SECONDS
-from physadv.attacks._fused_model import Speed, compile_fastest
+from physadv.attacks._fused_model import BY_TIME, Speed, compile_fastest
 from physadv.attacks._gate import changed_findings, non_finite_findings
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.gradient import pgd
@@ -91,7 +91,7 @@ class Evaluation:
         folder: Folder that records the run, and resumes it; None for memory alone.
         batch_size: Images a batch.
         device: Device of the model.
-        speed: "plain", "fold", "bf16" or "auto".
+        speed: "plain", "fold", "bf16", "auto" or "timed".
         seed: Seed of the attacks.
         keep: Called with positions, clean and adversarial images of what was broken.
         targets: Function that returns the target classes of positions, for a targeted evaluation.
@@ -249,7 +249,7 @@ class Evaluation:
     def _try_compiling(self, ledger: ProgressLog, number: int, batch: list[int]) -> None:
         """Compile the fastest copy for the batches from ``number`` on, where speed is chosen by
         time and that batch has not begun with another copy."""
-        if self.speed == "auto" and self._guard.fastest and not ledger.stages_done(number):
+        if self.speed in BY_TIME and self._guard.fastest and not ledger.stages_done(number):
             images = self._load(batch)[0]
             with preserved_state(device=images.device), frozen_eval(self._guard):
                 compile_fastest(self._guard, images)
@@ -267,7 +267,10 @@ class Evaluation:
         # A batch goes on with the copy it began with: another one would round differently.
         own = ledger.stages_done(number)
         if own or self._guard.fastest is None:
-            self._guard.fastest = ledger.latest("fastest", number) or self._guard.fastest
+            recorded = ledger.latest("fastest", number)
+            if recorded is not None:
+                self._guard.fastest = recorded
+                self._guard.chosen_earlier = ledger.latest("chosen", number) == "earlier"
         begun = time.perf_counter()
         if left:
             images, labels = self._load(left)
@@ -295,6 +298,7 @@ class Evaluation:
                 ran = {"gradients_of": verdict.gradients_of} if verdict.gradients_of else {}
                 if self._guard.fastest is not None:
                     ran["fastest"] = self._guard.fastest
+                    ran["chosen"] = "earlier" if self._guard.chosen_earlier else "here"
                 ledger.write(
                     number,
                     verdict.stage,

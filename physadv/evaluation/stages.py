@@ -233,7 +233,7 @@ def sample_verdicts(
         labels: True classes (b,).
         ball: Threat model.
         plan: Attacks in order, at least one.
-        speed: "plain", "fold", "bf16", "auto", or a copy of the model to take gradients of.
+        speed: "plain", "fold", "bf16", "auto", "timed", or a copy of the model, for gradients.
         seed: Seed of the attacks.
         targets: Target classes (b,); a sample is then broken where its target is predicted.
         index: Numbers (b,) of the samples; 0, 1, ... without it.
@@ -277,6 +277,8 @@ def sample_verdicts(
             if stage.name != CLEAN and stage.family == "white":
                 of_copy = calls_of_copy(case.gradient_model) > calls
                 ran = str(case.gradient_model) if of_copy else "the model itself"
+                if guard.chosen_earlier and of_copy == (guard.fastest != "plain"):
+                    ran += ", as chosen in an earlier run"
                 outcome = replace(outcome, gradients_of=ran)
             yield outcome
             remaining = (~outcome.broken).nonzero()[:, 0]

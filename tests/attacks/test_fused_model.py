@@ -31,6 +31,12 @@ from physadv.evaluation.stages import sample_verdicts
 from physadv.threat.constraints import LpBall
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen here is kept for no other test, nor for the user."""
+    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
+
+
 def batch_norms(module: nn.Module) -> int:
     return sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
 
@@ -247,7 +253,7 @@ def test_auto_takes_the_fastest_and_never_a_slower_one(monkeypatch: pytest.Monke
 
     timings({"plain": 1.0, "fold": 0.99})
     guard = guarded(net)
-    assert _fused_model.gradient_model_for(guard, "auto", images) is guard
+    assert _fused_model.gradient_model_for(guard, "timed", images) is guard
     assert guard.fastest == "plain"
     assert _fused_model.gradient_model_for(guard, "auto", images) is guard
 

@@ -334,6 +334,7 @@ def test_long_runs_try_compiling_between_batches_and_keep_a_batch_to_its_copy(
 ) -> None:
     """A run at speed auto that is expected to be long tries it once, before a batch begins; each
     batch's marks name its copy, and a batch that goes on takes that one."""
+    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
     tried: list[int] = []
 
     def compile_fastest(model: GuardedModel, images: Tensor) -> bool:
@@ -349,13 +350,13 @@ def test_long_runs_try_compiling_between_batches_and_keep_a_batch_to_its_copy(
     list(evaluation(speed="fold").run())
     assert not tried
 
-    run = evaluation(tmp_path, speed="auto")
+    run = evaluation(tmp_path / "run", speed="auto")
     for progress in run.run():
         if progress.stage == "weak" and tried:
             break
     assert tried == [16]
     monkeypatch.setattr(robust_accuracy, "LEAST_SECONDS", 1e9)
-    again = evaluation(tmp_path, speed="auto")
+    again = evaluation(tmp_path / "run", speed="auto")
     list(again.run())
     names = {
         batch: {m["fastest"] for m in again.ledger.marks if m["batch"] == batch and "fastest" in m}
