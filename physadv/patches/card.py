@@ -30,6 +30,7 @@ from physadv.patches.face_rates import rates_by_face, worst_face
 from physadv.patches.optimize import PatchMeasurement
 from physadv.patches.photo_sources import object_share, pose_of
 from physadv.patches.task import PatchTask
+from physadv.patches.twin_gap import twin_findings
 from physadv.patches.visibility import VisibilityCurve, visibility_table
 
 _OCTAGON_SHARE = 0.8284
@@ -196,6 +197,7 @@ def card_lines(card: PatchCard) -> list[str]:
         if isinstance(rate, Mapping) and {"rate", "low", "high", "n"} <= set(rate):
             lines.append(f"{name:10} {RateInterval(**rate)}")
     findings = [Finding(**table) for table in card.heldout.get("doubts", ())]
+    findings += twin_findings(card)
     lines += [f"{'doubt':10} {finding}" for finding in findings]
 
     lines += rate_lines(card.heldout)

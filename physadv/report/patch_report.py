@@ -17,9 +17,10 @@ from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.patches.apparent_size import SHARE
-from physadv.patches.bundle import PREVIEW, PatchCard, read_bundle
+from physadv.patches.bundle import PREVIEW, PatchCard, TwinRecord, read_bundle
 from physadv.patches.by_distance import BY_ANGLE, BY_DISTANCE
 from physadv.patches.config import ANYWHERE
+from physadv.patches.twin_gap import twin_findings
 from physadv.report.charts import rate_along
 from physadv.report.design import member_uri, render_page
 
@@ -75,19 +76,21 @@ def render_patch_report(card: PatchCard, *, preview: str = "", files: Sequence[s
         True
     """
     heldout = card.heldout
-    doubts = heldout.get("doubts", [])
+    own, gaps = heldout.get("doubts", []), twin_findings(card)
+    light = heldout.get("light", worst_light(entry["light"] for entry in own))
     distance = heldout.get(BY_DISTANCE)
     angle = heldout.get(BY_ANGLE)
     return render_page(
         "patch.html.j2",
         title=card.patch.name,
         card=card,
-        light=heldout.get("light", worst_light(entry["light"] for entry in doubts)),
-        doubts=doubts,
+        light=worst_light([light, *(finding.light for finding in gaps)]),
+        doubts=[*own, *(finding.as_dict() for finding in gaps)],
         rates={block: RateInterval(**heldout[key]) for block, key in _BLOCKS.items()},
         distance=None if distance is None else _by_distance(distance, _carrier(card)),
         angle=None if angle is None else _by_angle(angle["bins"]),
         visibility=[_visibility(curve) for curve in card.visibility.get("curves", [])],
+        films=[_film(record) for record in card.twin],
         rule=card.visibility.get("rule", ""),
         preview=preview,
         files=files,
@@ -129,6 +132,19 @@ def _by_angle(bins: Bins) -> dict[str, Any]:
     """Chart and rows of a card's table by angle."""
     rows = [{"name": f"{_ends(entry)}°", "meters": "", **_rates(entry)} for entry in bins]
     return {"chart": _chart(bins, "degrees, either way", "yaw of the sign"), "rows": rows}
+
+
+def _film(record: TwinRecord) -> dict[str, Any]:
+    """Rows of one film of the twin, all cameras first."""
+    rows = [
+        {
+            "name": "all cameras" if one.camera == "all" else one.camera,
+            "meters": "",
+            **{block: getattr(one, key) for block, key in _BLOCKS.items()},
+        }
+        for one in record.cameras
+    ]
+    return {"model": record.victim.name, "clips": record.clips, "rows": rows}
 
 
 def _visibility(curve: Mapping[str, Any]) -> dict[str, Any]:
