@@ -85,6 +85,17 @@ def test_too_few_photos_say_how_many_more() -> None:
     assert judge_protection(enough, MATCHING, JUDGES, {}).light == "green"
 
 
+@pytest.mark.parametrize(("held_out", "needed"), [(0, "2 recognizers"), (1, "1 recognizer")])
+def test_too_few_photos_by_surrogates_say_that_photos_alone_do_not_help(
+    held_out: int, needed: str
+) -> None:
+    """Else one would add photos, and learn only then that judges are missing."""
+    few = clustered_interval([False] * 10, [k // 2 for k in range(10)])
+    roles = {name: "held-out" if k < held_out else "surrogate" for k, name in enumerate(JUDGES)}
+    found = judge_protection({name: {"png": few} for name in JUDGES}, MATCHING, roles, {})
+    assert found.words.endswith(f" more people and {needed} with no part in the cloak")
+
+
 def test_a_red_attack_by_one_who_prepares_caps_the_light() -> None:
     """A poisoned gallery or a trained recognizer that still finds people allows no green."""
     for share, light in ((0.3, "green"), (0.97, "amber")):

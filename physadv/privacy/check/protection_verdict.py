@@ -241,7 +241,11 @@ def _sentence(
     if light == "amber" and worst.rate["rate"] > SAFE:
         return f"{_WORDS[light]}: a recognizer still matches some photos ({place})"
     if light == "amber":
-        return f"{FEW}: few or none were matched, but certainty needs {missing}"
+        # Photos alone would not help one whose recognizers made the cloak.
+        absent = JUDGES - len(judges)
+        more = f" and {count_noun(absent, 'recognizer')} with no part in the cloak"
+        needed = missing + (more if absent > 0 else "")
+        return f"{FEW}: few or none were matched, but certainty needs {needed}"
     if len(judges) < JUDGES:
         tested = f"only {judges[0]} is" if judges else "no recognizer is"
         return f"{OWN}: few or none were matched, but {tested} known to be independent of the cloak"
