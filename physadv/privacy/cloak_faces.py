@@ -27,7 +27,13 @@ from physadv.models.faces.embedders import FaceEmbedder
 from physadv.models.faces.face_detection import TEMPLATES, Box, DetectedFace
 from physadv.privacy.config import assert_budget
 from physadv.privacy.embedding_loss import CloakGoal, CloakMemory, own_embeddings, similarity_margin
-from physadv.privacy.face_change import ChangeLimits, changed_box, gain_limits, rendered_box
+from physadv.privacy.face_change import (
+    ChangeLimits,
+    GainLimits,
+    changed_box,
+    line_share,
+    rendered_box,
+)
 from physadv.privacy.transforms import (
     Kind,
     PhotoView,
@@ -54,13 +60,14 @@ where the photo is copied, twice as many."""
 _MOST_BYTES = 2_000_000_000
 """Most bytes of memory of the process while one photo is cloaked."""
 _EYE_REACH, _RIGID_PX = 0.07, 8.0
-"""Around eyes, within this share of the face's square, edges move together: the shift is blurred by
-this sigma in px of a 112 px face, so that an iris stays round."""
+"""Around eyes, within this share of the face's square, and along lines, edges move together: the
+shift is blurred by this sigma in px of a 112 px face, so that an iris stays round and a hairline
+smooth."""
+_LINE_BLUR_PX = 1.0
+"""Sigma in px of a 112 px face, over which a line's shift passes into its surroundings'."""
 _GIVEN_BACK, _ROUNDS, _TO_LIMIT = 1.15, 3, 0.97
 """Factor by which each place's room grows again, rounds that make it small enough, and the share of
 the limit that they aim at."""
-_FIXED_VIEWS: tuple[Kind, ...] = ("any", "hard")
-"""Views that changes are compared on, beside two that leave the photo as it is."""
 _AIM = 1.05
 """Share of the limit on DSSIM that the search aims at."""
 _LAST_RATE = 0.1
@@ -80,7 +87,7 @@ class CloakMode:
         dssim: Largest structural dissimilarity of the face box, in [0, 0.5]; a hard limit.
         patches: Largest color difference of patches of skin, CIEDE2000; a hard limit.
         limits: Limits of the change at each place.
-        steps: Largest number of optimization steps.
+        steps: Number of optimization steps.
         draws: Views drawn a step.
         rate: First step size, as a share of the largest change; it falls to a tenth along a half
             cosine (Loshchilov & Hutter, 2017).
@@ -88,8 +95,7 @@ class CloakMode:
             not like scratches.
         flow_grain: Distance of independent shifts in px of a 112 px face.
         momentum: Decay of the first moment.
-        patience: Evaluations without an improvement that end the optimization.
-        every: Steps between two evaluations of the change.
+        every: Steps between two looks at patches of skin that show.
         ranges: Ranges that the views are drawn from.
     """
 
@@ -104,7 +110,6 @@ class CloakMode:
     grain: float = 0.8
     flow_grain: float = 4.0
     momentum: float = 0.9
-    patience: int = 3
     every: int = 8
     ranges: ViewRanges = field(default_factory=ViewRanges)
 
@@ -114,15 +119,21 @@ MODES = {
     for mode in (
         CloakMode(
             "low",
-            linf=40,
-            dssim=0.02,
-            patches=1.8,
-            limits=ChangeLimits(0.6, 0.8, 6, 1.2),
-            steps=24,
+            linf=30,
+            dssim=0.01,
+            patches=1.2,
+            limits=ChangeLimits(0.5, 0.6, 3.0, 0.3, brighter=1.6),
+            steps=20,
         ),
-        CloakMode("mid", linf=50, dssim=0.03, patches=2.4, limits=ChangeLimits(0.9, 1.0, 8, 1.6)),
         CloakMode(
-            "high", linf=60, dssim=0.045, patches=3.2, limits=ChangeLimits(1.2, 1.2, 10, 2.1)
+            "mid",
+            linf=50,
+            dssim=0.033,
+            patches=2.4,
+            limits=ChangeLimits(0.9, 1.1, 7.5, 1.7, brighter=1.25),
+        ),
+        CloakMode(
+            "high", linf=60, dssim=0.045, patches=3.2, limits=ChangeLimits(1.2, 1.5, 10, 2.1)
         ),
     )
 }
@@ -156,6 +167,7 @@ def mode_of_budget(budget: float) -> CloakMode:
     rows = np.array([least, *(_limits_of(mode) for mode in modes)])
     upper = min(int(np.searchsorted(rows[:, 0], budget)), len(rows) - 1)
     low, high = rows[upper - 1], rows[upper]
+    brighter = float(np.interp(budget, rows[1:, 0], [mode.limits.brighter for mode in modes]))
     patches, dssim_limit, linf, flat, masking, most, shift = (
         low + (high - low) * (budget - low[0]) / (high[0] - low[0])
     ).tolist()
@@ -164,7 +176,7 @@ def mode_of_budget(budget: float) -> CloakMode:
         linf=max(1, round(linf)),
         dssim=dssim_limit,
         patches=patches,
-        limits=ChangeLimits(flat, masking, most, shift),
+        limits=ChangeLimits(flat, masking, most, shift, brighter=brighter),
     )
 
 
@@ -342,9 +354,9 @@ def _cloak_into(
     window = FaceWindow.around(photo, face, device)
     goal = CloakGoal.of(window.scene, window.face, embedders, memory, decoys)
     search = CloakSearch(window, embedders, mode, goal, rng)
-    steps = search.run()
+    search.run()
 
-    window.paste(photo, search.best)
+    window.paste(photo, search.box)
     if memory is not None:
         after = FaceWindow.around(photo, face, device)
         memory.add(
@@ -356,14 +368,14 @@ def _cloak_into(
         mode=mode.name,
         box=window.box,
         change=replace(
-            measure_change(window.original, search.best),
-            dssim=float(search.reference.dssim(window.seen(search.best))),
-            color=seen_color_change(window.original, search.best),
-            patches=search.reference.patch_color_change(window.seen(search.best)),
-            ms_ssim=reduced_ms_ssim(window.original, search.best),
+            measure_change(window.original, search.box),
+            dssim=float(search.reference.dssim(window.seen(search.box))),
+            color=seen_color_change(window.original, search.box),
+            patches=search.reference.patch_color_change(window.seen(search.box)),
+            ms_ssim=reduced_ms_ssim(window.original, search.box),
         ),
-        margins={k: round(v, 4) for k, v in search.best_margins.items()},
-        steps=steps,
+        margins={k: round(v, 4) for k, v in search.margins.items()},
+        steps=mode.steps,
         seconds=time.perf_counter() - started,
         others=goal.others,
     )
@@ -483,8 +495,15 @@ def _reduced(plane: Tensor, size: tuple[int, ...] | None) -> Tensor:
 
 
 class CloakSearch:
-    """Optimization of one face's change; ``run`` leaves the best face box within the limits in
-    ``best``."""
+    """Optimization of one face's change; :meth:`run` leaves the face box within the limits in
+    ``box``.
+
+    Attributes:
+        box: Face box (3, bh, bw) uint8 of the photo; until the end the original.
+        change: Gain (1, 1, gh, gw) and shift (1, 2, gh, gw) of that box, as shares of the largest
+            at each place.
+        margins: Margins of that box by embedder, as it is, to the nearest of the person's own.
+    """
 
     def __init__(
         self,
@@ -507,32 +526,28 @@ class CloakSearch:
         self._before = window.box_of(window.scene)
         self._unchanged = ReferenceBox(self._before)
         self.price = 1.0
-        self._eyes = _near_eyes(window)
-        self._gain_limits = gain_limits(self._before, mode.limits)
+        lines = gaussian_blur(
+            line_share(self._before), _LINE_BLUR_PX * max(window.mask.shape[-2:]) / 112
+        )
+        self._rigid = torch.maximum(_near_eyes(window), lines)
+        """Share in [0, 1] by which each place moves with its surroundings."""
+        self._gain_limits = GainLimits.of(self._before, mode.limits)
         self._room = torch.ones_like(window.mask)
         """Share of the change that each place may keep: patches of skin must not show."""
         still = torch.zeros_like(window.mask)
-        self.best_change = still, torch.cat([still, still], 1)
-        """Gain and shift of the best box, as shares of the largest at each place."""
-        self.best, self.best_loss, self.best_margins = (
-            window.original,
-            float("inf"),
-            dict[str, float](),
-        )
+        self.change = still, torch.cat([still, still], 1)
+        self.box = window.original
+        self.margins: dict[str, float] = {}
 
-        # Changes are compared on the same views, or luck of the draw would decide.
-        self._judges = [clean_view(), clean_view(flip=True, first_scheme=False)]
-        self._judges += [draw_view(rng, mode.ranges, kind) for kind in _FIXED_VIEWS]
+    def run(self, begin: tuple[Tensor, Tensor] | None = None) -> None:
+        """Optimize, and bring the last change inside the limits.
 
-    def run(self, begin: tuple[Tensor, Tensor] | None = None) -> int:
-        """Optimize until the steps are used up or nothing improves.
+        As the step size falls, the last change is the best: of 8 tuning faces in ``low`` and
+        ``mid`` no earlier one was.
 
         Args:
             begin: Gain (1, 1, gh, gw) and shift (1, 2, gh, gw) to begin from, in shares as
-                ``best_change`` has them; None for noise.
-
-        Returns:
-            The number of steps taken.
+                ``change`` has them; None for noise.
         """
         h, w = self.window.mask.shape[-2:]
         # The first gain is coarse, low-amplitude noise: from exactly zero the gradient of a cosine
@@ -548,7 +563,6 @@ class CloakSearch:
             now = [begin[0].to(gain).clamp(-1, 1), small.to(gain).clamp(-1, 1)]
         first = [torch.zeros_like(each) for each in now]
         second = [torch.zeros_like(each) for each in now]
-        idle = 0
 
         for step in range(1, self.mode.steps + 1):
             fallen = (1 + np.cos(np.pi * step / self.mode.steps)) / 2
@@ -562,16 +576,9 @@ class CloakSearch:
                 )
                 now[k] = (now[k] - rate * move).clamp(-1, 1)
 
-            if step % self.mode.every and step < self.mode.steps:
-                continue
-            self._make_room(now)
-            # Only what holds on fixed views and after rounding counts as an improvement. The first
-            # half of the steps is far from the end, and not worth the time to judge it.
-            if 2 * step > self.mode.steps:
-                idle = 0 if self._keep(*self._shaped(*now)) else idle + 1
-                if idle >= self.mode.patience:
-                    return step
-        return self.mode.steps
+            if step % self.mode.every == 0 or step == self.mode.steps:
+                self._make_room(now)
+        self._finish(*self._shaped(*now))
 
     def _gradient(self, now: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Gradients of the loss over fresh views, plus the price of being seen."""
@@ -581,7 +588,7 @@ class CloakSearch:
         box = changed_box(self._before, gain * mask, flow * mask, self.mode.linf / 255)
 
         views = [draw_view(self.rng, self.mode.ranges, kind) for kind in self._kinds()]
-        loss = self._loss(self.window.scene_with(box), views, dealt=True)
+        loss = self._loss(self.window.scene_with(box), views)
 
         # The price follows the constraint: it rises while the change is too visible and falls while
         # there is room, the slower the nearer it is to a little too much, of which the last share
@@ -605,22 +612,21 @@ class CloakSearch:
         grown, still = F.interpolate(
             torch.cat([flow, rigid], 1), (height, width), mode="bicubic", align_corners=False
         ).chunk(2, 1)
-        grown = grown + self._eyes * (still - grown)
-        length = grown.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        grown = grown + self._rigid * (still - grown)
+        length = (grown * grown).sum(1, keepdim=True).clamp_min(1e-12).sqrt()
         farthest = self.mode.limits.shift * side / 112 * self._room
-        return gain * self._gain_limits * self._room, grown * (
-            length.clamp_max(1) / length
-        ) * farthest
+        flow = grown * (length.clamp_max(1) / length) * farthest
+        return self._gain_limits.gain(gain) * self._room, flow
 
-    def _loss(self, scene: Tensor, views: Sequence[PhotoView], *, dealt: bool = False) -> Tensor:
-        """Mean loss over embedders and views. ``dealt`` shows an embedder its share of the views,
-        by chance: those whose gradients say little of others cost less time."""
+    def _loss(self, scene: Tensor, views: Sequence[PhotoView]) -> Tensor:
+        """Mean loss over embedders and views. An embedder is shown its share of the views, by
+        chance: those whose gradients say little of others cost less time."""
         face, losses = self.window.face, []
         arrived = [transmit_photo(scene, face, view) for view in views]
 
         most = max(embedder.card.share for embedder in self.embedders)
         for embedder in self.embedders:
-            share = embedder.card.share / most if dealt else 1.0
+            share = embedder.card.share / most
             passages = [
                 passage
                 for passage in zip(arrived, views, strict=True)
@@ -659,30 +665,23 @@ class CloakSearch:
             self._room = self._room * room
 
     @torch.no_grad()
-    def _keep(self, gain: Tensor, flow: Tensor) -> bool:
-        """Bring a change inside the limits, judge it over fixed views, keep it if it is the best so
-        far."""
-        box, share = self._within(gain, flow)
-        scene = self.window.scene_with(self.window.seen(box))
-
-        loss = float(self._loss(scene, self._judges))
-        if loss >= self.best_loss - 0.005:
-            return False
-
-        self.best, self.best_loss = box, loss
+    def _finish(self, gain: Tensor, flow: Tensor) -> None:
+        """Bring a change inside the limits and measure it."""
+        self.box, share = self._within(gain, flow)
         farthest = self.mode.limits.shift * max(self.window.mask.shape[-2:]) / 112
-        self.best_change = share * gain / self._gain_limits, share * flow / farthest
-        self.best_margins = {
+        self.change = share * self._gain_limits.share(gain), share * flow / farthest
+
+        scene = self.window.scene_with(self.window.seen(self.box))
+        self.margins = {
             e.card.name: float(
                 similarity_margin(
                     e,
-                    e(crop_through_view(scene, self.window.face, e, self._judges[0])),
+                    e(crop_through_view(scene, self.window.face, e, clean_view())),
                     self.goal.own[e.card.name],
                 ).max()
             )
             for e in self.embedders
         }
-        return True
 
     def _within(self, gain: Tensor, flow: Tensor) -> tuple[Tensor, float]:
         """The face box with the largest share of a change that keeps the limits after rounding, and

@@ -86,7 +86,7 @@ you cloak: each cloak moves away from what they share.</p>
 const $ = id => document.getElementById(id);
 const marks = /*MARKS*/;
 const words = {
-  low: "Least visible; many recognizers still match it.",
+  low: "Hardly seen; nearly every recognizer still matches it.",
   mid: "Features look slightly shifted; protects better.",
   high: "Visible when compared; protects best."};
 let told = "";

@@ -64,14 +64,17 @@ class CloakConfig(Config):
     mode: Annotated[
         str,
         ConfigField(
-            f"Visibility of the cloak: {', '.join(MODE_NAMES)}.", "Cloak", completions=MODE_NAMES
+            f"Visibility of the cloak: {', '.join(MODE_NAMES)}; low is hardly seen and hardly "
+            "protects.",
+            "Cloak",
+            completions=MODE_NAMES,
         ),
     ] = "mid"
     budget: Annotated[
         float | None,
         ConfigField(
             "Visibility in place of a mode: largest CIEDE2000 of patches of skin, 0.5 to 5; low is "
-            "1.8, mid 2.4, high 3.2.",
+            "1.2, mid 2.4, high 3.2.",
             "Cloak",
             metavar="CIEDE2000",
             default="that of the mode",
@@ -253,7 +256,7 @@ def assert_budget(budget: float) -> None:
         raise OptionError(
             f"--budget {budget:g}",
             f"{least:g} to {most:g} is allowed",
-            "1 is about just noticeable; low is 1.8, mid 2.4, high 3.2",
+            "1 is about just noticeable; low is 1.2, mid 2.4, high 3.2",
         )
 
 

@@ -2,7 +2,8 @@
 
 Shifted edges leave flat skin as it is, and a gain keeps the color of eyes, lips and teeth. The gain
 is bounded by what the eye misses: a just noticeable difference on flat skin, more where texture
-masks it.
+masks it. A line (hairline, brow, jaw) is no texture: it masks little, and where parts of it shift
+apart it wavers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from physadv.privacy.visibility import gaussian_blur, lightness
 
 _TEXTURE_PX = 1.2
 """Sigma in px of a 112 px face, of the neighborhood whose texture masks a change."""
+_LINE_PX = 2.0
+"""Sigma in px of a 112 px face, of the neighborhood whose edges are compared for one direction."""
+_LINE_SLOPE = 1.0
+"""Lightness a px at which an edge of one direction counts half as a line."""
+_LINE_MASKS = 0.2
+"""Share of a line's contrast that masks a change."""
 _LEAST_SLOPE = 4.0
 """Least lightness a unit of gain, which bounds the gain of black."""
 _BAND_PIXELS = 250_000
@@ -35,12 +42,15 @@ class ChangeLimits:
         masking: Additional lightness a unit of the texture's own contrast in L*.
         most: Largest change of lightness anywhere.
         shift: Farthest shift of an edge, in px of a 112 px face.
+        brighter: Times as much that lightness may rise as fall: what is darker looks like a fold or
+            a bruise, what is brighter like light.
     """
 
     flat: float = 0.7
     masking: float = 0.3
     most: float = 4.0
     shift: float = 1.0
+    brighter: float = 1.0
 
 
 def masking_texture(box: Tensor) -> Tensor:
@@ -59,15 +69,57 @@ def masking_texture(box: Tensor) -> Tensor:
     return gaussian_blur(-F.max_pool2d(padded, 2 * reach + 1, 1), 0.7 * sigma)
 
 
-def gain_limits(box: Tensor, limits: ChangeLimits) -> Tensor:
-    """Return the largest gain at each place of a face ``box`` (1, 3, h, w) in [0, 1], as a share of
-    its values, (1, 1, h, w).
+def line_share(box: Tensor) -> Tensor:
+    """Return how much each place of a face ``box`` (1, 3, h, w) in [0, 1] belongs to a line, (1, 1,
+    h, w) in [0, 1].
 
-    ``limits`` bounds the change of lightness.
+    It is the coherence of the structure tensor of L* (Weickert, 1999), by how steep the edge is: 1
+    along a strong edge of one direction, 0 in a texture of all directions and on a smooth shade.
     """
-    allowed = (limits.flat + limits.masking * masking_texture(box)).clamp_max(limits.most)
-    slope = (lightness((1.02 * box).clamp(0, 1)) - lightness(0.98 * box)) / 0.04
-    return allowed / slope.clamp_min(_LEAST_SLOPE)
+    sigma = max(1.0, max(box.shape[-2:]) / 112 * _LINE_PX)
+    light = F.pad(gaussian_blur(lightness(box), sigma / 2), (1,) * 4, mode="replicate")
+    across = (light[..., 1:-1, 2:] - light[..., 1:-1, :-2]) / 2
+    down = (light[..., 2:, 1:-1] - light[..., :-2, 1:-1]) / 2
+
+    products = torch.cat([across * across, down * down, across * down], 1)
+    xx, yy, xy = gaussian_blur(products, sigma).split(1, 1)
+    energy = xx + yy
+    coherence = ((xx - yy) ** 2 + 4 * xy * xy).sqrt() / (energy + _LINE_SLOPE**2 / 4)
+    slope = energy.sqrt()
+    return coherence * slope / (slope + _LINE_SLOPE)
+
+
+@dataclass(frozen=True)
+class GainLimits:
+    """Largest gains at each place of a face, as shares of its values.
+
+    Attributes:
+        darker: Largest loss of light (1, 1, h, w).
+        brighter: Times as much that light may grow.
+    """
+
+    darker: Tensor
+    brighter: float
+
+    @classmethod
+    def of(cls, box: Tensor, limits: ChangeLimits) -> GainLimits:
+        """Return the gains of a face ``box`` (1, 3, h, w) in [0, 1] whose change of lightness
+        keeps ``limits``."""
+        masks = masking_texture(box) * (1 - (1 - _LINE_MASKS) * line_share(box))
+        allowed = (limits.flat + limits.masking * masks).clamp_max(limits.most)
+        slope = (lightness((1.02 * box).clamp(0, 1)) - lightness(0.98 * box)) / 0.04
+        return cls(allowed / slope.clamp_min(_LEAST_SLOPE), limits.brighter)
+
+    def gain(self, share: Tensor) -> Tensor:
+        """Return the gain (1, 1, h, w) of a ``share`` in [-1, 1] of the largest at each place."""
+        return share * self._largest(share)
+
+    def share(self, gain: Tensor) -> Tensor:
+        """Return the share that :meth:`gain` makes ``gain`` of."""
+        return gain / self._largest(gain)
+
+    def _largest(self, signed: Tensor) -> Tensor:
+        return torch.where(signed < 0, self.darker, self.brighter * self.darker)
 
 
 def changed_box(box: Tensor, gain: Tensor, flow: Tensor, largest: float) -> Tensor:

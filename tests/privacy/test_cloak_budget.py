@@ -17,8 +17,11 @@ from physadv.privacy.photo_cloaker import PhotoCloaker, cloaker_settings
 
 
 def limits_of(mode: CloakMode) -> np.ndarray:
-    """All that sets how visible a mode is."""
-    return np.array([mode.patches, mode.dssim, mode.linf, *astuple(mode.limits)])
+    """All that sets how visible a mode is, light upwards and downwards."""
+    *places, brighter = astuple(mode.limits)
+    return np.array(
+        [mode.patches, mode.dssim, mode.linf, *places, *(brighter * k for k in places[:3])]
+    )
 
 
 def test_a_budget_of_a_mode_is_that_mode() -> None:
@@ -29,7 +32,7 @@ def test_a_budget_of_a_mode_is_that_mode() -> None:
 
 def test_every_limit_grows_with_the_budget() -> None:
     """Also between, below and above the modes; the patches' limit is the budget itself."""
-    budgets = [0.5, 1, 1.5, 1.8, 2, 2.4, 3, 3.2, 4, 5]
+    budgets = [0.5, 1, 1.2, 1.5, 1.8, 2, 2.4, 3, 3.2, 4, 5]
     rows = np.array([limits_of(mode_of_budget(b)) for b in budgets])
     assert rows[:, 0] == pytest.approx(budgets)
     assert (np.diff(rows, axis=0) > 0).all()

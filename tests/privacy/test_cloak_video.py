@@ -173,7 +173,7 @@ def test_every_frame_moves_the_embedding_as_the_optimized_one_does(
         windows = (FaceWindow.around(frames[number], face) for frames in (before, after))
         own, changed = (own_embeddings(w.scene, w.face, net)[:1] for w in windows)
         similar.append(float(net.similarity(own, changed)))
-    assert max(similar) < 0.95
+    assert max(similar) < 0.96
     assert np.ptp(similar) < 0.15
 
 

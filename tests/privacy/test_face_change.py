@@ -13,8 +13,9 @@ from physadv.core.color import lab
 from physadv.privacy.cloak_faces import MODES, FaceWindow, _near_eyes, cloak_faces
 from physadv.privacy.face_change import (
     ChangeLimits,
+    GainLimits,
     changed_box,
-    gain_limits,
+    line_share,
     masking_texture,
     rendered_box,
 )
@@ -44,7 +45,7 @@ def test_lightness_is_that_of_cielab() -> None:
 def test_flat_skin_may_change_by_the_flat_limit_alone() -> None:
     """The gain at the limit changes L* by it, up and down, and a shift changes nothing."""
     box, limits = flat(), ChangeLimits(flat=0.7, masking=0.3, most=4.0)
-    gain = gain_limits(box, limits)
+    gain = GainLimits.of(box, limits).darker
     for sign in (-1, 1):
         change = lightness(box * (1 + sign * gain)) - lightness(box)
         assert float(change.abs().max()) == pytest.approx(0.7, rel=0.03)
@@ -72,12 +73,50 @@ def test_texture_masks_and_a_lone_edge_does_not() -> None:
     assert float(masking_texture(edge)[..., 30:80, 60].max()) < 1.5
 
 
+def test_a_line_is_no_texture() -> None:
+    """Along a lone edge of any direction the share is near 1; in noise, whose edges have all
+    directions, on a shade and on flat skin it is small."""
+    rows, columns = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
+    for turn in (0.0, 0.5, 1.2, 2.4):
+        side = (columns - 56) * np.cos(turn) + (rows - 56) * np.sin(turn) > 0
+        edge = flat(112) * torch.where(side, 0.4, 1.0)
+        assert float(line_share(edge)[..., 55:58, 55:58].min()) > 0.75
+
+    noise = torch.rand(1, 1, 112, 112, generator=torch.Generator().manual_seed(1)).expand(
+        1, 3, -1, -1
+    )
+    assert float(line_share(noise).median()) < 0.45
+    shade = flat(112) * torch.linspace(0.8, 1, 112)
+    assert float(line_share(shade)[..., 10:-10, 10:-10].max()) < 0.2
+    assert float(line_share(flat()).max()) < 1e-3
+
+
+def test_a_line_masks_less_than_a_texture() -> None:
+    """Of the same contrast."""
+    limits = ChangeLimits(flat=0.0, masking=1.0, most=50.0)
+    line, noise = flat(112), flat(112)
+    line[..., 54:58] *= 0.4
+    noise *= 1 - 0.6 * (torch.rand(1, 1, 112, 112) < 0.3)
+    free = GainLimits.of(noise, limits).darker[..., 40:72, 40:72].median()
+    assert float(GainLimits.of(line, limits).darker[..., 40:72, 40:72].max()) < 0.5 * float(free)
+
+
+def test_light_may_grow_more_than_fall() -> None:
+    """By the factor of the limits; shares and gains are each other's inverse."""
+    bounds = GainLimits.of(flat(), ChangeLimits(flat=0.5, brighter=2.0))
+    share = torch.rand(1, 1, 64, 64) * 2 - 1
+    gain = bounds.gain(share)
+    assert torch.allclose(bounds.share(gain), share, atol=1e-5)
+    assert torch.allclose(bounds.gain(torch.ones(1, 1, 64, 64)), 2 * bounds.darker)
+    assert torch.allclose(bounds.gain(-torch.ones(1, 1, 64, 64)), -bounds.darker)
+
+
 def test_black_and_most_bound_the_gain() -> None:
     """Black gets no unbounded gain, and no texture more than ``most``."""
     limits = ChangeLimits(flat=1, masking=9, most=4.0)
-    assert float(gain_limits(torch.zeros(1, 3, 32, 32), limits).max()) <= 1
+    assert float(GainLimits.of(torch.zeros(1, 3, 32, 32), limits).darker.max()) <= 1
     noisy = torch.rand(1, 3, 64, 64)
-    gain = gain_limits(noisy, limits)
+    gain = GainLimits.of(noisy, limits).darker
     slope = (lightness((1.02 * noisy).clamp(0, 1)) - lightness(0.98 * noisy)) / 0.04
     assert float((gain * slope.clamp_min(4)).max()) <= 4 + 1e-4
 
@@ -114,7 +153,9 @@ def test_color_measures() -> None:
     box = flat(80)
     assert patch_color_change(box, box) == seen_color_change(box[0], box[0]) == 0
     brighter = box.clone()
-    brighter[..., 20:60, 20:60] *= 1.0 + 2 * float(gain_limits(box, ChangeLimits(1.0)).mean())
+    brighter[..., 20:60, 20:60] *= 1.0 + 2 * float(
+        GainLimits.of(box, ChangeLimits(1.0)).darker.mean()
+    )
     assert 1 < patch_color_change(box, brighter) < 2.2
     grain = box + 0.02 * torch.randn(1, 3, 80, 80)
     assert seen_color_change(box[0], grain[0]) < 0.6 * seen_color_change(

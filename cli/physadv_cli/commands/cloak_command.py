@@ -96,6 +96,7 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
     from physadv.core.run_folder import refuse_other_run
     from physadv.core.torch_threads import calm_threads
     from physadv.privacy.batch import is_video, photo_folder
+    from physadv.privacy.cloak_faces import MODES
     from physadv.privacy.cloak_task import CloakTask
     from physadv_cli.torchrun import is_first, refuse_several
 
@@ -134,7 +135,8 @@ def cloak(config: CloakConfig, run: RunOptions) -> None:
         "left_as_they_are": _left_files(config, live),
     }
     originals = config.photos[0] if len(config.photos) == 1 else str(photo_folder(config.source))
-    run.finish(result, _cloak_summary(result, task.folder, originals))
+    is_faint = task.cloaker.mode.patches <= MODES["low"].patches
+    run.finish(result, _cloak_summary(result, task.folder, originals, is_faint=is_faint))
     if not result["cloaked"] and not result["already done"]:
         raise typer.Exit(1)
 
@@ -256,7 +258,10 @@ def _cloak_video(config: CloakConfig, run: RunOptions) -> None:
     length = count_noun(done.frames, "frame")
     words = [f"{count_noun(len(done.tracks), 'face')} cloaked in {length}: {target}"]
     if done.bare:
-        words.append(f"{count_noun(len(done.bare), 'face')} left bare: probably none")
+        words.append(
+            f"left bare: {count_noun(len(done.bare), 'place')} where a second look found no face; "
+            "watch the video"
+        )
     run.finish(result, "\n".join([*words, *done.notes]))
 
 
@@ -543,8 +548,9 @@ def _left_line(rest: Mapping[str, str]) -> str:
     return f"left as they are, not protected: {counted} ({first}{more})"
 
 
-def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
-    """For people: what was cloaked, what was not, and how to measure it."""
+def _cloak_summary(result: dict[str, Any], folder: Path, photos: str, *, is_faint: bool) -> str:
+    """For people: what was cloaked, what was not, and how to measure it; a cloak that ``is_faint``
+    is not to be taken for protection."""
     lines = [
         f"{count_noun(result['cloaked'], 'photo')} cloaked "
         f"({count_noun(result['faces'], 'face')}), {result['already done']} done before: {folder}"
@@ -562,6 +568,10 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str) -> str:
         lines.append(
             f"{count_noun(number, 'face')} left bare: too small, doubtful or not chosen "
             f"({named}{more}); --preview draws them"
+        )
+    if result["faces"] and is_faint:
+        lines.append(
+            "this cloak is hardly seen and stops few recognizers; --mode mid stops more and shows"
         )
     if result["failed"]:
         lines.append(f"{result['failed']} failed; the reasons are above and in the manifest")

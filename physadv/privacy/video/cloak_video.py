@@ -223,8 +223,8 @@ def _optimize(image: Array, number: int, who: int, person: _Person, cloaker: Pho
     rng = numpy_generator(cloaker.seed, "cloak", "video", number, who)
     search = CloakSearch(window, cloaker.embedders, mode, goal, rng)
     search.run(None if before is None else before.shares(window))
-    person.changes[number] = FaceChange.taken(window, *search.best_change)
-    person.margins = search.best_margins
+    person.changes[number] = FaceChange.taken(window, *search.change)
+    person.margins = search.margins
 
 
 def _numbered(reader: VideoReader, wanted: set[int] | None) -> Iterator[tuple[int, Array]]:

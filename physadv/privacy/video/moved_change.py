@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from physadv.privacy.cloak_faces import CloakMode, FaceWindow
-from physadv.privacy.face_change import gain_limits
+from physadv.privacy.face_change import GainLimits
 
 _SIDE, _MARGIN = 192, 0.1
 """Samples a side of the stored change, and how far it reaches beyond the ArcFace square, as a share
@@ -66,7 +66,7 @@ class FaceChange:
         """
         height, width = window.mask.shape[-2:]
         gain, flow = self.shares(window)
-        gain = gain * gain_limits(window.box_of(window.scene), mode.limits)
+        gain = GainLimits.of(window.box_of(window.scene), mode.limits).gain(gain)
         farthest = mode.limits.shift * max(height, width) / 112
         return window.rendered(gain, flow * farthest, 1.0, mode.linf)
 
