@@ -82,11 +82,12 @@ def line_share(box: Tensor) -> Tensor:
     down = (light[..., 2:, 1:-1] - light[..., :-2, 1:-1]) / 2
 
     products = torch.cat([across * across, down * down, across * down], 1)
-    xx, yy, xy = gaussian_blur(products, sigma).split(1, 1)
+    xx, yy, xy = gaussian_blur(products, sigma).chunk(3, 1)
     energy = xx + yy
     coherence = ((xx - yy) ** 2 + 4 * xy * xy).sqrt() / (energy + _LINE_SLOPE**2 / 4)
     slope = energy.sqrt()
-    return coherence * slope / (slope + _LINE_SLOPE)
+    share: Tensor = coherence * slope / (slope + _LINE_SLOPE)
+    return share
 
 
 @dataclass(frozen=True)
