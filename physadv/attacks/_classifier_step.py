@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -233,7 +233,7 @@ def loss_and_gradient(
     Raises:
         ModelError: The output does not depend on the input differentiably.
     """
-    if not isinstance(model, RandomizedModel):
+    if not is_randomized(model):
         return _single_gradient(model, x, goal)
 
     draws = [_single_gradient(draw, x, goal) for draw in model.eot_draws()]
@@ -263,7 +263,13 @@ class RandomizedModel(Protocol):
 
 def forward_count(model: Classifier) -> int:
     """Return how many forward passes one call of ``model`` takes."""
-    return model.eot_count if isinstance(model, RandomizedModel) else 1
+    return model.eot_count if is_randomized(model) else 1
+
+
+def is_randomized(model: Classifier) -> TypeGuard[RandomizedModel]:
+    """Return whether ``model`` is a :class:`RandomizedModel`, without the long look of
+    ``isinstance`` at the protocol in each step."""
+    return hasattr(model, "eot_draws") and hasattr(model, "eot_count")
 
 
 def _single_gradient(
@@ -273,7 +279,8 @@ def _single_gradient(
     x = x.detach().requires_grad_()
     logits = model(x)
     loss = goal(logits)
-    require_gradient(loss, modules_of(model))
+    if not loss.requires_grad:  # to look for the modules takes as long as a small net
+        require_gradient(loss, modules_of(model))
 
     # allow_unused: the output of a constant model does not depend on x at all.
     grad = torch.autograd.grad(loss.sum(), x, allow_unused=True, materialize_grads=True)[0]

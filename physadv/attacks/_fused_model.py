@@ -88,8 +88,11 @@ class FusedModel:
         """Return logits (b, classes) of ``images`` (b, ...)."""
         self.calls += 1
         copy = self.observations.shielded(images)
-        module = self.compiled or self.module
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        module, device = self.compiled or self.module, images.device.type
+        if self.bf16 or torch.is_autocast_enabled(device):
+            with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+                logits = read_logits(module(copy), len(images))
+        else:
             logits = read_logits(module(copy), len(images))
         self.observations.note_logits(logits)
         return logits.float() if self.bf16 else logits.clone()

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from physadv.attacks._classifier_step import Classifier, LogProbabilities, RandomizedModel
+from physadv.attacks._classifier_step import (
+    Classifier,
+    LogProbabilities,
+    RandomizedModel,
+    is_randomized,
+)
 from physadv.core.errors import OptionError, PhysadvError, is_out_of_memory
 from physadv.core.findings import Finding
 from physadv.core.wording import count_noun
@@ -195,7 +200,7 @@ def guarded(model: Classifier) -> GuardedModel:
     """Return ``model`` behind a guard, itself where it is behind one."""
     if isinstance(model, GuardedModel):
         return model
-    return GuardedExpectation(model) if isinstance(model, RandomizedModel) else GuardedModel(model)
+    return GuardedExpectation(model) if is_randomized(model) else GuardedModel(model)
 
 
 def unguarded(model: Any) -> Any:

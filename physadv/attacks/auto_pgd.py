@@ -48,6 +48,7 @@ def apgd(
     any_class: bool = False,
     restarts: int = 1,
     random_start: bool = True,
+    starts: Tensor | None = None,
     keep: Literal["success", "loss"] = "success",
     drop_broken: bool = True,
     levels: int | None = None,
@@ -74,6 +75,8 @@ def apgd(
             lead the way.
         restarts: Number of starts, at least 1.
         random_start: Start at a random point of the ball, else at the clean image.
+        starts: Images (b, ...) to start from the first time, projected onto the ball; None starts
+            as ``random_start`` says.
         keep: "success" or "loss", as in :func:`physadv.attacks.gradient.pgd`.
         drop_broken: With ``keep="success"``, stop searching for samples that are broken.
         levels: Round the images to k / levels (255 for 8 bits).
@@ -118,7 +121,9 @@ def apgd(
                 (~best.success).nonzero()[:, 0] if drop else torch.arange(len(x0), device=x0.device)
             )
             start = x0[rows]
-            if random_start:
+            if starts is not None and not restart:
+                start = ball.project(starts.to(start)[rows], start)
+            elif random_start:
                 start = ball.random_starts(
                     start, [generator(seed, "apgd", restart, numbers[i]) for i in rows.tolist()]
                 )

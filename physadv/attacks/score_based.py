@@ -24,6 +24,9 @@ from physadv.threat.norms import Norm, linf_bounds, parse_norm, project_onto_bal
 
 Scores = Callable[[Tensor], Tensor]
 """Images (b, c, h, w) in [0, 1] to scores (b, classes); no gradient is needed."""
+Descent = Callable[[Tensor, Tensor], AttackResult]
+"""From the numbers (k,) of samples in the batch and points (k, c, h, w) to the result of an attack
+that starts at these points; its loss is the margin."""
 # Steps out of 10000 after which the covered share is halved (Andriushchenko et al. 2020).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -40,6 +43,7 @@ def square_attack(
     share: float = 0.8,
     targets: Tensor | None = None,
     give_up: Mapping[int, tuple[Tensor, float]] | None = None,
+    descend: Descent | None = None,
     seed: int = 0,
 ) -> AttackResult:
     """Attack by random search over square windows, from scores alone (Andriushchenko et al. 2020).
@@ -59,6 +63,9 @@ def square_attack(
         give_up: By a number of queries, the scale-free margin (b,) (DLR) that a sample must have
             come down to, and the share of it that must have gone since the number before; others
             are not queried any more. One query more a number.
+        descend: Attack by gradients from the best points of samples, run at the numbers of
+            ``give_up`` on the samples that go on, and on those left at the end. A sample that it
+            breaks is done; the search of the others goes on as without it.
         seed: Seed of every random choice.
 
     Returns:
@@ -92,7 +99,7 @@ def square_attack(
             steps = _linf_proposals(images, eps, queries, share, seed)
         else:
             steps = _dipole_proposals(images, eps, kind, queries, share, seed)
-        return _search(model, images, goal, criterion, steps, queries, give_up or {})
+        return _search(model, images, goal, criterion, steps, queries, give_up or {}, descend)
 
 
 _Proposal = Callable[[Tensor, Tensor], Tensor]
@@ -107,13 +114,15 @@ def _search(
     proposals: Iterator[_Proposal],
     queries: int,
     give_up: Mapping[int, tuple[Tensor, float]],
+    descend: Descent | None = None,
 ) -> AttackResult:
     """Keep each proposal that lowers the margin; query only samples not yet broken or given up."""
     best, used = images.clone(), torch.ones(len(images), dtype=torch.long)
     logits = model(images)
     loss, success = goal(logits), criterion(logits)
-    rows = (~success).nonzero()[:, 0]
-    clean, points, row_goal = images[rows], images[rows], goal.pick(rows)
+    rows, asked = (~success).nonzero()[:, 0], 1
+    clean, points = images[rows], images[rows]
+    row_goal, row_criterion = goal.pick(rows), criterion.pick(rows)
     point_loss = torch.full_like(loss[rows], torch.inf)
     before = torch.full_like(loss, torch.inf)
 
@@ -122,28 +131,41 @@ def _search(
             break
         trial = propose(clean, points)
         logits = model(trial)
-        score, broken = row_goal(logits), criterion.pick(rows)(logits)
-        used[rows.to(used.device)] += 1
+        score, broken = row_goal(logits), row_criterion(logits)
+        asked += 1
 
         better = broken | (score < point_loss) & score.isfinite()
-        points = torch.where(better.view(-1, 1, 1, 1), trial, points)
-        point_loss = torch.where(better, score, point_loss)
+        if better.any():
+            points = torch.where(better.view(-1, 1, 1, 1), trial, points)
+            point_loss = torch.where(better, score, point_loss)
 
         ends = broken
         if number in give_up:
-            used[rows.to(used.device)] += 1
+            asked += 1
             near, (limit, gone) = dlr_loss(model(points), goal.labels[rows]), give_up[number]
             idle = near > (1 - gone) * before[rows]
             ends = broken | idle | (near > limit.to(near)[rows])
             before[rows] = near.to(before)
+        if descend is not None and (number in give_up or number == queries) and not ends.all():
+            stay = (~ends).nonzero()[:, 0]
+            found = descend(rows[stay], points[stay])
+            if found.queries is not None:
+                used[rows[stay].to(used.device)] += found.queries.to(used)
+            won = stay[found.success]
+            points[won] = found.images[found.success]
+            point_loss[won] = row_goal.pick(won)(model(points[won]))
+            broken = broken.index_fill(0, won, True)
+            ends = ends | broken
         if ends.any():
+            used[rows[ends].to(used.device)] += asked - 1
             taken = broken | (point_loss < loss[rows])
             best[rows[taken]], loss[rows[taken]] = points[taken], point_loss[taken]
             success[rows[broken]] = True
             rows, clean = rows[~ends], clean[~ends]
             points, point_loss = points[~ends], point_loss[~ends]
-            row_goal = goal.pick(rows)
+            row_goal, row_criterion = goal.pick(rows), criterion.pick(rows)
 
+    used[rows.to(used.device)] += asked - 1
     lower = point_loss < loss[rows]
     best[rows[lower]], loss[rows[lower]] = points[lower], point_loss[lower]
     return AttackResult(images=best, success=success, loss=loss, queries=used)
@@ -169,6 +191,21 @@ def _offset(limit: int, source: torch.Generator) -> int:
     return int(torch.randint(0, limit + 1, (), generator=source))
 
 
+class _Bounds:
+    """Highest and lowest images of a ball, computed again only for other clean images."""
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+        self._clean: Tensor | None = None
+        self._bounds: tuple[Tensor, Tensor]
+
+    def of(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        if clean is not self._clean:
+            low, high = linf_bounds(clean, self.eps)
+            self._clean, self._bounds = clean, (high, low)
+        return self._bounds
+
+
 def _linf_proposals(
     images: Tensor, eps: float, queries: int, share: float, seed: int
 ) -> Iterator[_Proposal]:
@@ -177,11 +214,8 @@ def _linf_proposals(
     _, channels, height, width = images.shape
     stripes = _sign((1, channels, 1, width), source, images) > 0
 
-    def edge(clean: Tensor, up: Tensor) -> Tensor:
-        low, high = linf_bounds(clean, eps)
-        return torch.where(up, high, low)
-
-    yield lambda clean, _: edge(clean, stripes)
+    bounds = _Bounds(eps)
+    yield lambda clean, _: torch.where(stripes, *bounds.of(clean))
 
     for step in range(1, queries):
         side = _side(step, queries, share, height, width)
@@ -192,8 +226,8 @@ def _linf_proposals(
         def window(
             clean: Tensor, points: Tensor, area: tuple[slice, ...] = area, up: Tensor = up
         ) -> Tensor:
-            trial = points.clone()
-            trial[area] = edge(clean[area], up)
+            trial, (high, low) = points.clone(), bounds.of(clean)
+            trial[area] = torch.where(up, high[area], low[area])
             return trial
 
         yield window

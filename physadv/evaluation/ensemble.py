@@ -308,7 +308,12 @@ def _sigma_zero(case: StageInput, attack: Callable[..., AttackResult]) -> Attack
 
 
 def _apgd(
-    case: StageInput, loss: Loss, steps: int, targets: Tensor | None = None, restarts: int = 1
+    case: StageInput,
+    loss: Loss,
+    steps: int,
+    targets: Tensor | None = None,
+    restarts: int = 1,
+    starts: Tensor | None = None,
 ) -> AttackResult:
     return apgd(
         case.model,
@@ -321,6 +326,7 @@ def _apgd(
         targets=targets,
         any_class=targets is not None,
         restarts=restarts,
+        starts=starts,
         levels=case.ball.levels,
         seed=case.seed,
         speed=case.speed,
@@ -372,13 +378,22 @@ def _toward(case: StageInput, targets: Tensor, steps: int) -> AttackResult:
 
 
 def _square(
-    case: StageInput, queries: int, give_up: Mapping[int, tuple[float, float]], nearer_than: float
+    case: StageInput,
+    queries: int,
+    give_up: Mapping[int, tuple[float, float]],
+    nearer_than: float,
+    descent_steps: int = 30,
 ) -> AttackResult:
-    """Square, which needs no gradient, for as long as it brings a sample nearer to breaking."""
+    """Square, which needs no gradient, for as long as it brings a sample nearer to breaking; from
+    where it has come to, gradients lead on that mislead at the start."""
+
+    def descend(rows: Tensor, points: Tensor) -> AttackResult:
+        return _apgd(case.pick(rows), "margin", descent_steps, starts=points)
+
     infinite = torch.full_like(case.near, torch.inf)
     nearer = nearer_than * case.near if _classes(case) > 2 else infinite
     limits = {n: (nearer.clamp_min(margin), gone) for n, (margin, gone) in give_up.items()}
-    return _asked(case, attack=square_attack, queries=queries, give_up=limits)
+    return _asked(case, attack=square_attack, queries=queries, give_up=limits, descend=descend)
 
 
 @torch.no_grad()

@@ -101,3 +101,19 @@ def test_momentum_goes_on_in_the_direction_of_the_last_step(norm: Norm) -> None:
     )
     moved = _move(state, LpBall(norm, 1.0), False)
     torch.testing.assert_close(moved, x0 + 0.02 * 1.25)
+
+
+def test_starts_where_it_is_told_within_the_ball() -> None:
+    """Images to start from are the first that are tried, after projection onto the ball: one that
+    is broken already ends the search at once."""
+    model = Linear(4)
+    x, y = samples(model)
+    broken = apgd(guarded(model), x, y, eps=0.3, steps=50, speed="plain")
+    assert broken.success.all()
+    before = model.calls
+    again = apgd(guarded(model), x, y, eps=0.3, steps=50, speed="plain", starts=broken.images)
+    assert model.calls - before == 1
+    assert torch.equal(again.images, broken.images)
+
+    far = apgd(guarded(model), x, y, eps=0.01, steps=1, speed="plain", starts=broken.images)
+    assert float((far.images - x).abs().max()) <= 0.01

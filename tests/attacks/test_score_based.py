@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.attacks._guarded_model import guarded
+from physadv.attacks.attack_result import AttackResult
 from physadv.attacks.score_based import EstimatedGradient, square_attack
 from physadv.core.errors import ImageError, OptionError
 from physadv.threat.norms import lp_distance
@@ -197,3 +198,31 @@ def test_square_gives_up_where_nothing_moves() -> None:
     assert low.queries is not None
     assert low.queries[0] == 1 + 10 + 1
     assert waits.success.tolist() == low.success.tolist() == [False, True]
+
+
+def test_square_hands_its_points_to_a_descent_and_goes_on_as_without_it() -> None:
+    """At the numbers of ``give_up`` and at the end those still searched are handed over, within the
+    ball; what the descent breaks is done and counts its passes, and all else is as without it."""
+    images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    labels, eps = Plane()(images).argmax(1), 0.3 * smallest("linf")
+    settings = {"eps": eps, "queries": 40, "give_up": {20: (torch.full((3,), torch.inf), 0.0)}}
+    handed: list[list[int]] = []
+
+    def descend(rows: Tensor, points: Tensor) -> AttackResult:
+        handed.append(rows.tolist())
+        assert (points - images[rows]).abs().max() <= eps
+        won = rows == 1
+        return AttackResult(
+            torch.where(won[:, None, None, None], images[rows], points),
+            won,
+            queries=torch.full((len(rows),), 7),
+        )
+
+    alone = square_attack(Plane(), images, labels, **settings)  # type: ignore[arg-type]
+    joint = square_attack(Plane(), images, labels, descend=descend, **settings)  # type: ignore[arg-type]
+    assert not alone.success.any()
+    assert handed == [[0, 1, 2], [0, 2]]
+    assert alone.queries is not None
+    assert joint.queries is not None
+    assert (joint.queries - alone.queries).tolist() == [14, 7 - 20, 14]
+    assert torch.equal(joint.images[::2], alone.images[::2])
