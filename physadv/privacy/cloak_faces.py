@@ -53,7 +53,7 @@ from physadv.privacy.visibility import (
     seen_color_change,
 )
 
-_OTHERS: tuple[Kind, ...] = ("hard", "any")
+_VIEWS: tuple[Kind, ...] = ("hard", "any")
 _PROCESS_BYTES, _PHOTO_BYTES, _FACE_BYTES = 500_000_000, 3, 30
 """Bytes of memory that the process, a pixel of the photo and one of the face box take (measured);
 where the photo is copied, twice as many."""
@@ -645,10 +645,10 @@ class CloakSearch:
         return torch.stack(losses).mean()
 
     def _kinds(self) -> list[Kind]:
-        """The first view of a step is plain; the others are hard and anything, by chance one or the
-        other first."""
+        """The views of a step are hard and anything in turn, by chance one or the other first: what
+        holds in these holds in plain ones, and not the other way round."""
         start = int(self.rng.integers(2))
-        return ["plain" if k == 0 else _OTHERS[(k + start) % 2] for k in range(self.mode.draws)]
+        return [_VIEWS[(k + start) % 2] for k in range(self.mode.draws)]
 
     @torch.no_grad()
     def _make_room(self, now: Sequence[Tensor]) -> None:

@@ -29,7 +29,7 @@ from physadv.models.faces.face_detection import (
 from physadv.privacy.visibility import gaussian_blur
 
 Codec = Literal["none", "jpeg", "webp"]
-Kind = Literal["plain", "any", "hard"]
+Kind = Literal["any", "hard"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ def draw_view(rng: np.random.Generator, ranges: ViewRanges, kind: Kind = "any") 
     Args:
         rng: Source of all randomness.
         ranges: Ranges to draw from.
-        kind: "plain" leaves the pixels alone and moves the alignment only, "hard" shrinks and
-            compresses, "any" draws everything.
+        kind: "hard" shrinks and compresses, "any" draws everything.
 
     Returns:
         The view.
@@ -102,9 +101,6 @@ def draw_view(rng: np.random.Generator, ranges: ViewRanges, kind: Kind = "any") 
     shift = (float(rng.normal(0, ranges.shift)), float(rng.normal(0, ranges.shift)))
     zoom = float(np.exp(rng.normal(0, ranges.zoom)))
     first, flip = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
-
-    if kind == "plain":
-        return PhotoView(noise, first, turn, shift, zoom, flip)
 
     blur = float(rng.uniform(0, ranges.blur)) if rng.random() < ranges.often else 0.0
     resize = float(rng.uniform(ranges.resize, 1)) if rng.random() < ranges.often else 1.0

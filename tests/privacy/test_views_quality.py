@@ -117,12 +117,10 @@ def test_codec_is_real_and_its_gradient_passes(codec: str) -> None:
 
 
 def test_views_are_drawn_within_their_ranges() -> None:
-    """Plain views leave the pixels alone, hard ones always shrink and compress, any stays within
-    its ranges."""
+    """Hard views always shrink and compress, any stays within its ranges."""
     rng, ranges = numpy_generator(0, "views"), ViewRanges()
     for _ in range(60):
-        plain, hard, some = (draw_view(rng, ranges, kind) for kind in ("plain", "hard", "any"))  # type: ignore[arg-type]
-        assert (plain.blur, plain.resize, plain.codec) == (0.0, 1.0, "none")
+        hard, some = draw_view(rng, ranges, "hard"), draw_view(rng, ranges, "any")
         assert hard.codec != "none"
         assert ranges.resize <= hard.resize <= 0.61
         assert ranges.resize <= some.resize <= 1
