@@ -92,17 +92,23 @@ class FaceChoice:
             The choice.
 
         Raises:
-            OptionError: A value has another form, or names no photo of the run or no mode.
+            OptionError: A value has another form, or names no photo of the run or no mode, or a
+                face is both to be cloaked and to be left.
 
         Example:
             >>> FaceChoice.parse(["a.jpg:1,3"], [], ["a.jpg", "b.jpg"]).only["a.jpg"] == {1, 3}
             True
         """
-        return cls(
-            _parsed("--only-faces", only, photos),
-            _parsed("--skip-faces", skip, photos),
-            _parsed_modes(modes, photos),
-        )
+        cloaked = _parsed("--only-faces", only, photos)
+        left = _parsed("--skip-faces", skip, photos)
+        for photo in cloaked.keys() & left.keys():
+            for number in sorted(cloaked[photo] & left[photo]):
+                raise OptionError(
+                    f"{photo}: face {number}",
+                    "is named by --only-faces and by --skip-faces",
+                    "Name it in one of them",
+                )
+        return cls(cloaked, left, _parsed_modes(modes, photos))
 
     def apply(
         self,
