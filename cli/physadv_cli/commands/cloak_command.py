@@ -558,9 +558,7 @@ def _cloak_summary(result: dict[str, Any], folder: Path, photos: str, *, is_fain
     if result["faces"]:
         lines.append(_others_line(result["faces"], result["faces_with_others"]))
     if result["no face"]:
-        lines.append(
-            f"{result['no face']} without a face to cloak: not written, not protected"
-        )
+        lines.append(f"{result['no face']} without a face to cloak: not written, not protected")
     if bare := result["faces_left_bare"]:
         named = ", ".join(f"{name}: {len(boxes)}" for name, boxes in list(bare.items())[:_NAMED])
         more = ", ..." if len(bare) > _NAMED else ""
