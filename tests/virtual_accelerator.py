@@ -172,6 +172,7 @@ _ATTACKS: dict[str, dict[str, Any]] = {
     "rays": {"eps": 0.1, "queries": 40},
     **{key: {"eps": 0.5, "queries": 90} for key in ("hopskipjump", "surfree", "geoda")},
     "saliency_attack": {"pixels": 2},
+    "pointwise": {"pixels": 2, "queries": 90},
     "sparse_search": {"pixels": 2, "queries": 8},
     "universal_perturbation": {"eps": 0.05, "epochs": 2},
 }

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from physadv.attacks.norm_descent import fmn as fmn
     from physadv.attacks.obfuscated import bpda as bpda
     from physadv.attacks.obfuscated import expectation_model as expectation_model
+    from physadv.attacks.pointwise_decision import pointwise as pointwise
     from physadv.attacks.score_based import EstimatedGradient as EstimatedGradient
     from physadv.attacks.score_based import square_attack as square_attack
     from physadv.attacks.sparse import saliency_attack as saliency_attack
@@ -83,6 +84,7 @@ _HOMES = {
     "geoda": "geometric_decision",
     "gradient_ascent": "gradient",
     "hopskipjump": "decision_based",
+    "pointwise": "pointwise_decision",
     "mi_fgsm": "transfer_based",
     "pgd": "gradient",
     "rays": "decision_based",

@@ -55,7 +55,7 @@ _SPARSE = ("fgsm", "pgd")
 """Attacks that take l_0 beside the other norms."""
 _OWN_NORMS: dict[str, Norm] = {
     **dict.fromkeys(("cw_l2", "ddn", "superdeepfool", "surfree"), "l2"),
-    **dict.fromkeys(("sigma_zero", "sparse_search", "saliency_attack"), "l0"),
+    **dict.fromkeys(("sigma_zero", "sparse_search", "saliency_attack", "pointwise"), "l0"),
 }
 """Norms of the attacks without an option for it, l_inf for all others."""
 

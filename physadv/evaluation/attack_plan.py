@@ -103,6 +103,9 @@ ATTACKS: dict[str, _Named] = {
         attacks.hopskipjump, "black", ("linf", "l2"), "queries", ("seed", "starts")
     ),
     "surfree": _Named(attacks.surfree, "black", ("l2",), "queries", ("seed", "starts")),
+    "pointwise": _Named(
+        in_pixels(attacks.pointwise), "black", ("l0",), "queries", ("seed", "starts")
+    ),
     "geoda": _Named(attacks.geoda, "black", steps="queries", takes=("seed", "starts")),
 }
 

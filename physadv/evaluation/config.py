@@ -12,7 +12,8 @@ from physadv.threat.parsing import parse_threat
 
 WITHOUT_SPEED = (
     *("fgsm", "mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
-    *("nes", "square", "rays", "hopskipjump", "surfree", "geoda", "jsma", "sparse-rs"),
+    *("nes", "square", "rays", "hopskipjump", "surfree", "geoda", "pointwise", "jsma"),
+    "sparse-rs",
 )
 """Attacks whose arithmetic is always plain."""
 
@@ -106,14 +107,15 @@ class AttackConfig(SampleConfig):
             "Attack: ascent, fgsm, pgd, apgd, fab, deepfool, superdeepfool, ddn, fmn, alma, "
             "cw, universal (one change for each batch); for transfer: mifgsm, difgsm, bsr, sia, "
             "decowa, gra; black boxes: nes, square, and by classes alone rays, hopskipjump, "
-            "surfree, geoda; in l0 fgsm, pgd, sigma-zero, jsma, and by scores sparse-rs.",
+            "surfree, geoda; in l0 fgsm, pgd, sigma-zero, jsma, by scores sparse-rs, by classes "
+            "pointwise.",
             "Attack",
             completions=(
                 *("ascent", "fgsm", "pgd", "apgd", "fab", "deepfool", "superdeepfool"),
                 *("ddn", "fmn", "alma", "cw", "universal"),
                 *("mifgsm", "difgsm", "bsr", "sia", "decowa", "gra"),
                 *("nes", "square", "rays", "hopskipjump", "surfree", "geoda"),
-                *("sigma-zero", "jsma", "sparse-rs"),
+                *("sigma-zero", "jsma", "sparse-rs", "pointwise"),
             ),
         ),
     ] = "pgd"

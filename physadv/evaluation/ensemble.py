@@ -26,6 +26,7 @@ from physadv.attacks.fewest_pixels import sigma_zero
 from physadv.attacks.geometric_decision import geoda
 from physadv.attacks.gradient import Loss, pgd
 from physadv.attacks.minimum_norm import fab
+from physadv.attacks.pointwise_decision import pointwise
 from physadv.attacks.score_based import square_attack
 from physadv.attacks.sparse import sparse_search
 from physadv.core.errors import OptionError
@@ -187,15 +188,10 @@ def score_based_stages(norm: Norm = "linf") -> list[AttackStage]:
 
 
 def decision_stages(norm: Norm = "linf") -> list[AttackStage]:
-    """Return the attacks in ``norm`` on a model that answers with classes alone.
-
-    Raises:
-        OptionError: The norm is l0, in which no attack by classes alone is here.
-    """
+    """Return the attacks in ``norm`` on a model that answers with classes alone."""
     if norm == "l0":
-        raise OptionError(
-            "l0 by classes alone", "Sparse-RS needs scores", "Use linf, l2 or l1, or ask for scores"
-        )
+        attack = in_pixels(pointwise)
+        return [recorded_stage("pointwise", "black", _asked, attack=attack, queries=5000)]
     if norm == "l1":
         return [recorded_stage("geoda", "black", _asked, attack=geoda, queries=5000)]
     rays_first = [recorded_stage("rays", "black", _rays, attack=rays)] if norm == "linf" else []
@@ -219,7 +215,7 @@ def plan_record(norm: Norm, plan: Sequence[AttackStage] = ()) -> dict[str, Any]:
     plans: dict[str, Sequence[AttackStage]] = {"": plan}
     if not plan:
         plans = {"": standard_stages(norm), "scores ": score_based_stages(norm)}
-        plans |= {} if norm == "l0" else {"classes ": decision_stages(norm)}
+        plans["classes "] = decision_stages(norm)
         plans["curve "] = quick_stages(norm)
     return {
         what + stage.name: dict(stage.settings)

@@ -106,6 +106,9 @@ ATTACKS = {
     "surfree": Named(partial(attacks.surfree, queries=60), "l2", 0.8, black=True),
     "geoda": Named(partial(attacks.geoda, queries=60), "l2", 0.8, black=True),
     "saliency_attack": Named(partial(attacks.saliency_attack, pixels=3), "linf", None, 3),
+    "pointwise": Named(
+        partial(attacks.pointwise, pixels=3, queries=60), "linf", None, 3, black=True
+    ),
     "sparse_search": Named(
         partial(attacks.sparse_search, pixels=3, queries=10), "linf", None, 3, black=True
     ),

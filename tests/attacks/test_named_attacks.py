@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hopskipjump": {"eps": 1.0, "queries": 60},
     "mi_fgsm": {"eps": 0.05, "steps": 5},
     "pgd": {"eps": 0.05, "steps": 5},
+    "pointwise": {"pixels": 3, "queries": 60},
     "rays": {"eps": 0.2, "queries": 60},
     "saliency_attack": {"pixels": 3},
     "sigma_zero": {"steps": 20},
