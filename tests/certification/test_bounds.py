@@ -450,6 +450,43 @@ def test_windows_inside_the_map_pass_a_scale() -> None:
     assert torch.allclose(passed, windows.dense().rows * scale.factor)
 
 
+@pytest.mark.parametrize("width", [4, 80])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_intervals_overwrite_only_their_own(channels: int, width: int) -> None:
+    """Margins without gradients, which write in place and choose the order of memory by the size of
+    the maps, are those with gradients, and neither images nor parameters change."""
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(channels, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, 4, 3, 2, 1)
+    net = nn.Sequential(
+        Normalized(channels), *convolutions, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)
+    )
+    x = torch.rand(2, channels, 8, 8)
+    net(x)
+    graph = prepare_graph(net, x.shape[1:])
+    before = [x.clone(), *(p.clone() for p in net.parameters())]
+    forms = margin_forms(torch.tensor([0, 1]), 3)
+
+    for norm in ("linf", "l2"):
+        expected = ibp_margins(graph, InputBall(x, 0.02, norm), forms)
+        with torch.no_grad():
+            for _ in range(2):
+                found = ibp_margins(graph, InputBall(x, 0.02, norm), forms)
+                assert torch.allclose(found, expected, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before, [x, *net.parameters()], strict=True))
+
+
+class Normalized(nn.Module):
+    """A mean and a deviation of each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.rand(channels, 1, 1))
+        self.register_buffer("deviation", 0.5 + torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
+
+
 def test_a_wrong_folding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that only the last transformation makes is found by comparing with the net."""
     monkeypatch.setattr(LayerGraph, "_readers", lambda graph: [1] * len(graph.nodes))

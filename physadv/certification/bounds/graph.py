@@ -18,6 +18,7 @@ from physadv.certification.bounds.layers import (
     AddLayer,
     BatchNormLayer,
     ConvLayer,
+    InputLayer,
     Layer,
     LinearLayer,
     NonnegativeMap,
@@ -67,12 +68,11 @@ class LayerGraph:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (b, classes) of ``images`` (b, *input shape)."""
         values = {0: images}
-        last_readers = self.last_readers
         for number, node in enumerate(self.nodes[1:], 1):
             values[number] = node.layer.value(*(values[i] for i in node.inputs))
 
             # Values are dropped after their last use, which bounds the memory.
-            for i in {i for i in node.inputs if last_readers[i] == number}:
+            for i in self.done_after[number]:
                 del values[i]
         return values[len(self.nodes) - 1]
 
@@ -160,6 +160,15 @@ class LayerGraph:
         return last
 
     @cached_property
+    def done_after(self) -> list[tuple[int, ...]]:
+        """For each node the other nodes that nothing reads after it."""
+        done: list[tuple[int, ...]] = [()] * len(self.nodes)
+        for number, reader in enumerate(self.last_readers):
+            if reader != number:
+                done[reader] = (*done[reader], number)
+        return done
+
+    @cached_property
     def last_nonlinear(self) -> frozenset[int]:
         """The nodes at which interval margins end: nonlinear layers followed by affine ones
         and sums alone.
@@ -179,9 +188,10 @@ class LayerGraph:
 
     @cached_property
     def is_faster_channels_last(self) -> bool:
-        """Whether convolutions are there, which are faster on values whose channels lie side by
-        side, as measured."""
-        return any(isinstance(node.layer, ConvLayer) for node in self.nodes)
+        """Whether convolutions are there that are faster on values whose channels lie side by side,
+        as measured: those of maps with 4,096 numbers an image or more."""
+        maps = [node.shape for node in self.nodes if isinstance(node.layer, ConvLayer)]
+        return any(prod(shape) >= 4096 for shape in maps)
 
     @cached_property
     def unflattened(self) -> frozenset[int]:
@@ -200,9 +210,9 @@ class LayerGraph:
 
     @cached_property
     def read_once(self) -> frozenset[int]:
-        """The values of convolutions, linear layers and sums, which share no memory with another,
-        that one layer reads."""
-        fresh = (AddLayer, ConvLayer, LinearLayer)
+        """The boxes of the input and of convolutions, linear layers and sums, which share no memory
+        with another, that one layer reads."""
+        fresh = (AddLayer, ConvLayer, InputLayer, LinearLayer)
         readers = self._readers()
         nodes = enumerate(self.nodes)
         return frozenset(i for i, n in nodes if isinstance(n.layer, fresh) and readers[i] == 1)

@@ -19,6 +19,8 @@ from physadv.certification.bounds.layers import (
     Layer,
     LinearLayer,
     RelaxedLayer,
+    ScaleLayer,
+    is_channels_last,
 )
 from physadv.certification.bounds.linear_forms import DenseForms
 from physadv.certification.bounds.relaxations import Box
@@ -51,8 +53,7 @@ class _ValueBounds:
             numbers is not None
             and self.axes is None
             and not torch.is_grad_enabled()
-            and numbers[0].ndim == 4
-            and numbers[0].is_contiguous(memory_format=torch.channels_last)
+            and is_channels_last(numbers[0])
         )
 
     @property
@@ -136,9 +137,11 @@ def _margins_of_linear(layer: LinearLayer, bounds: _ValueBounds, forms: Tensor) 
     """Return the least values (b, k) of ``forms`` on the logits, which ``layer`` computes from
     numbers within ``bounds``."""
     middle, radius = bounds.middle_and_radius
-    rows = forms @ layer.weight
-    rows = rows.abs() if torch.is_grad_enabled() else rows.abs_()
-    return form_values(forms, layer.value(middle)) - form_values(rows, radius)
+    at_middle, rows = form_values(forms, layer.value(middle)), forms @ layer.weight
+    if torch.is_grad_enabled():
+        return at_middle - form_values(rows.abs(), radius)
+    spread = torch.bmm(radius[:, None], rows.abs_().mT)[:, 0]
+    return at_middle.sub_(spread)
 
 
 def _interval_values(
@@ -147,21 +150,23 @@ def _interval_values(
     """Return the bounds of the nodes in ``keep``; see :func:`interval_boxes`."""
     axes = torch.full_like(ball.center, ball.eps) if ball.norm == "l2" else None
     values = {0: _ValueBounds(middle=ball.middle_and_radius(), center=ball.center, axes=axes)}
-    last_readers = graph.last_readers
+    overwritten = set[int]()
+    if not torch.is_grad_enabled():
+        overwritten = {i for i in graph.read_once if i not in keep}
     for number, node in enumerate(graph.nodes[1:], 1):
         source = node.inputs[0]
         if tighten is not None and isinstance(node.layer, RelaxedLayer):
             values[source] = _ValueBounds(tighten(source, values[source].box))
 
-        dropped = [i for i in set(node.inputs) if last_readers[i] == number and i not in keep]
         inputs = [values[i] for i in node.inputs]
         if number in graph.unflattened and number not in keep and inputs[0].is_channels_last:
-            values[number] = replace(inputs[0], is_map=True)
+            values[number] = _ValueBounds(inputs[0].ends, inputs[0].middle, is_map=True)
         else:
-            own = source in graph.read_once and source not in keep and not torch.is_grad_enabled()
+            own = source in overwritten and node.shape == graph.nodes[source].shape
             values[number] = _propagate(node.layer, inputs, own=own)
-        for i in dropped:
-            del values[i]
+        for i in graph.done_after[number]:
+            if i not in keep:
+                del values[i]
 
     return values
 
@@ -190,7 +195,10 @@ def _propagate(layer: Layer, inputs: list[_ValueBounds], *, own: bool = False) -
     center, radius = source.middle_and_radius
     if source.is_map and isinstance(layer, LinearLayer):
         return _ValueBounds(middle=layer.map_range(center, radius))
-    bounds = _ValueBounds(middle=(layer.value(center), layer.spread(radius)))
+    if own and isinstance(layer, ScaleLayer):
+        bounds = _ValueBounds(middle=layer.overwritten(center, radius))
+    else:
+        bounds = _ValueBounds(middle=(layer.value(center), layer.spread(radius)))
     return _ellipsoid(layer, bounds, source)
 
 

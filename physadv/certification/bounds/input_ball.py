@@ -96,7 +96,7 @@ class InputBall:
 
     def channels_last(self) -> InputBall:
         """Return the set with its images in the memory format of that name."""
-        return replace(self, center=channels_last(self.center))
+        return InputBall(channels_last(self.center), self.eps, self.norm, self.limits)
 
 
 @dataclass(frozen=True)

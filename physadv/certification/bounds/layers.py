@@ -96,12 +96,7 @@ class _Weighted(AffineLayer):
     def _kept(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what ``make`` makes of the weight, kept under ``name`` until the weight
         changes."""
-        stamp = self.weight._version, self.weight.data_ptr()
-        kept: dict[str, tuple[object, Tensor]] = self.__dict__.setdefault("_made", {})
-        made = kept.get(name)
-        if made is None or made[0] != stamp:
-            made = kept[name] = stamp, make(self.weight)
-        return made[1]
+        return _kept(self, name, self.weight, make)
 
 
 @dataclass(frozen=True)
@@ -158,13 +153,13 @@ class ConvLayer(_Weighted):
     def value(self, *inputs: Tensor) -> Tensor:
         """Return the convolution of the input."""
         weight = self.weight
-        if not torch.is_grad_enabled() and _is_channels_last(inputs[0]):
+        if not torch.is_grad_enabled() and is_channels_last(inputs[0]):
             weight = self._kept("channels last", channels_last)
         return self._applied(inputs[0], weight, self.bias)
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return the convolution of ``radius`` with |W|."""
-        if torch.is_grad_enabled() or not _is_channels_last(radius):
+        if torch.is_grad_enabled() or not is_channels_last(radius):
             return self._applied(radius, self._magnitudes(), None)
         weight = self._kept("channels last abs", lambda weight: channels_last(weight.abs()))
         return self._applied(radius, weight, None)
@@ -208,11 +203,34 @@ class ScaleLayer(AffineLayer):
 
     def value(self, *inputs: Tensor) -> Tensor:
         """Return factor x + shift."""
-        return torch.addcmul(self.shift, inputs[0], self.factor)
+        if torch.is_grad_enabled():
+            return torch.addcmul(self.shift, inputs[0], self.factor)
+        x = inputs[0]
+        return torch.addcmul(self._map("shift", x), x, self._map("factor", x))
 
     def spread(self, radius: Tensor) -> Tensor:
         """Return ``radius`` times |factor|."""
         return radius * self.factor.abs()
+
+    def overwritten(self, middle: Tensor, radius: Tensor) -> Box:
+        """Return value and spread in the memory of ``middle`` and ``radius``, of the output's
+        shape."""
+        middle.mul_(self._map("factor", middle)).add_(self._map("shift", middle))
+        return middle, radius.mul_(self._map("size", radius))
+
+    def _map(self, name: str, like: Tensor) -> Tensor:
+        """Return "factor", "shift" or "size", the factor's magnitude, as a whole map in the memory
+        format of ``like``: single numbers and few channels that lie side by side broadcast up to
+        15 times slower."""
+        is_last = is_channels_last(like)
+
+        def spread_out(numbers: Tensor) -> Tensor:
+            numbers = numbers.abs() if name == "size" else numbers
+            whole = numbers + torch.zeros_like(like[:1])
+            return channels_last(whole) if is_last else whole.contiguous()
+
+        source = self.shift if name == "shift" else self.factor
+        return _kept(self, f"{name} {tuple(like.shape[1:])} {is_last}", source, spread_out)
 
     def transpose(self, form: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return ``form`` times the factor; ``shape`` stays."""
@@ -384,9 +402,16 @@ class ReluLayer(RelaxedLayer):
         The new radius is 0 where the box lies below zero, half its upper end where it straddles
         zero, and the old one above; the new middle is the radius or the old middle.
         """
+        if own:
+            return self._overwritten(middle, radius)
         zero = radius.new_zeros(())
         narrowed = torch.lerp(middle, radius, 0.5).clamp_(zero, radius)
-        return torch.maximum(narrowed, middle, out=middle if own else None), narrowed
+        return torch.maximum(narrowed, middle), narrowed
+
+    def _overwritten(self, middle: Tensor, radius: Tensor) -> Box:
+        half = middle.lerp_(radius, 0.5).clamp_(min=0)
+        torch.minimum(radius, half, out=radius)
+        return torch.lerp(radius, half, 2.0, out=half), radius
 
     def undecided(self, box: Box) -> Tensor:
         """Return which inputs straddle zero."""
@@ -500,6 +525,18 @@ def _per_channel(numbers: Tensor, layer: LinearLayer | ConvLayer, outputs: int) 
     return None
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    """Return whether channels of ``x`` lie side by side and pixels do not."""
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+def _kept(layer: Layer, name: str, source: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what ``make`` makes of ``source``, kept in ``layer`` under ``name`` until the source
+    changes."""
+    stamp = source._version, source.data_ptr()
+    kept: dict[str, tuple[object, Tensor]] = layer.__dict__.setdefault("_made", {})
+    made = kept.get(name)
+    if made is None or made[0] != stamp:
+        made = kept[name] = stamp, make(source)
+    return made[1]
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether the channels of ``x`` lie side by side. The strides alone tell it for a single
+    channel, as :func:`~physadv.certification.bounds.input_ball.channels_last` sets them."""
+    return x.ndim == 4 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
