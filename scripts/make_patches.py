@@ -35,6 +35,10 @@ FASTESTDET = "weights/fastestdet_coco.pth"
 YOLOX = "weights/yolox_nano_coco.onnx"
 LARGE, BARS = (190, 150), (230, 220)
 """Sizes in mm before the search of a shape; both cover about 16 % of the sign."""
+MIDDLE = (200, 142)
+"""Size in mm of what lies in the middle of the sign; it covers as much."""
+COARSE = {"lr": 0.05, "tv": 0.1, "nps": 0.02}
+"""Larger steps, and a weaker pull to smooth and printable pictures, than by default."""
 PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES, "backgrounds": "backgrounds"}
 
 
@@ -61,13 +65,25 @@ PATCHES = {
     "stop-sticker-signs-v1": _sticker(LARGE, model="signs"),
     "stop-bars-signs-v1": _sticker(BARS, model="signs", mask="bars"),
     "stop-sticker-fastestdet-v1": _hiding(LARGE, model="fastestdet", weights=FASTESTDET),
-    "stop-sticker-yolox-v1": _hiding(LARGE, model="yolox-nano", weights=YOLOX),
-    "stop-sticker-three-v1": _sticker(
-        LARGE,
+    "stop-sticker-yolox-v1": PatchConfig(
+        model="yolox-nano",
+        weights=YOLOX,
+        goal="vanish",
+        signs=PHOTOS["signs"],
+        boxes=BOXES,
+        size_mm=MIDDLE,
+        steps=400,
+        draws=12,
+        **COARSE,
+    ),
+    "stop-sticker-three-v1": PatchConfig(
         model="signs",
         ensemble=(f"fastestdet={FASTESTDET}", f"yolox-nano={YOLOX}"),
-        backgrounds="backgrounds",
-        restarts=12,
+        goal="untargeted",
+        size_mm=MIDDLE,
+        steps=200,
+        draws=48,
+        **COARSE,
     ),
     "toaster-universal-v1": PatchConfig(
         model="efficientnet-lite0",
