@@ -76,14 +76,12 @@ PATCHES = {
         draws=12,
         **COARSE,
     ),
-    "stop-sticker-three-v1": PatchConfig(
+    "stop-sticker-three-v1": _sticker(
+        LARGE,
         model="signs",
         ensemble=(f"fastestdet={FASTESTDET}", f"yolox-nano={YOLOX}"),
-        goal="untargeted",
-        size_mm=MIDDLE,
-        steps=200,
-        draws=48,
-        **COARSE,
+        backgrounds="backgrounds",
+        restarts=12,
     ),
     "toaster-universal-v1": PatchConfig(
         model="efficientnet-lite0",
