@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from physadv.core.errors import PhysadvError
 from physadv.core.files import write_json
 from physadv.core.parsing import parse_json_as
+from physadv.core.text import read_text
 from physadv.models.fetch import cache_dir
 
 FILE = "fastest-copies.json"
@@ -87,9 +88,9 @@ def _read() -> dict[str, str]:
     """The choices kept so far; none where the file is missing, foreign, malformed or too large."""
     try:
         file = _file()
-        if not file.is_file() or file.stat().st_size > _MOST_BYTES:
+        if not file.is_file():
             return {}
-        found = parse_json_as(file.read_text(encoding="utf-8"), _Choices, FILE)
+        found = parse_json_as(read_text(file, most_bytes=_MOST_BYTES), _Choices, FILE)
     except (OSError, ValueError, PhysadvError):
         return {}
     return found.fastest if found.form == _FORM else {}
@@ -111,8 +112,8 @@ def _surroundings(images: Tensor) -> Iterator[str]:
 @functools.cache
 def _cpu_name() -> str:
     """The processor's name, which on Linux ``platform`` does not know."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+    with suppress(OSError, PhysadvError):
+        for line in read_text("/proc/cpuinfo", guess=True).splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return f"{platform.machine()} {platform.processor()}"

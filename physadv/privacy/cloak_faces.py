@@ -212,7 +212,7 @@ def mode_named(name: str) -> CloakMode:
 
     Example:
         >>> mode_named("low").linf
-        40
+        30
     """
     if name not in MODES:
         raise OptionError(f"--mode {name}", f"is none of {', '.join(MODES)}", "Choose one of them")

@@ -115,12 +115,12 @@ def test_the_strength_on_the_page_is_a_budget(
     face = KnownFinder()(np.zeros((120, 160, 3)))[0]
     data = io.BytesIO()
     Image.fromarray(drawn_photo(120, 160, face)).save(data, "PNG")
-    cloaker = PhotoCloaker([KnownFinder()], [tiny_embedder()], mode_of_budget(2.15))
+    cloaker = PhotoCloaker([KnownFinder()], [tiny_embedder()], mode_of_budget(1.55))
     with CloakPage(0, cloaker) as served:
         page, faults = watched_page(browser)
         page.goto(served.address)
         slider, shown = page.locator("#strength"), page.locator("#mode")
-        assert (slider.input_value(), shown.text_content()) == ("2.15", "budget 2.15")
+        assert (slider.input_value(), shown.text_content()) == ("1.55", "budget 1.55")
         assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("0.5", "5")
 
         page.locator("#files").set_input_files(
@@ -130,7 +130,7 @@ def test_the_strength_on_the_page_is_a_budget(
         slider.focus()
         for _ in range(4):
             page.keyboard.press("ArrowLeft")
-        assert (slider.input_value(), shown.text_content()) == ("1.8", "low")
+        assert (slider.input_value(), shown.text_content()) == ("1.2", "low")
         page.get_by_role("button", name="high", exact=True).click()
         assert (slider.input_value(), shown.text_content()) == ("3.2", "high")
         slider.focus()
