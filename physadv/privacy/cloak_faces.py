@@ -542,8 +542,8 @@ class CloakSearch:
     def run(self, begin: tuple[Tensor, Tensor] | None = None) -> None:
         """Optimize, and bring the last change inside the limits.
 
-        As the step size falls, the last change is the best: of 8 tuning faces in ``low`` and
-        ``mid`` no earlier one was.
+        As the step size falls, the last change is the best: in 8 runs, of 4 tuning faces in ``low``
+        and in ``mid``, no earlier one was.
 
         Args:
             begin: Gain (1, 1, gh, gw) and shift (1, 2, gh, gw) to begin from, in shares as

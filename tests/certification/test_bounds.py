@@ -475,6 +475,14 @@ def test_intervals_overwrite_only_their_own(channels: int, width: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, [x, *net.parameters()], strict=True))
 
 
+@torch.no_grad()
+def test_a_scale_keeps_nothing_of_an_empty_batch() -> None:
+    """A batch without images changes nothing for the next."""
+    scale, x = ScaleLayer(torch.full((1, 3, 1, 1), 2.0), torch.tensor(0.5)), torch.rand(2, 3, 4, 4)
+    assert scale.value(x[:0]).shape == (0, 3, 4, 4)
+    assert torch.equal(scale.value(x), 2 * x + 0.5)
+
+
 class Normalized(nn.Module):
     """A mean and a deviation of each channel."""
 

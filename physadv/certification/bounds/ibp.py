@@ -137,11 +137,9 @@ def _margins_of_linear(layer: LinearLayer, bounds: _ValueBounds, forms: Tensor) 
     """Return the least values (b, k) of ``forms`` on the logits, which ``layer`` computes from
     numbers within ``bounds``."""
     middle, radius = bounds.middle_and_radius
-    at_middle, rows = form_values(forms, layer.value(middle)), forms @ layer.weight
-    if torch.is_grad_enabled():
-        return at_middle - form_values(rows.abs(), radius)
-    spread = torch.bmm(radius[:, None], rows.abs_().mT)[:, 0]
-    return at_middle.sub_(spread)
+    rows = forms @ layer.weight
+    rows = rows.abs() if torch.is_grad_enabled() else rows.abs_()
+    return form_values(forms, layer.value(middle)) - form_values(rows, radius)
 
 
 def _interval_values(

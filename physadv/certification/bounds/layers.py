@@ -226,7 +226,7 @@ class ScaleLayer(AffineLayer):
 
         def spread_out(numbers: Tensor) -> Tensor:
             numbers = numbers.abs() if name == "size" else numbers
-            whole = numbers + torch.zeros_like(like[:1])
+            whole = numbers + like.new_zeros((1, *like.shape[1:]))
             return channels_last(whole) if is_last else whole.contiguous()
 
         source = self.shift if name == "shift" else self.factor
