@@ -4,8 +4,9 @@
         --boxes benchmarks/stop-photos-boxes.csv [--model yolox-nano --weights FILE]
 
 Every sign in every photo is a scene of the test; photos are the trials of the interval (Gaffke
-2005). A bundle that was made on photos must not be judged by the same ones. One row a bundle, model
-and block is appended to real_signs.jsonl.
+2005). A bundle that was made on photos must not be judged by the same ones. One row a bundle and
+model is appended to real_signs.jsonl, with the run that the bundle held; rows of runs that were
+measured before November 29 do not name theirs.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from physadv.core.rows import append_rows
 from physadv.eot.scenes.load import read_signs
 from physadv.eot.scenes.signs import PhotoScenes
 from physadv.evaluation.metrics.intervals import RateInterval
-from physadv.patches.bundle import read_bundle
+from physadv.patches.bundle import PatchBundle, read_bundle
 from physadv.patches.optimize import PatchMeasurement, measure_patch, summarize_rows
 from physadv.patches.reverify import config_from_bundle, recorded_ranges
 from physadv.patches.task import PatchTask
 
 
 def measure_on_photos(
-    name: str, signs: Path, boxes: Path, draws: int, model: str | None, weights: str | None
+    bundle: PatchBundle,
+    signs: Path,
+    boxes: Path,
+    draws: int,
+    model: str | None,
+    weights: str | None,
 ) -> tuple[PatchMeasurement, int]:
     """Measure a bundle on all signs in the photos; return its rates and the number of photos."""
-    bundle = read_bundle(name)
     config = replace(
         config_from_bundle(bundle), ensemble=(), signs=(), boxes=None, backgrounds=None
     )
@@ -61,12 +66,14 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--weights")
     parser.add_argument("--draws", type=int, default=480)
+    parser.add_argument("--rows", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
+    bundle = read_bundle(options.bundle)
     measured, photos = measure_on_photos(
-        options.bundle,
+        bundle,
         options.signs,
         options.boxes,
         options.draws,
@@ -78,15 +85,15 @@ def main() -> None:
         "blank": measured.blank_success,
         "patch": measured.success,
     }
-    about = {"bundle": options.bundle, "model": options.model, "photos": photos}
-    append_rows(
-        Path(__file__).with_suffix(".jsonl"),
-        [{**about, **{k: r.as_dict() for k, r in rates.items()}}],
-    )
+    about = {
+        "bundle": options.bundle,
+        "run_id": bundle.card.patch.run_id,
+        "model": options.model or bundle.card.victim.name,
+        "photos": photos,
+    }
+    append_rows(options.rows, [{**about, **{k: r.as_dict() for k, r in rates.items()}}])
     line = " | ".join(cell(rate) for rate in rates.values())
-    print(
-        f"| {options.bundle} | {options.model or 'own'} | {line} | {measured.success.n} in {photos} |"
-    )
+    print(f"| {options.bundle} | {about['model']} | {line} | {measured.success.n} in {photos} |")
 
 
 if __name__ == "__main__":

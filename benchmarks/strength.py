@@ -12,7 +12,9 @@ training scenes, photographed under the same draws and turned upright, with a sq
 same area: once where our rectangle lies, once anywhere on the sign, and for each the learning rate that does
 better on the validation draws. Both are judged on the same held-out faces under the same draws; a
 patch made for anywhere is judged where our rectangle lies. One row a seed and method in
-strength.jsonl. With `--share 0.16` all of them cover that share of the sign.
+strength.jsonl. With `--share 0.16` all of them cover that share of the sign. Each patch stays in
+--scratch as a bundle, ART's too, which every command of physadv and real_signs.py and path_traced.py
+take; its run is in the row.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,16 @@ from torch import Tensor
 
 from physadv.core.rows import append_rows, read_rows
 from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.patches.bundle import write_bundle
+from physadv.patches.card import make_card
 from physadv.patches.config import PatchConfig
-from physadv.patches.optimize import PatchMeasurement, measure_patch, sample_eot, validation_rate
+from physadv.patches.optimize import (
+    PatchMeasurement,
+    measure_patch,
+    sample_eot,
+    to_8bit,
+    validation_rate,
+)
 from physadv.patches.patch_run import PatchRun
 from physadv.patches.race import Start, task_at
 from physadv.patches.task import PatchTask, sample_scenes
@@ -68,6 +79,7 @@ def configured(method: str, seed: int, share: float) -> PatchConfig:
         search=search,
         steps=steps,
         seed=seed,
+        name=f"{method.replace(', ', '-').replace(' ', '-')}-{share:g}-{seed}",
     )
 
 
@@ -94,6 +106,7 @@ def make_ours(method: str, seed: int, share: float, scratch: Path) -> dict[str, 
         "center_mm": run.config.center_mm,
         "size_mm": run.config.size_mm,
         "cpu_s": round(time.process_time() - began, 1),
+        "run_id": bundle.card.patch.run_id,
         **rates(measured),
     }
 
@@ -174,17 +187,36 @@ def make_art(
         found.append((validation_rate(task, shown, 256).rate, rate, shown))
 
     _, rate, patch = max(found, key=lambda each: each[0])
+    passes = round(ours["passes"] / PICTURES) * PICTURES
+    name = f"art-{share:g}-{seed}-{place}"
+    settings = replace(
+        config,
+        name=name,
+        search="none",
+        center_mm=task.placement.center_mm,
+        size_mm=(round(width, 1), round(width, 1)),
+    )
+    patch = to_8bit(task, patch)
+    measured = measure_patch(task, patch, draws=config.test_draws)
+    card = make_card(settings, task, run.model, measured, steps_done=passes // PICTURES)
+    card.optimisation["made_by"] = (
+        f"AdversarialPatchPyTorch of ART, {passes} passes, learning rate {rate:.4f}"
+    )
+    made = write_bundle(
+        scratch / name, card=card, patch=patch, mask=task.mask, rows=list(measured.rows)
+    )
     return {
         "method": PLACES[place],
         "seed": seed,
         "share": share,
-        "passes": round(ours["passes"] / PICTURES) * PICTURES,
+        "passes": passes,
         "mask": "rectangle",
         "center_mm": task.placement.center_mm,
         "size_mm": [round(width, 1)] * 2,
         "rate": round(rate, 4),
         "wall_s": round(time.perf_counter() - began, 1),
-        **rates(measure_patch(task, patch, draws=config.test_draws)),
+        "run_id": made.card.patch.run_id,
+        **rates(measured),
     }
 
 
@@ -198,13 +230,13 @@ def inside(center_mm: tuple[float, float], side: float) -> tuple[float, float]:
     return shrunk[0], shrunk[1]
 
 
-def table() -> str:
+def table(rows: Path = ROWS) -> str:
     """The rows as Markdown."""
     lines = [
         "| share | method | seed | passes | shape | place, mm | size, mm | success | blank |",
         "|" + "---|" * 9,
     ]
-    for row in read_rows(ROWS):
+    for row in read_rows(rows):
         if "method" not in row:
             continue
         success, blank = (RateInterval(**row[key]) for key in ("success", "blank"))
@@ -231,6 +263,7 @@ def main() -> None:
     parser.add_argument("part", choices=("ours", "piece", "art", "table"))
     parser.add_argument("--share", type=float, default=SHARE)
     parser.add_argument("--scratch", type=Path, default=Path("runs/strength"))
+    parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--art", help="python of an environment with ART")
     parser.add_argument("--places", nargs="+", choices=tuple(PLACES), default=list(PLACES))
@@ -239,23 +272,23 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if options.part == "table":
-        print(table())
+        print(table(options.rows))
         return
 
-    rows = read_rows(ROWS) if ROWS.exists() else []
+    rows = read_rows(options.rows) if options.rows.exists() else []
     share = options.share
     done = {(row["method"], row["seed"]): row for row in rows if row.get("share") == share}
     for seed in range(options.seeds):
         if options.part != "art":
             method = "ours" if options.part == "ours" else RECTANGLE
             if (method, seed) not in done:
-                append_rows(ROWS, [make_ours(method, seed, share, options.scratch)])
+                append_rows(options.rows, [make_ours(method, seed, share, options.scratch)])
             continue
         for place in options.places:
             if (PLACES[place], seed) not in done:
                 ours = done[RECTANGLE, seed]
                 row = make_art(options.art, options.rates, seed, place, options.scratch, ours)
-                append_rows(ROWS, [row])
+                append_rows(options.rows, [row])
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ twin (a simulation).
 The photos are those that the bundle's rows hold out. Each is cut to a square, gets the patch (or
 its shape in white, or nothing) 0.45 of its side wide at a place drawn by the seed, is printed by
 the twin's office-laser printer, photographed from the front and cut out again. A row a photo and
-camera; the table goes to standard output.
+camera says whether the clean photo is read as its class in labels.csv, and the others as a toaster;
+the table goes to standard output.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -21,7 +24,7 @@ import torch
 from physadv.core.image_io import Array, read_rgba, to_tensor
 from physadv.core.package_data import patches_dir
 from physadv.core.random_streams import numpy_generator
-from physadv.core.rows import append_rows, read_rows
+from physadv.core.rows import Row, append_rows, read_rows
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.patches.bundle import PatchBundle, read_bundle
@@ -29,6 +32,7 @@ from physadv.twin.cameras import KNOWN
 from physadv.twin.flat_print import photograph_flat, print_flat
 
 SIDE, SHARE = 224, 0.45
+BLOCKS = ("clean", "blank", "patch")
 
 
 def square(file: Path) -> Array:
@@ -80,6 +84,19 @@ def main() -> None:
         with torch.no_grad():
             return int(model(to_tensor(image)[None]).argmax(1))
 
+    with (options.photos / "labels.csv").open(encoding="utf-8", newline="") as stream:
+        classes = {line["file"]: line["class"] for line in csv.DictReader(stream)}
+    about = {"run_id": bundle.card.patch.run_id, "model": model.card.name}
+
+    def judged(photo: str, versions: Mapping[str, Array]) -> Row:
+        own = model.card.class_index(classes[photo])
+        seen = {block: read(picture) for block, picture in versions.items()}
+        return {
+            "clean": seen["clean"] == own,
+            "blank": seen["blank"] == target,
+            "patch": seen["patch"] == target,
+        }
+
     held = list(dict.fromkeys(str(row["group"]) for row in read_rows(folder / "rows.jsonl")))[
         : options.n
     ]
@@ -88,33 +105,20 @@ def main() -> None:
         photo = square(options.photos / name)
         place = tuple(numpy_generator(0, "universal in twin", number).uniform(0.1, 0.9, 2))
         versions = {
-            "patch": laid(photo, bundle, place, blank=False),
+            "clean": photo,
             "blank": laid(photo, bundle, place, blank=True),
+            "patch": laid(photo, bundle, place, blank=False),
         }
-        rows.append(
-            {
-                "photo": name,
-                "camera": "on disk",
-                **{k: read(v) == target for k, v in versions.items()},
-            }
-        )
+        rows.append({**about, "photo": name, "camera": "on disk", **judged(name, versions)})
         prints = {k: print_flat(v, "office-laser") for k, v in versions.items()}
         for camera in KNOWN.values():
             shown = {k: photograph_flat(v, camera=camera, shot=number) for k, v in prints.items()}
-            rows.append(
-                {
-                    "photo": name,
-                    "camera": camera.name,
-                    **{k: read(v) == target for k, v in shown.items()},
-                }
-            )
+            rows.append({**about, "photo": name, "camera": camera.name, **judged(name, shown)})
     append_rows(options.rows, rows)
     for camera in dict.fromkeys(row["camera"] for row in rows):
         mine = [row for row in rows if row["camera"] == camera]
-        hit, blank = (
-            wilson_interval(sum(r[k] for r in mine), len(mine)) for k in ("patch", "blank")
-        )
-        print(f"| {camera} | {hit} | {blank} |", flush=True)
+        rates = (wilson_interval(sum(r[k] for r in mine), len(mine)) for k in BLOCKS)
+        print("| " + " | ".join([str(camera), *map(str, rates)]) + " |", flush=True)
 
 
 if __name__ == "__main__":

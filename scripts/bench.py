@@ -140,6 +140,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         before=("scripts/train_benchmark_net.py {shared}/cifar10-jpg.zip {work}/robust_net.pt",),
         peers=ATTACK_PEERS,
     ),
+    "everywhere.py": Benchmark(("",), ("",)),
     "fast_guard.py": Benchmark(("--data {shared}/mnist --seeds 3",)),
     "journey.py": Benchmark(("--shared {shared} --out {rows}/journey",)),
     "minimum_norm.py": Benchmark(
@@ -152,12 +153,15 @@ BENCHMARKS: dict[str, Benchmark] = {
     "patch_proofs.py": Benchmark(needs="proofs by name; `run ARCHIVE NAME ...`", quick=("table",)),
     "patch_remover.py": Benchmark(needs="stickers that were made before"),
     "path_traced.py": Benchmark(needs="Mitsuba 3 and drawings of the sign", quick=("table",)),
+    "persons_for_twin.py": Benchmark(
+        ("{shared}/coco128/images {work}/persons --weights {shared}/weights/yolox_nano_coco.onnx",)
+    ),
     "published_nets.py": Benchmark(needs="weights of two public repositories, named at its head"),
     "reading_costs.py": Benchmark(("",)),
     "real_signs.py": Benchmark(
         (
             "stop-sticker-signs-v1 --signs {shared}/stop-photos/stop "
-            "--boxes benchmarks/stop-photos-boxes.csv",
+            "--boxes benchmarks/stop-photos-boxes.csv --rows {rows}/real_signs.jsonl",
         )
     ),
     "scaling.py": Benchmark(
