@@ -563,7 +563,7 @@ def prepare_detector_evaluation(
         "data": str(data) if isinstance(data, str | Path) else type(data).__name__,
         "split": split,
         "images": len(samples),
-        "threat": f"{ball.norm}:{format_eps(ball.eps)}",
+        "threat": f"{ball.norm}:{format_eps(ball.eps, 6)}",
         "norm": ball.norm,
         "eps": ball.eps,
         "goal": ", ".join(chosen),

@@ -45,7 +45,14 @@ from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
 from physadv.models.preserved_state import preserved_state
 from physadv.threat.constraints import LpBall
-from physadv.threat.parsing import NormLike, check_radius, format_eps, parse_eps, parse_norm
+from physadv.threat.parsing import (
+    NormLike,
+    check_radius,
+    format_eps,
+    parse_eps,
+    parse_norm,
+    round_radius,
+)
 
 OwnAttack = Callable[[Classifier, Tensor, Tensor], AttackResult | Tensor]
 """(model, images, labels) -> adversarial images, or an AttackResult that holds them."""
@@ -419,7 +426,7 @@ def prepare_evaluation(
         "split": split,
         "images": len(samples),
         "image_size": f"{samples.channels}x{samples.size[0]}x{samples.size[1]}",
-        "threat": f"{ball.norm}:{format_eps(ball.eps)}",
+        "threat": f"{ball.norm}:{format_eps(ball.eps, 6)}",
         "norm": ball.norm,
         "eps": ball.eps,
         "attacks": names or "ensemble",
@@ -478,13 +485,13 @@ def curve_radii(curve: str | Sequence[float], norm: NormLike, eps: float) -> tup
 
     Example:
         >>> curve_radii("auto", "linf", 0.2), curve_radii([0.5, 2], "L2", 1.0)
-        ((0.05, 0.1, 0.30000000000000004), (0.5, 2.0))
+        ((0.05, 0.1, 0.3), (0.5, 2.0))
     """
     if isinstance(curve, str):
         if curve == "none":
             return ()
         if curve == "auto":
-            radii = [eps / 4, eps / 2, 1.5 * eps]
+            radii = [round_radius(share * eps) for share in (0.25, 0.5, 1.5)]
             if parse_norm(norm, sparse=True) == "l0":
                 radii = [float(round(radius)) for radius in radii]
         else:

@@ -133,7 +133,7 @@ def format_setting(value: object, name: str, facts: Mapping[str, Any]) -> str:
     # Kept with six digits, 8/255 is a little beside itself.
     steps = [round(radius * 255 * 4) / 4 for radius in radii]
     near = [k / 255 if abs(r * 255 - k) < 1e-3 else r for r, k in zip(radii, steps, strict=True)]
-    return ", ".join(map(format_eps, near))
+    return ", ".join(format_eps(radius, 6) for radius in near)
 
 
 _FOLDERS = re.compile(r"(?:^|(?<==))(?:[A-Za-z]:)?[\\/](?:[^\\/\n]*[\\/])*(?=[^\\/\n])")

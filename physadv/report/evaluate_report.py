@@ -140,10 +140,10 @@ def curve_chart(points: Sequence[Mapping[str, Any]], norm: str) -> Markup:
         rate = RateInterval(point["rate"], point["low"], point["high"], int(point["n"]))
         parts += [
             svg_line(x, low, x, high, stroke=COLOR, width=2),
-            block_marker(x, y, "clean", COLOR, f"epsilon {format_eps(point['eps'])}: {rate}"),
+            block_marker(x, y, "clean", COLOR, f"epsilon {format_eps(point['eps'], 6)}: {rate}"),
         ]
         parts.append(
-            svg_text(x, bottom + 17, format_eps(point["eps"]), at="middle", fill=MUTED, size=12)
+            svg_text(x, bottom + 17, format_eps(point["eps"], 6), at="middle", fill=MUTED, size=12)
         )
     parts.append(
         svg_text(

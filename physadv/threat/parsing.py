@@ -209,18 +209,48 @@ def join_threat(threat: str | None, norm: str | None, eps: str | None) -> str | 
     return f"{name}:{radius or DEFAULT_RADII[name]}"
 
 
-def format_eps(eps: float) -> str:
+def round_radius(radius: float) -> float:
+    """Return the number that a computed radius is but for rounding: of 12 digits at most, or a
+    multiple of 1/1020.
+
+    Args:
+        radius: The radius, such as 1.5 times another.
+
+    Returns:
+        That number; ``radius`` itself where it is neither.
+
+    Example:
+        >>> 1.5 * 0.1, round_radius(1.5 * 0.1), round_radius(1 / 3)
+        (0.15000000000000002, 0.15, 0.3333333333333333)
+    """
+    quarters = round(1020 * radius)
+    for near in (float(f"{radius:.12g}"), quarters / 4 / 255):
+        if math.isclose(near, radius, rel_tol=1e-15):
+            return near
+    return radius
+
+
+def format_eps(eps: float, digits: int = 3) -> str:
     """Format ``eps`` as a multiple of 1/255, or of a quarter of that where it is small; else as a
     short number.
 
+    Args:
+        eps: The radius.
+        digits: Digits of a radius that is no such multiple; 6 for one that somebody asked for.
+
     Example:
-        >>> format_eps(8 / 255), format_eps(0.5 / 255), format_eps(0.5)
-        ('8/255', '0.5/255', '0.5')
+        >>> format_eps(8 / 255), format_eps(0.5 / 255), format_eps(0.2)
+        ('8/255', '0.5/255', '0.2')
+        >>> format_eps(0.1234), format_eps(0.1234, 6)
+        ('0.123', '0.1234')
     """
+    # 0.2 is 51/255 too, which nobody writes.
+    if float(f"{eps:.1g}") == eps < 1000:
+        return f"{eps:.1g}" if eps < 1 else f"{eps:g}"
     steps = eps * 255
     if eps and abs(steps - round(steps)) < 1e-6 and round(steps) < 255:
         return f"{round(steps)}/255"
     # Quarters of small steps have no short decimals; 0.05, which is 12.75/255, has.
     if 0 < steps < 12 and abs(4 * steps - round(4 * steps)) < 1e-6:
         return f"{round(4 * steps) / 4:g}/255"
-    return f"{eps:.0f}" if eps >= 1000 else f"{eps:.3g}"
+    return f"{eps:.0f}" if eps >= 1000 else f"{eps:.{digits}g}"

@@ -23,7 +23,7 @@ from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.masking_checks import Finding
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
 from physadv.models.architectures.cnn import build_network
-from physadv.threat.parsing import parse_norm, parse_threat
+from physadv.threat.parsing import format_eps, parse_norm, parse_threat
 from physadv.training.config import TrainConfig
 from physadv.training.data import ImageSubset, ShuffledBatches, TrainingData
 from physadv.training.loop import (
@@ -345,7 +345,7 @@ def _card(
     command: str,
 ) -> dict[str, Any]:
     progress = read_progress(out / CHECKPOINT)
-    threat = f"{recipe.norm}:{recipe.eps:g}"
+    threat = f"{recipe.norm}:{format_eps(recipe.eps, 6)}"
     rates = ", ".join(f"{name} {rate}" for name, rate in measured.items())
     settings = {k: v for k, v in asdict(recipe).items() if v is not None and k != "settings"}
 

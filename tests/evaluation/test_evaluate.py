@@ -262,6 +262,8 @@ def test_radii_of_a_curve() -> None:
     assert curve_radii("none", "linf", 0.1) == ()
     assert curve_radii("2/255,1/255", "linf", 2 / 255) == (1 / 255,)
     assert curve_radii("auto", "Linf", 0.8) == (0.2, 0.4)
+    assert curve_radii("auto", "linf", 0.1) == (0.025, 0.05, 0.15)
+    assert curve_radii("auto", "linf", 8 / 255) == (2 / 255, 4 / 255, 12 / 255)
     assert curve_radii([3, 0, 1], 2, 1.0) == (3.0,)
 
 

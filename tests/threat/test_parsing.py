@@ -9,7 +9,13 @@ import pytest
 
 from physadv.core.errors import OptionError
 from physadv.threat.constraints import LpBall
-from physadv.threat.parsing import format_eps, parse_eps, parse_norm, parse_threat
+from physadv.threat.parsing import (
+    format_eps,
+    parse_eps,
+    parse_norm,
+    parse_threat,
+    round_radius,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,21 @@ def test_small_radii_keep_quarters_of_255ths() -> None:
     assert [format_eps(k / 1020) for k in (1, 2, 6)] == ["0.25/255", "0.5/255", "1.5/255"]
     assert parse_eps("0.25/255") == 1 / 1020
     assert [format_eps(eps) for eps in (0.05, 0.5, 0.01)] == ["0.05", "0.5", "0.01"]
+
+
+@pytest.mark.parametrize("text", ["0.15", "0.2", "0.4", "0.1234", "8/255", "0.5/255", "1", "2.5"])
+def test_a_radius_is_told_as_it_was_asked_for(text: str) -> None:
+    """No digit is lost, and what was written as a decimal stays one."""
+    radius = parse_eps(text, "l2")
+
+    assert format_eps(radius, 6) == text
+    assert round_radius(radius) == radius
+
+
+def test_a_computed_radius_has_no_digits_of_rounding() -> None:
+    """1.5 times a radius is the number that a person would write; a number that needs all its
+    digits keeps them."""
+    assert round_radius(1.5 * 0.1) == 0.15
+    assert round_radius(1.5 * 8 / 255) == 12 / 255
+    assert round_radius(0.1 + 0.2) == 0.3
+    assert [round_radius(radius) for radius in (0.0, 1 / 3, 0.123456789)] == [0, 1 / 3, 0.123456789]

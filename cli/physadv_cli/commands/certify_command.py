@@ -241,7 +241,7 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
         lines += [f"abstained           {result['abstained']}"]
     if has_curve and certified.n:
         points = (
-            f"{format_eps(p['radius'])}: {format_percent(p['rate'])}" for p in result["curve"]
+            f"{format_eps(p['radius'], 4)}: {format_percent(p['rate'])}" for p in result["curve"]
         )
         lines += [f"over the radius     {', '.join(points)}"]
 
