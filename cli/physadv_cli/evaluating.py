@@ -183,7 +183,9 @@ def _summary(result: dict[str, Any], *, stopped: bool) -> str:
     if result["spent_on_unbroken"]:
         lines += [f"unbroken         {unbroken_in_words(result['spent_on_unbroken'])}"]
     if len(result["curve"]) > 2:
-        points = (f"{format_eps(p['eps'], 6)}: {format_percent(p['rate'])}" for p in result["curve"])
+        points = (
+            f"{format_eps(p['eps'], 6)}: {format_percent(p['rate'])}" for p in result["curve"]
+        )
         lines += [f"over epsilon     {', '.join(points)}"]
 
     if result["gradients_of"]:

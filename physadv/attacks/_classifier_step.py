@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from physadv.attacks._image_groups import slices_of
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import ImageError, OptionError
 from physadv.models.cards import require_gradient
@@ -272,10 +273,42 @@ def is_randomized(model: Classifier) -> TypeGuard[RandomizedModel]:
     return hasattr(model, "eot_draws") and hasattr(model, "eot_count")
 
 
+@runtime_checkable
+class GroupedModel(Protocol):
+    """A model whose gradients are taken ``at_once`` images at a time; 0 for all at once."""
+
+    at_once: int
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Return logits (b, classes) of ``images``."""
+        ...
+
+    def noting_one_batch(self) -> AbstractContextManager[list[Tensor]]:
+        """Note the gradients of groups, put into the list within, as those of one batch."""
+        ...
+
+
 def _single_gradient(
     model: Classifier, x: Tensor, goal: Objective
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, losses and gradient of a deterministic model."""
+    size = getattr(model, "at_once", 0)
+    if not 0 < size < len(x) or not isinstance(model, GroupedModel):
+        return _gradient_at_once(model, x, goal)
+
+    rows = torch.arange(len(x), device=x.device)
+    with model.noting_one_batch() as gradients:
+        groups = []
+        for part in slices_of(len(x), size):
+            groups.append(_gradient_at_once(model, x[part], goal.pick(rows[part])))
+            gradients.append(groups[-1][2])
+    logits, losses, slopes = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    return logits, losses, slopes
+
+
+def _gradient_at_once(
+    model: Classifier, x: Tensor, goal: Objective
+) -> tuple[Tensor, Tensor, Tensor]:
     x = x.detach().requires_grad_()
     logits = model(x)
     loss = goal(logits)

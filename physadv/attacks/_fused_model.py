@@ -21,6 +21,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from physadv.attacks._classifier_step import Classifier, frozen_eval
 from physadv.attacks._compiled_model import CompiledGradient, compiled_gradient
 from physadv.attacks._guarded_model import GuardedModel, Observations
+from physadv.attacks._image_groups import (
+    fastest_group,
+    group_sizes,
+    grouped_name,
+    in_groups,
+    slices_of,
+    split_name,
+    timing_gradients,
+)
 from physadv.attacks._speed_choice import choice_key, earlier_choice, keep_choice
 from physadv.core.errors import OptionError, PhysadvError
 from physadv.core.memory_limit import MemoryLimit
@@ -66,6 +75,7 @@ class FusedModel:
     Attributes:
         calls: Number of times it was called, which tells whether an attack used it.
         compiled: The copy with its gradients compiled, where that was found to be faster.
+        at_once: Number of images at a time that gradients are taken of; 0 for all.
     """
 
     def __init__(
@@ -81,11 +91,14 @@ class FusedModel:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
         self.folded, self.calls = folded, 0
         self.compiled: CompiledGradient | None = None
+        self.at_once = 0
         self.exact: FusedModel = exact or self
         self.observations = observations or Observations()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits (b, classes) of ``images`` (b, ...)."""
+        if 0 < self.at_once < len(images) and not torch.is_grad_enabled():
+            return in_groups(self, images, self.at_once)
         self.calls += 1
         copy = self.observations.shielded(images)
         module, device = self.compiled or self.module, images.device.type
@@ -97,12 +110,23 @@ class FusedModel:
         self.observations.note_logits(logits)
         return logits.float() if self.bf16 else logits.clone()
 
+    @contextmanager
+    def noting_one_batch(self) -> Iterator[list[Tensor]]:
+        """Note the gradients of groups, put into the list within, as those of one batch."""
+        gradients: list[Tensor] = []
+        is_first = self.observations.gradients is None
+        yield gradients
+        if is_first and self.observations.gradients is not None:
+            self.observations.gradients = None
+            self.observations.note_gradient(torch.cat(gradients))
+
     def __str__(self) -> str:
         """What the copy does differently, in words."""
         parts = [f"{count_noun(self.folded, 'batch norm')} folded"] if self.folded else []
         parts += ["channels last"] if self.channels_last else []
         parts += ["bfloat16 but for the last steps"] if self.bf16 else []
         parts += ["compiled"] if self.compiled else []
+        parts += [f"{count_noun(self.at_once, 'image')} at a time"] if self.at_once else []
         return ", ".join(["a copy of the model", *parts])
 
 
@@ -149,7 +173,7 @@ def gradient_model_for(
         speed = "fold" if speed in BY_TIME and gradients < _TIMING * timing else speed
         speed = "plain" if speed == "fold" and gradients < _CHECKS + _GAIN * len(probe) else speed
     if speed in BY_TIME:
-        return _fastest(model, probe, anew=speed == "timed")
+        return _fastest(model, probe, anew=speed == "timed", gradients=gradients)
     return model if speed == "plain" else fuse_model(model, probe, bf16=speed == "bf16")
 
 
@@ -159,7 +183,9 @@ def _timed_on(probe: Tensor) -> int:
     return min(len(probe), _TIMED) if probe.device.type == "cpu" else len(probe)
 
 
-def _fastest(model: Classifier, probe: Tensor, *, anew: bool) -> Classifier:
+def _fastest(
+    model: Classifier, probe: Tensor, *, anew: bool, gradients: int | None = None
+) -> Classifier:
     """The model or the copy whose gradient of ``probe`` takes the least time.
 
     What a guarded model was found to be fastest as is kept with it, and not timed again; an earlier
@@ -172,10 +198,16 @@ def _fastest(model: Classifier, probe: Tensor, *, anew: bool) -> Classifier:
         return _known(model, guard.fastest, probe)
 
     source = guard.source if guard is not None else model
-    timed_on, names = probe[: _timed_on(probe)], tuple(_VARIANTS)
+    timed_on, names = probe[: _timed_on(probe)], (*_VARIANTS, *_group_names(probe))
     key = choice_key(source, timed_on, names) if isinstance(source, nn.Module) else None
     earlier = earlier_choice(key) if key and not anew else None
-    chosen, fastest = _chosen_earlier(model, earlier, probe) or _chosen_by_time(model, probe)
+    by_earlier = _chosen_earlier(model, earlier, probe)
+    if by_earlier is None:
+        chosen, fastest = _chosen_by_time(model, probe)
+        if gradients is None or gradients >= _TIMING * timing_gradients(probe):
+            chosen, fastest = _grouped(model, chosen, fastest, probe)
+    else:
+        chosen, fastest = by_earlier
     if guard is not None:
         guard.fastest, guard.chosen_earlier = chosen, chosen == earlier
     if key and chosen != earlier:
@@ -190,10 +222,65 @@ def _chosen_earlier(
     none, or it does not agree."""
     if name == "plain":
         return name, model
-    if name not in _VARIANTS:
+    if name is None or split_name(name)[0] not in _VARIANTS:
         return None
     copy = _variant(model, name, probe)
     return (name, copy) if _is_variant(copy, name) else None
+
+
+def _group_names(probe: Tensor) -> list[str]:
+    """What the fastest groups depend on beside the copies: their sizes, and about how many images
+    are in a batch."""
+    return [f"{size} of 2^{len(probe).bit_length()}" for size in group_sizes(probe)]
+
+
+def _grouped(
+    model: Classifier, name: str, fastest: Classifier, probe: Tensor
+) -> tuple[str, Classifier]:
+    """The fastest copy with gradients of groups, where these are faster and agree; else as it is.
+    A model that is fastest as it is, is divided as a copy."""
+    base = name if name in _VARIANTS else "fold, contiguous"
+    copy = fastest if base == name else _variant(model, base, probe)
+    if not isinstance(copy, FusedModel):
+        return name, fastest
+    with frozen_eval(model), copy.observations.paused():
+        size = fastest_group(
+            lambda images: _own_response(fastest, images),
+            lambda images: _own_response(copy, images),
+            probe,
+        )
+    _clear_calls(copy)
+    if size and _divided(copy, model, probe, size):
+        return grouped_name(base, size), copy
+    return name, fastest
+
+
+def _divided(copy: FusedModel, model: Classifier, probe: Tensor, size: int) -> bool:
+    """Take gradients of ``size`` images at a time from here on, where that makes no difference.
+    Returns whether it makes none."""
+    images = probe.detach()[: size + 1]
+    copies = {id(part): part for part in (copy, copy.exact)}.values()
+    try:
+        with frozen_eval(model), copy.observations.paused():
+            agree = all(
+                _same_response(
+                    _own_response(part, images), _grouped_response(part, images, size), part.bf16
+                )
+                for part in copies
+            )
+    except (RuntimeError, TypeError, ValueError, PhysadvError):
+        return False
+    _clear_calls(copy)
+    for part in copies if agree else ():
+        part.at_once = size
+    return agree
+
+
+def _grouped_response(model: FusedModel, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """What :func:`_own_response` returns, ``size`` images at a time."""
+    groups = [_own_response(model, images[part]) for part in slices_of(len(images), size)]
+    logits, slopes = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    return logits, slopes
 
 
 def _chosen_by_time(model: Classifier, probe: Tensor) -> tuple[str, Classifier]:
@@ -212,15 +299,19 @@ def _chosen_by_time(model: Classifier, probe: Tensor) -> tuple[str, Classifier]:
 
 def _is_variant(copy: Classifier, name: str) -> bool:
     """Whether ``copy`` is of that name, and not what replaces one that does not agree."""
-    return isinstance(copy, FusedModel) and copy.bf16 == _VARIANTS[name][0]
+    return isinstance(copy, FusedModel) and copy.bf16 == _VARIANTS[split_name(name)[0]][0]
 
 
 def _variant(model: Classifier, name: str, probe: Tensor) -> Classifier:
     """The copy of that name; the model where it does not agree, or where there is none."""
-    if name not in _VARIANTS:
+    base, size = split_name(name)
+    if base not in _VARIANTS:
         return model
-    bf16, channels_last = _VARIANTS[name]
-    return fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+    bf16, channels_last = _VARIANTS[base]
+    copy = fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+    if size and isinstance(copy, FusedModel):
+        _divided(copy, model, probe, size)
+    return copy
 
 
 def _known(model: Classifier, name: str, probe: Tensor) -> Classifier:
@@ -254,7 +345,7 @@ def compile_fastest(model: GuardedModel, probe: Tensor) -> bool:
     name = model.fastest or "plain"
     if not len(probe) or name.startswith(COMPILED):
         return False
-    base = name if name in _VARIANTS else "fold, contiguous"
+    base = name if split_name(name)[0] in _VARIANTS else "fold, contiguous"
     before, copy = _variant(model, name, probe), _variant(model, base, probe)
     if not isinstance(copy, FusedModel) or not _compile(copy, model, probe):
         return False
@@ -312,9 +403,14 @@ def _timed(candidates: dict[str, Classifier], probe: Tensor) -> dict[str, float]
                 synchronize()
             seconds[name] = min(seconds[name], perf_counter() - begun)
     for model in candidates.values():
-        if isinstance(model, FusedModel):
-            model.calls = model.exact.calls = 0
+        _clear_calls(model)
     return seconds
+
+
+def _clear_calls(model: Classifier) -> None:
+    """Count no calls of a copy that only timed or compared it."""
+    if isinstance(model, FusedModel):
+        model.calls = model.exact.calls = 0
 
 
 def fuse_model(
@@ -451,19 +547,23 @@ def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
     try:
         with frozen_eval(model), candidate.observations.paused(), _without_tf32():
             logits, gradient = _response(model, probe)
-            own_images = probe.contiguous(memory_format=_format_of(candidate))
-            own_logits, own_gradient = _response(candidate, own_images)
+            own = _own_response(candidate, probe)
     except (RuntimeError, TypeError, ValueError, PhysadvError):
         return False
+    return _same_response((logits, gradient), own, candidate.bf16)
 
+
+def _same_response(response: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], bf16: bool) -> bool:
+    """Whether logits agree within tolerance, and input gradients in direction."""
+    (logits, gradient), (own_logits, own_gradient) = response, own
     scale = float(logits.abs().max().clamp_min(1e-6))
-    tolerance = (0.1 if candidate.bf16 else 1e-4) * scale
+    tolerance = (0.1 if bf16 else 1e-4) * scale
     same_logits = float((logits - own_logits).abs().max()) <= tolerance
 
     # Where the model's gradient is zero there is no direction to compare.
     cosine = F.cosine_similarity(gradient.flatten(1), own_gradient.flatten(1), dim=1)
     zero_gradient = gradient.flatten(1).abs().amax(1) == 0
-    same_direction = (cosine > (0.8 if candidate.bf16 else 0.999)) | zero_gradient
+    same_direction = (cosine > (0.8 if bf16 else 0.999)) | zero_gradient
     return same_logits and bool(same_direction.all())
 
 
@@ -477,6 +577,11 @@ def _without_tf32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _own_response(model: Classifier, probe: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`_response` returns, of images in the memory format that the model likes."""
+    return _response(model, probe.contiguous(memory_format=_format_of(model)))
 
 
 def _response(model: Classifier, probe: Tensor) -> tuple[Tensor, Tensor]:
