@@ -12,7 +12,7 @@ holds today: rows of a sticker that was since made anew do not count. What is mi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ NAMES = (
     "person-fastestdet-v1",
     "toaster-universal-v1",
 )
+EQUAL_PASSES = {
+    "ours-16": "our rectangle, 16 % of the sign",
+    "art-16": "ART 1.20.1, 16 %, at the same place",
+}
+"""Bundles of strength.py, seed 0, in equal_passes/: as many passes each, about 25,600."""
 OWN_SCORES = {
     card.name: float(card.extra["score_threshold"])
     for card in (fastestdet_card(), yolox_nano_card())
@@ -200,13 +205,21 @@ def models_of(bundle: PatchBundle) -> list[str]:
     return [bundle.card.victim.name, *(str(text).partition("=")[0] for text in further)]
 
 
+def stickers() -> Iterator[tuple[str, PatchBundle]]:
+    """Yield every sticker of the table, as it is called there: the ready-made ones, then those of
+    equal passes."""
+    for name in NAMES:
+        yield f"`{name}`", read_bundle(name)
+    for name, title in EQUAL_PASSES.items():
+        yield title, read_bundle(HERE / "equal_passes" / name)
+
+
 def table() -> str:
     """Return the table in Markdown: for each bundle and model a line for each place."""
     lines = ["| sticker, judged by | seen in | clean | blank | patch | n |", "|---" * 6 + "|"]
-    for name in NAMES:
-        bundle = read_bundle(name)
+    for title, bundle in stickers():
         for model in models_of(bundle):
-            head = f"`{name}`, {model}"
+            head = f"{title}, {model}"
             for place, rates_in in PLACES.items():
                 rates = rates_in(bundle, model)
                 cells = rates.cells if rates else [MISSING] * 3 + ["none"]
