@@ -129,7 +129,7 @@ def _placement_of(config: PatchConfig, task: PatchTask, true: str) -> CardPlacem
         sign_mm2 = config.sign_width_mm**2 * (_OCTAGON_SHARE if is_stop else _drawn_share(task))
         share = area_share(task.mask, config.width_mm, config.height_mm, sign_mm2)
         name = "stop" if is_stop else true
-        return CardPlacement(name, config.sign_width_mm, config.center_mm, round(share, 4))
+        return CardPlacement(name, config.sign_width_mm, config.place_mm, round(share, 4))
 
     pose = pose_of(config)
     share = object_share(task.scene_sources, pose) * float(task.mask.mean())

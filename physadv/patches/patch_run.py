@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,10 +89,11 @@ class PatchRun:
     ) -> None:
         if not overwrite:
             refuse_other_result(config, out)
-        self.config, self.out, self.force = config, out, force
         self._key = checkpoint_key(config)
-        self._starts = config.number_of_starts  # what is found changes the configuration
         task = replace(PatchTask.from_config(config, model=model), processes=processes)
+        config = with_chosen_search(config, task)
+        self.config, self.out, self.force = config, out, force
+        self._starts = config.number_of_starts  # what is found changes the configuration
         self._processes, self.memory = processes, MemoryLimit()
         refuse_race_by_scores(config, task)
         self.method = step_rule(config, task)
@@ -274,6 +276,13 @@ def step_rule(config: PatchConfig, task: PatchTask) -> str:
     return config.search_by
 
 
+def with_chosen_search(config: PatchConfig, task: PatchTask) -> PatchConfig:
+    """Return ``config`` with the search that "auto" stands for on the models of ``task``."""
+    class_name = task.loaded_model.card.class_name(task.goal.true_class)
+    classifiers = task.model_tasks == {"classify"} and step_rule(config, task) == "gradient"
+    return replace(config, search=config.search_on(class_name=class_name, classifiers=classifiers))
+
+
 def black_boxes(task: PatchTask) -> list[AskedModel]:
     """Return the models of ``task`` that only answer."""
     modules = [model for model in task.models if isinstance(model, nn.Module)]
@@ -342,6 +351,8 @@ def checkpoint_key(config: PatchConfig) -> int:
         words.append(f"eot_ranges={configured_ranges(config).as_dict()}")
     if config.object == "sign" and not keeps_distances(config):
         words.append("distances=visible")
+    if config.search == "auto" and config.center_mm is not None:
+        words.append("center=given")
     return derive(config.seed, *words)
 
 
@@ -374,6 +385,17 @@ def refuse_other_result(config: PatchConfig, folder: Path) -> None:
         )
 
 
+def _same_area(config: PatchConfig, recorded: Mapping[str, Any]) -> bool:
+    """Whether the card's sticker, one piece, has the area of the configured one; bars are cut."""
+    try:
+        area = float(recorded["width_mm"]) * float(recorded["height_mm"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return config.searches_bars or math.isclose(
+        area, config.width_mm * config.height_mm, rel_tol=0.01
+    )
+
+
 def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[str]:
     """Names of the card's settings that are not those of the configuration."""
     current = {
@@ -387,8 +409,14 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
     ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race"}
-    if config.search != "none":
+    searched = config.search
+    if searched == "auto":  # the card names the search that it stood for
+        searched = recorded.get("search", "none")
+        ignored.add("search")
+    if searched != "none" and (config.search != "auto" or config.center_mm is None):
         ignored |= {"center_mm", "width_mm", "height_mm"}  # those on the card were found
+        if not _same_area(config, recorded):
+            ignored -= {"width_mm", "height_mm"}
     if config.searches_bars:
         ignored.add("mask")
     names = [key for key in (*current, *recorded) if key not in ignored]

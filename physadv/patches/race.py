@@ -209,7 +209,7 @@ class Race:
 
     def _starts(self) -> list[Start]:
         """The configured start, and others: random textures there, or places of their own."""
-        first = Start(self.config.center_mm, self.config.size_mm)
+        first = Start(self.config.place_mm, self.config.size_mm)
         count = self.config.number_of_starts
         if self.config.search == "none":
             return [replace(first, texture=number) for number in range(count)]

@@ -45,7 +45,7 @@ def sticker_placement(config: PatchConfig) -> Placement:
         >>> sticker_placement(PatchConfig(size_mm=(100, 80), center_mm=(0, 50))).width_mm
         100.0
     """
-    placement = Placement(config.width_mm, config.height_mm, config.center_mm)
+    placement = Placement(config.width_mm, config.height_mm, config.place_mm)
     x, y = placement.center_mm
     half = config.sign_width_mm / 2
     if abs(x) + placement.width_mm / 2 > half or abs(y) + placement.height_mm / 2 > half:

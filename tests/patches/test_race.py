@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from own_model import work_beside
 
 from physadv.core.errors import OptionError
 from physadv.eot.mask_shapes import bar_layout, make_mask
+from physadv.patches import config as config_module
 from physadv.patches import patch_run, race
 from physadv.patches.config import PatchConfig
 from physadv.patches.patch_run import PatchRun, checkpoint_key
@@ -234,6 +236,51 @@ def test_textures_race_where_the_place_is_given(settings: PatchConfig, tmp_path:
     *_, last = run.race()
     assert last.best.center_mm == run.config.center_mm == (-80, -80)
     assert len({start.texture for start in race.Race(given, run.task)._starts()}) == 3
+
+
+def test_a_plain_sticker_of_a_long_run_is_searched_for(
+    settings: PatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a center and a search of one's own the place is searched, and the card says so.
+
+    The same command finds its bundle again; one with a center, or of another size, is another
+    configuration.
+    """
+    monkeypatch.setattr(config_module, "_LEAST_SEARCHED_DRAWS", 8)
+    left_open = replace(settings, search="auto")
+    run = PatchRun(left_open, tmp_path / "out", force=True)
+    list(run.steps())
+    bundle, _ = run.finish()
+    assert bundle.card.optimisation["search"] == "place"
+    assert bundle.card.placement.center_mm != (0, 0)
+    PatchRun(left_open, tmp_path / "out")
+    for other in ({"center_mm": (0.0, 0.0)}, {"size_mm": (120, 120)}, {"search": "none"}):
+        with pytest.raises(OptionError, match="another configuration"):
+            PatchRun(replace(left_open, **other), tmp_path / "out")
+    assert checkpoint_key(left_open) != checkpoint_key(replace(left_open, center_mm=(0.0, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "classifiers", "searched"),
+    [
+        ({}, True, "proportions"),
+        ({"size_mm": (120, 120)}, True, "place"),
+        ({}, False, "none"),
+        ({"center_mm": (0, 0)}, True, "none"),
+        ({"mask": "circle"}, True, "none"),
+        ({"steps": 20}, True, "none"),
+        ({"true_class": "yield"}, True, "none"),
+        ({"object": "person"}, True, "none"),
+        ({"search": "shape", "steps": 1}, False, "shape"),
+    ],
+)
+def test_what_is_searched_where_it_is_left_open(
+    change: dict[str, Any], classifiers: bool, searched: str
+) -> None:
+    """A rectangle on a stop sign, against classifiers, in a run that is long enough for a race."""
+    config = PatchConfig(**change)
+    found = config.search_on(class_name=config.true_class, classifiers=classifiers)
+    assert found == searched
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def _race(run: PatchRun) -> bool:
         except KeyboardInterrupt:
             return _kept(run)
     width, height = run.config.size_mm
-    x, y = run.config.center_mm
+    x, y = run.config.place_mm
     console.print(f"start: {width:g} x {height:g} mm at {x:g}, {y:g}")
     return False
 
