@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,8 @@ def on_drawn_faces(bundle: PatchBundle, model: str) -> Rates | None:
     if "by_face" not in card.heldout:
         return None
     if model != card.victim.name:
-        other = next((one for one in card.transfer if one.victim.name == model), None)
-        if other is None or card.heldout["scenes"] != "drawn":
-            return None
-        return Rates(other.clean_recognised, other.blank_success, other.success, "faces")
+        further = card.heldout.get("further_victims", {}).get(model)
+        return of_card(further, "faces") if further else None
     if card.heldout["scenes"] == "drawn":
         return of_card(card.heldout, "faces")
     return of_draws(split_draws(bundle)[0], "faces")
@@ -185,10 +184,13 @@ def rows_of(file: str, bundle: PatchBundle, model: str) -> Iterable[Row]:
     """Return the rows of a file that are of this run of the bundle, and of a model."""
     run = bundle.card.patch.run_id
     return (
-        row
-        for row in read_rows(HERE / file)
-        if row.get("run_id") == run and row.get("model") == model
+        row for row in _kept_rows(file) if row.get("run_id") == run and row.get("model") == model
     )
+
+
+@cache
+def _kept_rows(file: str) -> tuple[Row, ...]:
+    return tuple(read_rows(HERE / file))
 
 
 PLACES: dict[str, Callable[[PatchBundle, str], Rates | None]] = {
