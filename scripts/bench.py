@@ -142,6 +142,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "everywhere.py": Benchmark(("",), ("",)),
     "fast_guard.py": Benchmark(("--data {shared}/mnist --seeds 3",)),
+    "image_groups.py": Benchmark(("--rows {rows}/image_groups.jsonl",)),
     "journey.py": Benchmark(("--shared {shared} --out {rows}/journey",)),
     "minimum_norm.py": Benchmark(
         ("--data {shared}/mnist",),
