@@ -214,11 +214,13 @@ def read_rgb(path: str | Path, *, svg_px: int = 512) -> Array:
 def lay_on_white(rgba: Array) -> Array:
     """Return pixels (h, w, 4) uint8 as (h, w, 3), laid on white where they are transparent.
 
+    Pixels (h, w, 3) have no transparent ones.
+
     Example:
         >>> lay_on_white(np.array([[[0, 0, 0, 0], [9, 9, 9, 255]]], np.uint8)).tolist()
         [[[255, 255, 255], [9, 9, 9]]]
     """
-    if bool((rgba[..., 3] == 255).all()):
+    if rgba.shape[-1] == 3 or bool((rgba[..., 3] == 255).all()):
         return np.ascontiguousarray(rgba[..., :3])
     laid = np.empty((*rgba.shape[:2], 3), np.uint8)
     for rows in _bands(*rgba.shape[:2]):

@@ -286,3 +286,17 @@ def test_numbers_are_finite() -> None:
     for text in ("", "nan", "-inf", "0x10", "1,5", "Infinity", "1e400"):
         with pytest.raises(DataError):
             parse_number(text, "x0", "a")
+
+
+def test_stop_signs_of_gtsrb_are_read_with_their_boxes(tmp_path: Path) -> None:
+    """Its test part alone; the frames of a track share a name, and have no transparency."""
+    folder = tmp_path / "Images/00014"
+    rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for track in range(5):
+        name = f"{track:05d}_00000.png"
+        photo(folder / name, (40, 40))
+        rows.append(f"{name};40;40;4;5;36;35;14")
+    table(folder, "\n".join(rows), "GT-00014.csv")
+    photos, drawings, notes = read_signs(tmp_path)
+    assert (len(photos), drawings, notes) == (1, [], [])
+    assert photos[0].image.shape == (40, 40, 3)
