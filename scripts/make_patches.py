@@ -33,8 +33,8 @@ LARGEST = 500_000
 BOXES = "stop-photos-boxes.csv"
 FASTESTDET = "weights/fastestdet_coco.pth"
 YOLOX = "weights/yolox_nano_coco.onnx"
-LARGE, BARS = (190, 150), (230, 220)
-"""Sizes in mm before the search of a shape; both cover about 16 % of the sign."""
+LARGE = (190, 150)
+"""Size in mm before the search of proportions; it covers 16 % of the sign."""
 MIDDLE = (200, 142)
 """Size in mm of what lies in the middle of the sign; it covers as much."""
 COARSE = {"lr": 0.05, "tv": 0.1, "nps": 0.02}
@@ -63,7 +63,14 @@ def _hiding(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
 
 PATCHES = {
     "stop-sticker-signs-v1": _sticker(LARGE, model="signs"),
-    "stop-bars-signs-v1": _sticker(BARS, model="signs", mask="bars"),
+    "stop-bars-signs-v1": PatchConfig(
+        model="signs",
+        mask="bars:2:0.85",
+        size_mm=(221, 154.4),
+        center_mm=(-20, 40),
+        steps=1000,
+        restarts=12,
+    ),
     "stop-sticker-fastestdet-v1": _hiding(LARGE, model="fastestdet", weights=FASTESTDET),
     "stop-sticker-yolox-v1": PatchConfig(
         model="yolox-nano",
