@@ -96,6 +96,25 @@ def interval(values: Tensor) -> list[float]:
     return [round(v, 4) for v in values[draws].mean(1).quantile(ends).tolist()]
 
 
+def small_net(data: str) -> nn.Module:
+    """A small convolutional net, trained on 10,000 images of MNIST for 4 epochs, seed 0."""
+    training = load_training_data(Path(data), limit=10_000, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        nets = StudyNets(training, Path(folder), 4, 0.2, 0, lambda *_: None)
+        return nets.net("plain", StandardTraining())
+
+
+def images_read_rightly(net: nn.Module, data: str, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` test images of a drawn order that ``net`` reads rightly, and classes."""
+    test = read_dataset(data, split="test")
+    rows = torch.randperm(len(test), generator=generator(0, "minimum-norm")).tolist()
+    pairs = [test[i] for i in rows[: 2 * count]]
+    x = torch.stack([to_tensor(image)[:1] for image, _ in pairs])
+    y = torch.tensor([label for _, label in pairs])
+    right = (net(x).argmax(1) == y).nonzero()[:, 0][:count]
+    return x[right], y[right]
+
+
 def main() -> None:
     """Train, attack, print one line an attack."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,18 +125,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
-    training = load_training_data(Path(options.data), limit=10_000, seed=0)
-    with tempfile.TemporaryDirectory() as folder:
-        nets = StudyNets(training, Path(folder), 4, 0.2, 0, lambda *_: None)
-        net = nets.net("plain", StandardTraining())
-
-    test = read_dataset(options.data, split="test")
-    rows = torch.randperm(len(test), generator=generator(0, "minimum-norm")).tolist()
-    pairs = [test[i] for i in rows[: 2 * options.images]]
-    x = torch.stack([to_tensor(image)[:1] for image, _ in pairs])
-    y = torch.tensor([label for _, label in pairs])
-    right = (net(x).argmax(1) == y).nonzero()[:, 0][: options.images]
-    groups = right.chunk(4)
+    net = small_net(options.data)
+    x, y = images_read_rightly(net, options.data, options.images)
+    groups = torch.arange(len(x)).chunk(4)
 
     runs = {**RUNS, **peer_runs()}
     taken: dict[str, list[float]] = {name: [] for name in runs}

@@ -7,6 +7,7 @@ on its batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.autograd.function import FunctionCtx
 
 from physadv.attacks._classifier_step import check_batch, frozen_eval
 from physadv.attacks._inputs import open_inputs
+from physadv.attacks._tried_ahead import LookAhead, Proposal, try_ahead
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.random_streams import generator
@@ -29,6 +31,8 @@ Descent = Callable[[Tensor, Tensor], AttackResult]
 that starts at these points; its loss is the margin."""
 # Steps out of 10000 after which the covered share is halved (Andriushchenko et al. 2020).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_USEFUL = 0.9
+"""Share of Square's margin below which a descent from its point shows that gradients lead on."""
 
 
 @open_inputs
@@ -44,6 +48,8 @@ def square_attack(
     targets: Tensor | None = None,
     give_up: Mapping[int, tuple[Tensor, float]] | None = None,
     descend: Descent | None = None,
+    descended: Mapping[int, float] | None = None,
+    ahead: int = 0,
     seed: int = 0,
 ) -> AttackResult:
     """Attack by random search over square windows, from scores alone (Andriushchenko et al. 2020).
@@ -66,6 +72,11 @@ def square_attack(
         descend: Attack by gradients from the best points of samples, run at the numbers of
             ``give_up`` on the samples that go on, and on those left at the end. A sample that it
             breaks is done; the search of the others goes on as without it.
+        descended: By a number of ``give_up``, the scale-free margin that ``descend`` must have
+            come down to; others are not queried any more, unless it brought them no nearer, so
+            that it tells nothing. One query more a number.
+        ahead: Number of images that a batch may have of proposals tried ahead, which saves time
+            where few samples are left, and takes more queries than ``queries``; 0 tries one by one.
         seed: Seed of every random choice.
 
     Returns:
@@ -99,11 +110,18 @@ def square_attack(
             steps = _linf_proposals(images, eps, queries, share, seed)
         else:
             steps = _dipole_proposals(images, eps, kind, queries, share, seed)
-        return _search(model, images, goal, criterion, steps, queries, give_up or {}, descend)
-
-
-_Proposal = Callable[[Tensor, Tensor], Tensor]
-"""From clean images and best points of the samples still searched to the next points to try."""
+        return _search(
+            model,
+            images,
+            goal,
+            criterion,
+            steps,
+            queries,
+            give_up or {},
+            descend,
+            descended or {},
+            LookAhead(min(ahead, len(images))),
+        )
 
 
 def _search(
@@ -111,37 +129,50 @@ def _search(
     images: Tensor,
     goal: Objective,
     criterion: Criterion,
-    proposals: Iterator[_Proposal],
+    proposals: Iterator[Proposal],
     queries: int,
     give_up: Mapping[int, tuple[Tensor, float]],
-    descend: Descent | None = None,
+    descend: Descent | None,
+    descended: Mapping[int, float],
+    look_ahead: LookAhead,
 ) -> AttackResult:
     """Keep each proposal that lowers the margin; query only samples not yet broken or given up."""
-    best, used = images.clone(), torch.ones(len(images), dtype=torch.long)
+    best = images.clone()
+    used = torch.ones(len(images), dtype=torch.long, device=images.device)
     logits = model(images)
     loss, success = goal(logits), criterion(logits)
-    rows, asked = (~success).nonzero()[:, 0], 1
+    rows, number = (~success).nonzero()[:, 0], 0
     clean, points = images[rows], images[rows]
     row_goal, row_criterion = goal.pick(rows), criterion.pick(rows)
     point_loss = torch.full_like(loss[rows], torch.inf)
     before = torch.full_like(loss, torch.inf)
 
-    for propose, number in zip(proposals, range(1, queries + 1), strict=False):
-        if not len(rows):
-            break
-        trial = propose(clean, points)
-        logits = model(trial)
-        score, broken = row_goal(logits), row_criterion(logits)
-        asked += 1
+    stops = sorted({n for n in give_up if n < queries} | {queries})
+    while len(rows) and number < queries:
+        stop = next(n for n in stops if n > number)
+        tried = list(islice(proposals, look_ahead.count(len(rows), stop - number)))
+        number += len(tried)
+        if len(tried) == 1:
+            trial = tried[0](clean, points)
+            logits = model(trial)
+            score, broken = row_goal(logits), row_criterion(logits)
+            used[rows] += 1
 
-        better = broken | (score < point_loss) & score.isfinite()
-        if better.any():
-            points = torch.where(better.view(-1, 1, 1, 1), trial, points)
-            point_loss = torch.where(better, score, point_loss)
+            better = broken | (score < point_loss) & score.isfinite()
+            if better.any():
+                points = torch.where(better.view(-1, 1, 1, 1), trial, points)
+                point_loss = torch.where(better, score, point_loss)
+            if look_ahead.images:
+                look_ahead.note(float(better.float().mean()), 1)
+        else:
+            after = try_ahead(model, tried, clean, points, point_loss, row_goal, row_criterion)
+            points, point_loss, broken = after.images, after.loss, after.broken
+            used[rows] += after.asked
+            look_ahead.note(after.kept / (len(rows) * len(tried)), len(tried))
 
         ends = broken
         if number in give_up:
-            asked += 1
+            used[rows] += 1
             near, (limit, gone) = dlr_loss(model(points), goal.labels[rows]), give_up[number]
             idle = near > (1 - gone) * before[rows]
             ends = broken | idle | (near > limit.to(near)[rows])
@@ -150,14 +181,19 @@ def _search(
             stay = (~ends).nonzero()[:, 0]
             found = descend(rows[stay], points[stay])
             if found.queries is not None:
-                used[rows[stay].to(used.device)] += found.queries.to(used)
+                used[rows[stay]] += found.queries.to(used)
+            if number in descended:
+                used[rows[stay]] += 1
+                reached = dlr_loss(model(found.images), goal.labels[rows[stay]])
+                useful = reached < _USEFUL * before[rows[stay]].to(reached)
+                far = useful & (reached > descended[number])
+                ends = ends.index_fill(0, stay[far], True)
             won = stay[found.success]
             points[won] = found.images[found.success]
             point_loss[won] = row_goal.pick(won)(model(points[won]))
             broken = broken.index_fill(0, won, True)
             ends = ends | broken
         if ends.any():
-            used[rows[ends].to(used.device)] += asked - 1
             taken = broken | (point_loss < loss[rows])
             best[rows[taken]], loss[rows[taken]] = points[taken], point_loss[taken]
             success[rows[broken]] = True
@@ -165,7 +201,6 @@ def _search(
             points, point_loss = points[~ends], point_loss[~ends]
             row_goal, row_criterion = goal.pick(rows), criterion.pick(rows)
 
-    used[rows.to(used.device)] += asked - 1
     lower = point_loss < loss[rows]
     best[rows[lower]], loss[rows[lower]] = points[lower], point_loss[lower]
     return AttackResult(images=best, success=success, loss=loss, queries=used)
@@ -208,7 +243,7 @@ class _Bounds:
 
 def _linf_proposals(
     images: Tensor, eps: float, queries: int, share: float, seed: int
-) -> Iterator[_Proposal]:
+) -> Iterator[Proposal]:
     """Yield vertical stripes of +-eps first, then square windows of +-eps, one sign a channel."""
     source = generator(seed, "square", "linf")
     _, channels, height, width = images.shape
@@ -283,7 +318,7 @@ _POWERS: dict[Norm, int] = {"l2": 2, "l1": 1}
 
 def _dipole_proposals(
     images: Tensor, eps: float, norm: Norm, queries: int, share: float, seed: int
-) -> Iterator[_Proposal]:
+) -> Iterator[Proposal]:
     """Yield a grid of dipoles first, then moves of norm from one window to another."""
     source = generator(seed, "square", norm)
     _, channels, height, width = images.shape

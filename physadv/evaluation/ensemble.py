@@ -58,6 +58,9 @@ GIVE_UP = {
 """Queries of Square, as AutoAttack's. By a number of them: the scale-free margin above which a
 sample is given up, unless Square brought it nearer than the gradients did, and the share of its
 margin that must have gone since the number before. On most nets Square stands still after 200."""
+DESCENDED = {200: 0.25, 500: 0.2, 1000: 0.15, 1500: 0.1, 2000: 0.08, 3000: 0.06}
+"""By a number of Square's queries, the scale-free margin above which a sample is given up after the
+descent from its point, which tells best whether more queries would break it."""
 NEARER = 0.9
 """Share of the gradients' margin below which Square's shows that the gradients mislead."""
 _SPARSE_RS = in_pixels(sparse_search)
@@ -166,7 +169,13 @@ def standard_stages(norm: Norm = "linf") -> list[AttackStage]:
         recorded_stage("fab-t", "white", _short_fab, below=CLOSE, count=2, steps=24),
         recorded_stage("apgd-long", "white", _long, below=CLOSE, candidates=MANY),
         recorded_stage(
-            "square", "black", _square, queries=QUERIES, give_up=GIVE_UP, nearer_than=NEARER
+            "square",
+            "black",
+            _square,
+            queries=QUERIES,
+            give_up=GIVE_UP,
+            nearer_than=NEARER,
+            descended=DESCENDED,
         ),
     ]
 
@@ -378,7 +387,9 @@ def _square(
     queries: int,
     give_up: Mapping[int, tuple[float, float]],
     nearer_than: float,
+    descended: Mapping[int, float],
     descent_steps: int = 30,
+    ahead: int = 64,
 ) -> AttackResult:
     """Square, which needs no gradient, for as long as it brings a sample nearer to breaking; from
     where it has come to, gradients lead on that mislead at the start."""
@@ -389,7 +400,15 @@ def _square(
     infinite = torch.full_like(case.near, torch.inf)
     nearer = nearer_than * case.near if _classes(case) > 2 else infinite
     limits = {n: (nearer.clamp_min(margin), gone) for n, (margin, gone) in give_up.items()}
-    return _asked(case, attack=square_attack, queries=queries, give_up=limits, descend=descend)
+    return _asked(
+        case,
+        attack=square_attack,
+        queries=queries,
+        give_up=limits,
+        descend=descend,
+        descended=descended if _classes(case) > 2 else {},
+        ahead=ahead,
+    )
 
 
 @torch.no_grad()

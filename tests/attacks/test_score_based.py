@@ -226,3 +226,79 @@ def test_square_hands_its_points_to_a_descent_and_goes_on_as_without_it() -> Non
     assert joint.queries is not None
     assert (joint.queries - alone.queries).tolist() == [14, 7 - 20, 14]
     assert torch.equal(joint.images[::2], alone.images[::2])
+
+
+def test_square_gives_up_where_a_descent_that_leads_on_ends_far_away() -> None:
+    """A descent that brings a sample nearer, but not near, tells that more queries are for nothing;
+    one that brings it no nearer tells nothing, and the search goes on."""
+    images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
+    images[1], images[2] = 0.4, 0.3
+
+    def still(x: Tensor) -> Tensor:
+        """Margins that no window moves, by the class of gray; near 0.9, half of it, is nearer."""
+        level = x[:, 0, 0, 0]
+        margin = torch.where(level > 0.85, 0.4, torch.where(level > 0.75, 0.1, 1.0))
+        return torch.stack([margin, *(torch.zeros_like(margin) - k for k in range(3))], 1)
+
+    def descend(rows: Tensor, points: Tensor) -> AttackResult:
+        reached = points.clone()
+        reached[rows == 0], reached[rows == 1] = 0.9, 0.8
+        return AttackResult(
+            reached, torch.zeros(len(rows), dtype=torch.bool), queries=torch.zeros_like(rows)
+        )
+
+    given = {10: (torch.full((3,), torch.inf), 0.0)}
+    result = square_attack(
+        still,
+        images,
+        labels,
+        eps=0.1,
+        queries=30,
+        give_up=given,
+        descend=descend,
+        descended={10: 0.1},
+    )
+    assert result.queries is not None
+    assert result.queries.tolist() == [1 + 10 + 2, 1 + 30 + 2, 1 + 30 + 2]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_proposals_tried_ahead_end_where_one_by_one_does(norm: str) -> None:
+    """Success, points and margins are the same, in fewer passes of the model; what is asked beyond
+    that is counted."""
+    images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    labels = Plane()(images).argmax(1)
+    for share in (0.3, 0.9, 1.2):
+        models = Plane().double(), Plane().double()
+        settings = {"eps": share * smallest(norm), "norm": norm, "queries": 300}
+        one = square_attack(models[0], images, labels, **settings)  # type: ignore[arg-type]
+        # Beside samples broken from the start, few of a batch are searched.
+        padded = torch.cat([images, images[:1].expand(20, -1, -1, -1)])
+        wrong = torch.cat([labels, 1 - labels[:1].expand(20)])
+        ahead = square_attack(models[1], padded, wrong, ahead=64, **settings)  # type: ignore[arg-type]
+        assert torch.equal(one.success, ahead.success[:3])
+        torch.testing.assert_close(one.images, ahead.images[:3])
+        torch.testing.assert_close(one.loss, ahead.loss[:3])
+        assert models[1].forwards <= models[0].forwards
+
+
+def test_few_samples_are_tried_many_proposals_at_once() -> None:
+    """Where nothing is kept, the model is called a fraction of the times; a batch has no more
+    images than the samples that it began with, or than are allowed."""
+    batches: list[int] = []
+
+    def still(x: Tensor) -> Tensor:
+        batches.append(len(x))
+        logits = torch.tensor([4.0, 3.0, 2.0, 1.0]).repeat(len(x), 1)
+        logits[x[:, 0, 0, 0] > 0.7] = torch.tensor([0.0, 9.0, 0.0, 0.0])  # broken from the start
+        return logits
+
+    images = torch.full((12, 1, 4, 4), 0.5)
+    images[2:] = 0.9
+    labels = torch.zeros(12, dtype=torch.long)
+    result = square_attack(still, images, labels, eps=0.1, queries=200, ahead=64)
+    assert result.success.tolist() == [False] * 2 + [True] * 10
+    assert max(batches[1:]) == 12
+    assert len(batches) < 120
+    assert result.queries is not None
+    assert result.queries.tolist() == [201] * 2 + [1] * 10
