@@ -19,8 +19,8 @@ STEP_RULES = ("auto", "gradient", "square", "evolution")
 """Values of ``search_by``."""
 SEARCHES = ("auto", "none", "place", "proportions", "shape")
 """Values of ``search``."""
-_LEAST_SEARCHED_DRAWS = 5_000
-"""Draws of all steps together from which "auto" searches: a race takes about 11,000."""
+_LEAST_SEARCHED_STEPS, _LEAST_SEARCHED_DRAWS = 200, 16
+"""Steps, and draws a step, from which "auto" searches: a race takes about 11,000 draws."""
 _SEARCHED_STARTS, _STARTS_WITH_BARS = 20, 32
 """Starts of a race where the place is searched and no number is given: of one piece, and where bars
 race too."""
@@ -172,8 +172,8 @@ class PatchConfig(ModelSettings):
             "What is searched before the optimization, at the same area: place (any on the sign), "
             "proportions (and place), shape (bars in place of one rectangle too) or none (--center "
             "and --size as given). auto is proportions, or place where --size is given: for a "
-            "rectangle without --center on stop signs, against classifiers, in runs of 5,000 "
-            "draws or more; else none.",
+            "rectangle without --center on stop signs, against classifiers, in runs of 200 "
+            "steps of 16 draws or more; else none.",
             "Optimization",
             completions=SEARCHES,
         ),
@@ -279,7 +279,7 @@ class PatchConfig(ModelSettings):
             and self.content is None
             and class_name in STOP_NAMES
         )
-        long_enough = self.steps * self.draws >= _LEAST_SEARCHED_DRAWS
+        long_enough = self.steps >= _LEAST_SEARCHED_STEPS and self.draws >= _LEAST_SEARCHED_DRAWS
         if not (is_ours_to_place and classifiers and long_enough):
             return "none"
         return "proportions" if self.size_mm == DEFAULT_SIZE_MM else "place"

@@ -104,6 +104,7 @@ class PatchRun:
         self.task, self.model = task, task.loaded_model
         self.resumed_at = 0
         self._won: RaceProgress | None = None
+        self._leading: RaceProgress | None = None
         self._is_forced = False
         self._last: PatchProgress | None = None
 
@@ -141,8 +142,13 @@ class PatchRun:
             for won in Race(self.config, self.task, self.memory).run():
                 if won.is_over and self._processes.is_first:
                     save_start(self.out, won, self._key)
+                self._leading = won
                 yield won
         assert won is not None  # a race has at least one step
+        self._go_on_with(won)
+
+    def _go_on_with(self, won: RaceProgress) -> None:
+        """Place, shape and aim the sticker as the start that leads a race."""
         self._won = won
         self.task = task_at(self.task, self.config, won.best)
         self.config = replace(
@@ -198,23 +204,29 @@ class PatchRun:
     ) -> tuple[PatchBundle, PatchMeasurement]:
         """Measure the best patch on the held-out scenes and write the bundle.
 
-        ``report`` is called with the number of draws so far. Returns the bundle and its rates.
+        In a race that was stopped it is the one that led. ``report`` is called with the number of
+        draws so far. Returns the bundle and its rates.
 
         Raises:
             OptionError: No step was made.
         """
-        last = self._last
-        if last is None:
+        last, leading = self._last, self._leading
+        if last is not None:
+            patch = last.best if last.best_success >= 0 else last.patch
+        elif leading is not None:
+            patch = leading.patch
+            self._go_on_with(leading)
+        else:
             raise OptionError("No step was made", "At least one is needed", "Let it run longer")
 
-        best = to_8bit(self.task, last.best if last.best_success >= 0 else last.patch)
+        best = to_8bit(self.task, patch)
         measured = measure_patch(self.task, best, draws=self.config.test_draws, report=report)
         card = make_card(
             self.config,
             self.task,
             self.model,
             measured,
-            steps_done=last.step,
+            steps_done=last.step if last is not None else 0,
             forced=self._is_forced,
             curves=self.curves,
         )

@@ -205,7 +205,7 @@ class Race:
     def _progress(self, leader: _Runner, total: int) -> RaceProgress:
         draws = self._steps * sum(self._training.counts)
         draws += self._compared * sum(self._validation.counts) // 3
-        return RaceProgress(self._steps, total, draws, leader.start, leader.patch)
+        return RaceProgress(self._steps, total, draws, leader.start, leader.patch.detach().clone())
 
     def _starts(self) -> list[Start]:
         """The configured start, and others: random textures there, or places of their own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,18 @@ def test_a_race_is_run_once(settings: PatchConfig, tmp_path: Path) -> None:
     assert race.load_start(tmp_path / "a", key=1) is None
 
 
+def test_a_race_that_is_stopped_keeps_what_leads(settings: PatchConfig, tmp_path: Path) -> None:
+    """The start that leads becomes the bundle, of no steps; the same run then begins anew."""
+    run = PatchRun(settings, tmp_path / "out", force=True)
+    *_, leading = itertools.islice(run.race(), 4)
+    bundle, _ = run.finish()
+    assert bundle.card.placement.center_mm == leading.best.center_mm
+    assert bundle.card.optimisation["steps_done"] == 0
+    assert bundle.patch.sub(leading.patch).abs().max() <= 0.5 / 255 + 1e-6
+    again = PatchRun(settings, tmp_path / "out", force=True)
+    assert len(list(again.race())) > 4
+
+
 def test_proportions_keep_the_area(settings: PatchConfig) -> None:
     """Every start lies on the sign, and its sticker is as large as the one given."""
     searched = replace(settings, search="proportions", size_mm=(190, 100))
@@ -246,7 +259,8 @@ def test_a_plain_sticker_of_a_long_run_is_searched_for(
     The same command finds its bundle again; one with a center, or of another size, is another
     configuration.
     """
-    monkeypatch.setattr(config_module, "_LEAST_SEARCHED_DRAWS", 8)
+    monkeypatch.setattr(config_module, "_LEAST_SEARCHED_STEPS", 2)
+    monkeypatch.setattr(config_module, "_LEAST_SEARCHED_DRAWS", 4)
     left_open = replace(settings, search="auto")
     run = PatchRun(left_open, tmp_path / "out", force=True)
     list(run.steps())
@@ -268,7 +282,8 @@ def test_a_plain_sticker_of_a_long_run_is_searched_for(
         ({}, False, "none"),
         ({"center_mm": (0, 0)}, True, "none"),
         ({"mask": "circle"}, True, "none"),
-        ({"steps": 20}, True, "none"),
+        ({"steps": 199}, True, "none"),
+        ({"steps": 3000, "draws": 15}, True, "none"),
         ({"true_class": "yield"}, True, "none"),
         ({"object": "person"}, True, "none"),
         ({"search": "shape", "steps": 1}, False, "shape"),
