@@ -1,15 +1,15 @@
 """Gradients of a batch taken a few images at a time, where that is faster.
 
-On a CPU the activations of a whole batch leave the caches between two layers, and large ones are
-fresh pages of memory in each pass. A few images at a time compute the same numbers, but for the
-order in which a kernel sums.
+On a CPU the large activations of a whole batch are new memory in each pass, which the kernel clears
+page by page (benchmarks/robustness.md). A few images at a time compute the same numbers, but for
+the order in which a kernel sums.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from torch import Tensor
@@ -77,10 +77,12 @@ def fastest_group(
 
 
 def _seconds(gradient: Callable[[Tensor], object], groups: list[Tensor]) -> float:
-    begun = perf_counter()
+    # The clock of one thread stands still while other work has the processor.
+    clock = process_time if torch.get_num_threads() == 1 else perf_counter
+    begun = clock()
     for images in groups:
         gradient(images)
-    return perf_counter() - begun
+    return clock() - begun
 
 
 def in_groups(run: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Tensor:
