@@ -28,6 +28,8 @@ from minimum_norm import images_read_rightly, interval, small_net
 from torch import Tensor, nn
 
 from physadv import attacks
+from physadv.attacks.decision_based import walked
+from physadv.attacks.pointwise_decision import _ChangedPixels
 
 Attack = Callable[["Counted", Tensor, Tensor], Tensor]
 """Adversarial images of clean ones (b, c, h, w) of classes (b,)."""
@@ -48,8 +50,15 @@ class Counted(nn.Module):
 
 
 def ours(queries: int) -> Attack:
-    """This package's attack, which goes on until one pixel is left or no query is."""
-    return lambda net, x, y: attacks.pointwise(net, x, y, pixels=1, queries=queries).images
+    """This package's attack, with the best image after all queries. The public function stops
+    within the number of pixels that it is given, and returns the clean image beyond it."""
+
+    def run(net: Counted, x: Tensor, y: Tensor) -> Tensor:
+        size = x[0, 0].numel()
+        walk = (_ChangedPixels, lambda found: found.give_back(1))
+        return walked(*walk, net, x, y, size, "l0", queries, None, None, 0).images
+
+    return run
 
 
 def white_box(net: Counted, x: Tensor, y: Tensor) -> Tensor:
