@@ -39,6 +39,7 @@ EQUAL_PASSES = {
     "ours-16": "our rectangle, 16 % of the sign",
     "art-16": "ART 1.20.1, 16 %, at the same place",
     "bars-8": "our bars, 8.3 % of the sign",
+    "ours-8": "our rectangle, 8.3 %",
     "art-8": "ART 1.20.1, 8.3 %, where our rectangle lies",
 }
 """Bundles of strength.py, seed 0, in equal_passes/: as many passes each, about 25,600."""
