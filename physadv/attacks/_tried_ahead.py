@@ -3,7 +3,8 @@
 A random search asks for one image of each sample at a time. Of few samples that is a small batch,
 which takes as long as a larger one. So the next proposals are tried together, all from the same
 point: up to the first that is kept the search went as it would have one by one, and what came after
-it is tried again from the new point. The result is the same, for more passes.
+it is tried again from the new point. The result is the same, for more passes; queries are counted
+as one by one, so that they do not depend on how many samples share a batch.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class LookAhead:
 @dataclass
 class Points:
     """Best points (n, c, h, w) of the samples searched, their losses (n,), whether they are broken
-    (n,), the images asked about (n,), and the number of proposals kept."""
+    (n,), the queries that one by one takes (n,), and the number of proposals kept."""
 
     images: Tensor
     loss: Tensor
@@ -87,7 +88,7 @@ def try_ahead(
         points.clone(),
         loss.clone(),
         torch.zeros(count, dtype=torch.bool, device=points.device),
-        torch.zeros(count, dtype=torch.long, device=points.device),
+        torch.full((count,), len(proposals), device=points.device),
     )
     start = torch.zeros_like(best.asked)
     due = torch.arange(count, device=points.device)
@@ -108,7 +109,6 @@ def try_ahead(
         row, number_of, trial = torch.cat(rows), torch.cat(numbers), torch.cat(trials)
         logits = model(trial)
         score, broken = goal.pick(row)(logits), criterion.pick(row)(logits)
-        best.asked.index_add_(0, row, torch.ones_like(row))
         better = broken | (score < best.loss[row]) & score.isfinite()
 
         # The first that is better is kept; what follows it was tried from a point left behind.
@@ -118,6 +118,8 @@ def try_ahead(
         best.images[row[kept]] = trial[kept]
         best.loss[row[kept]] = score[kept]
         best.broken[row[kept]] = broken[kept]
+        ends = kept & broken
+        best.asked[row[ends]] = number_of[ends] + 1
         best.kept += int(kept.sum())
         start = (first + 1).masked_fill(best.broken, len(proposals))
         due = (start < len(proposals)).nonzero()[:, 0]

@@ -76,7 +76,8 @@ def square_attack(
             come down to; others are not queried any more, unless it brought them no nearer, so
             that it tells nothing. One query more a number.
         ahead: Number of images that a batch may have of proposals tried ahead, which saves time
-            where few samples are left, and takes more queries than ``queries``; 0 tries one by one.
+            where few samples are left. The model is shown more images then than the result's
+            queries, which count as one by one; 0 tries one by one.
         seed: Seed of every random choice.
 
     Returns:

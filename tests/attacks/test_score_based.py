@@ -264,8 +264,7 @@ def test_square_gives_up_where_a_descent_that_leads_on_ends_far_away() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_proposals_tried_ahead_end_where_one_by_one_does(norm: str) -> None:
-    """Success, points and margins are the same, in fewer passes of the model; what is asked beyond
-    that is counted."""
+    """Success, points, margins and queries are the same, in fewer passes of the model."""
     images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)).double()
     labels = Plane()(images).argmax(1)
     for share in (0.3, 0.9, 1.2):
@@ -279,6 +278,9 @@ def test_proposals_tried_ahead_end_where_one_by_one_does(norm: str) -> None:
         assert torch.equal(one.success, ahead.success[:3])
         torch.testing.assert_close(one.images, ahead.images[:3])
         torch.testing.assert_close(one.loss, ahead.loss[:3])
+        assert one.queries is not None
+        assert ahead.queries is not None
+        assert torch.equal(one.queries, ahead.queries[:3])
         assert models[1].forwards <= models[0].forwards
 
 
