@@ -43,7 +43,7 @@ class LookAhead:
         return max(1, min(self.images // samples, rare, most))
 
     def note(self, kept: float, tried: int) -> None:
-        """Note the share of ``tried`` proposals a sample that was kept."""
+        """Note the share ``kept`` of the last ``tried`` proposals of each sample."""
         weight: float = _SLOWNESS**tried
         self._kept = weight * self._kept + (1 - weight) * kept
 

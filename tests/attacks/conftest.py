@@ -1,6 +1,9 @@
-"""A small conv net, trained in a second on drawn shapes, that attacks are compared on."""
+"""A small conv net, trained in a second on drawn shapes, that attacks are compared on, and a cache
+folder of a test's own."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,3 +71,10 @@ def trained_images() -> Tensor:
 @pytest.fixture(scope="session")
 def trained_labels(trained_net: nn.Module, trained_images: Tensor) -> Tensor:
     return trained_net(trained_images).argmax(1)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test's own, not yet there: what is chosen is kept for no other."""
+    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -31,10 +31,7 @@ from physadv.evaluation.stages import sample_verdicts
 from physadv.threat.constraints import LpBall
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen here is kept for no other test, nor for the user."""
-    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def batch_norms(module: nn.Module) -> int:

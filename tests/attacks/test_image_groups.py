@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,10 +20,7 @@ from physadv.attacks.auto_pgd import apgd
 from physadv.threat.losses import objective_by_name
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen here is kept for no other test, nor for the user."""
-    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class Watched(nn.Module):

@@ -21,13 +21,7 @@ from physadv.attacks._speed_choice import FILE, choice_key, earlier_choice, keep
 from physadv.evaluation.evaluate import prepare_evaluation
 
 NAMES = ("fold",)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of this test's own, not yet there."""
-    monkeypatch.setenv("PHYSADV_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class Counting(nn.Module):
