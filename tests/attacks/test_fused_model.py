@@ -30,7 +30,6 @@ from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
 from physadv.evaluation.stages import sample_verdicts
 from physadv.threat.constraints import LpBall
 
-
 pytestmark = pytest.mark.usefixtures("cache")
 
 

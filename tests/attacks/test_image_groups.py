@@ -19,7 +19,6 @@ from physadv.attacks._image_groups import (
 from physadv.attacks.auto_pgd import apgd
 from physadv.threat.losses import objective_by_name
 
-
 pytestmark = pytest.mark.usefixtures("cache")
 
 
