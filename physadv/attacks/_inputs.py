@@ -20,6 +20,7 @@ from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
 from physadv.core.errors import OptionError
 from physadv.core.findings import warn_of
+from physadv.core.number_checks import check_number
 from physadv.core.tensors import (
     ImagesLike,
     LabelsLike,
@@ -45,12 +46,14 @@ ClassifierLike = _Classifier | str | Path
 _RANGES: dict[str, tuple[float, float, bool]] = {
     **dict.fromkeys(("steps", "restarts", "queries", "probes", "searches"), (1, math.inf, True)),
     **dict.fromkeys(("epochs", "batch", "classes", "refine"), (1, math.inf, True)),
-    **dict.fromkeys(("step_size", "rate", "weight", "clip"), (1e-300, math.inf, False)),
+    **dict.fromkeys(("step_size", "rate", "weight", "clip"), (0, math.inf, False)),
     **dict.fromkeys(("decay", "confidence", "overshoot"), (0, math.inf, False)),
     **dict.fromkeys(("backward", "pull", "shrink"), (0, 1, False)),
-    "share": (1e-300, 1, False),
+    "share": (0, 1, False),
     "seed": (-math.inf, math.inf, True),
 }
+_ABOVE_ZERO = ("step_size", "rate", "weight", "clip", "share")
+"""Options for which 0 itself is out of range."""
 _SPARSE = ("fgsm", "pgd")
 """Attacks that take l_0 beside the other norms."""
 _OWN_NORMS: dict[str, Norm] = {
@@ -176,7 +179,8 @@ def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tens
         raise OptionError(f"keep {settings['keep']!r}", "success or loss", "Choose one of these")
     for name, (low, high, whole) in _RANGES.items():
         if settings.get(name) is not None:
-            _check_number(name, settings[name], low, high, whole)
+            above = name in _ABOVE_ZERO
+            check_number(name, settings[name], low, high, whole=whole, above=above)
     return settings
 
 
@@ -191,20 +195,6 @@ def _open_surrogates(batch: Gate, surrogates: Sequence[GuardedModel]) -> None:
                 f"the model has {batch.model.classes}",
                 "Choose surrogates of the model's own classes",
             )
-
-
-def _check_number(name: str, value: Any, low: float, high: float, whole: bool) -> None:
-    """Raise OptionError unless ``value`` is a finite, where asked a whole number in the range."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not (math.isfinite(number) and low <= number <= high and (not whole or number % 1 == 0)):
-        kind = "a whole number" if whole else "a finite number"
-        lowest = f" of at least {low:g}" if low >= 0 and low not in (1e-300,) else ""
-        lowest = " above 0" if low == 1e-300 else lowest
-        highest = f", at most {high:g}" if math.isfinite(high) else ""
-        raise OptionError(f"{name} {value!r}", f"{kind}{lowest}{highest} is needed", "Correct it")
 
 
 def _norm_of(attack: Callable[..., Any], options: Mapping[str, Any]) -> Norm:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from physadv.attacks._classifier_step import Classifier
 from physadv.core.errors import OptionError
+from physadv.core.number_checks import check_whole
 from physadv.core.random_streams import derive
 from physadv.models.outputs import read_logits
 
@@ -98,7 +99,7 @@ def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> E
         The model in expectation.
 
     Raises:
-        OptionError: ``draws`` is below 1.
+        OptionError: ``draws`` is no whole number of at least 1.
 
     Example:
         >>> import torch
@@ -109,8 +110,7 @@ def expectation_model(model: Classifier, *, draws: int = 16, seed: int = 0) -> E
         >>> pgd(noisy, images, labels, eps=8 / 255, steps=3).images.shape
         torch.Size([2, 3, 4, 4])
     """
-    if draws < 1:
-        raise OptionError(f"{draws} draws", "at least 1", "Raise draws")
+    check_whole(draws=draws)
     return ExpectationModel(model, draws, seed)
 
 

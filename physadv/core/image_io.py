@@ -336,7 +336,7 @@ def srgb_pixels(image: Image.Image, name: str = "image") -> Array:
     with foreign_errors(name, ImageError, "not a readable image"):
         to_srgb = _profile_transform(image, name)
         for rows, band in _banded(image):
-            alpha, plain = _alpha_of(band), _without_alpha(band, name)
+            alpha, plain = _alpha_of(band), without_alpha(band, name)
             if to_srgb is not None:
                 plain = to_srgb.apply(plain)
             pixels[rows, :, :3] = np.asarray(plain.convert("RGB"))
@@ -371,7 +371,7 @@ def _profile_transform(image: Image.Image, name: str) -> ImageCms.ImageCmsTransf
     profile = image.info.get("icc_profile")
     if not profile:
         return None
-    mode = _without_alpha(image.crop((0, 0, 1, 1)), name).mode
+    mode = without_alpha(image.crop((0, 0, 1, 1)), name).mode
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
@@ -391,8 +391,22 @@ def _alpha_of(image: Image.Image) -> Image.Image | None:
     return image.convert("RGBA").getchannel("A")
 
 
-def _without_alpha(image: Image.Image, name: str) -> Image.Image:
-    """Return the colors of an image at 8 bits a channel, of mode L, RGB or CMYK."""
+def without_alpha(image: Image.Image, name: str) -> Image.Image:
+    """Return the colors of an image at 8 bits a channel, of mode L, RGB or CMYK.
+
+    Pillow's own conversion takes 16 bits for white from 255 on.
+
+    Args:
+        image: Image of any mode.
+        name: Name of the image in errors.
+
+    Raises:
+        ImageError: It has floating point or 32-bit pixels.
+
+    Example:
+        >>> without_alpha(Image.new("I;16", (1, 1), 257 * 7), "image").getpixel((0, 0))
+        7
+    """
     if image.mode in {"I;16", "I;16B", "I;16L", "I;16N", "I"}:
         values = np.asarray(image).astype(np.int32)
         if values.min() < 0 or values.max() > 65535:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from physadv.core.number_checks import check_whole
+
 
 def derive(seed: int, *path: str | int) -> int:
     """Return the 63-bit seed of the stream named by ``path`` under ``seed``."""
@@ -35,13 +37,17 @@ def drawn_positions(count: int, limit: int | None, seed: int) -> npt.NDArray[np.
 
     Args:
         count: Number of items.
-        limit: Number to draw; None, or no fewer than ``count``, for all.
+        limit: Number to draw, at least 1; None, or no fewer than ``count``, for all.
         seed: Seed of the draw.
+
+    Raises:
+        OptionError: ``limit`` is no whole number of at least 1.
 
     Example:
         >>> drawn_positions(100, 3, seed=0).size, drawn_positions(3, None, seed=0).tolist()
         (3, [0, 1, 2])
     """
+    check_whole(limit=limit)
     order = numpy_generator(seed, "limit").permutation(count)
     return np.sort(order[:limit])
 

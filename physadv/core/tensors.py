@@ -13,11 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from physadv.core.errors import ImageError, OptionError
+from physadv.core.image_io import without_alpha
 
 ImagesLike = Tensor | npt.NDArray[Any] | Image.Image | Sequence[Image.Image]
 """Images (b, ...) as a tensor, an array or PIL images: floats in [0, 1], or 8 bit where stated."""
 LabelsLike = Tensor | npt.NDArray[Any] | Sequence[int]
 """One class number an image, (b,): a tensor, an array or a sequence of ints."""
+_GRAY_MODES = ("L", "1", "I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Modes of PIL images without colors."""
 
 
 def as_float_images(images: ImagesLike, device: torch.device | str | None = None) -> Tensor:
@@ -27,7 +30,8 @@ def as_float_images(images: ImagesLike, device: torch.device | str | None = None
     PIL image or several of one size become floats in [0, 1] with their channels first.
 
     Raises:
-        ImageError: ``images`` is neither a tensor nor an array of numbers.
+        ImageError: ``images`` is neither a tensor nor an array of numbers, or a PIL image has
+            floating point or 32-bit pixels.
 
     Example:
         >>> as_float_images(np.zeros((2, 3, 8, 8))).dtype
@@ -88,10 +92,10 @@ def _stacked(pictures: Sequence[Image.Image]) -> Tensor:
     sizes = {picture.size for picture in pictures}
     if len(sizes) > 1:
         raise ImageError(f"PIL images of {len(sizes)} sizes", "One size is needed", "Resize them")
-    gray = all(picture.mode in ("L", "1") for picture in pictures)
-    planes = [np.asarray(p.convert("L" if gray else "RGB")) for p in pictures]
+    mode = "L" if all(picture.mode in _GRAY_MODES for picture in pictures) else "RGB"
+    planes = [np.asarray(without_alpha(p, "a PIL image").convert(mode)) for p in pictures]
     stack = torch.from_numpy(np.stack(planes)).float() / 255
-    return stack[:, None] if gray else stack.movedim(-1, 1).contiguous()
+    return stack[:, None] if mode == "L" else stack.movedim(-1, 1).contiguous()
 
 
 def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = None) -> Tensor:
@@ -120,12 +124,31 @@ def as_class_numbers(labels: LabelsLike, device: torch.device | str | None = Non
     return torch.from_numpy(array.astype(np.int64)).to(device)
 
 
+def channels_come_last(shape: Sequence[int], *, is_tensor: bool) -> bool:
+    """Return whether a picture of this shape has its channels last, as arrays have.
+
+    Args:
+        shape: Sizes (h, w, c) or (c, h, w).
+        is_tensor: Whether a tensor of torch holds it, which has its channels first unless the sizes
+            speak against it: four or fewer at its begin may be channels, as of tables with sides of
+            1.
+
+    Example:
+        >>> [channels_come_last(s, is_tensor=True) for s in ((8, 8, 3), (3, 8, 8), (2, 8, 3))]
+        [True, False, False]
+    """
+    if len(shape) != 3 or shape[2] not in (1, 3) or shape[0] in (1, 3):
+        return False
+    return not is_tensor or min(shape[:2]) > 4
+
+
 def as_unit_images(images: ImagesLike) -> Tensor:
     """Return pictures as (b, c, h, w) floats in [0, 1]: 8 bit is divided by 255, numpy's channels
     last come first.
 
     Args:
-        images: (b, c, h, w) or (b, h, w, c) or (b, h, w), floats in [0, 1] or uint8.
+        images: (b, c, h, w) or (b, h, w, c) or (b, h, w), floats in [0, 1] or uint8. Of a tensor,
+            channels last are known by sides over 4 before them.
 
     Returns:
         A float tensor (b, c, h, w).
@@ -137,7 +160,7 @@ def as_unit_images(images: ImagesLike) -> Tensor:
         >>> as_unit_images(np.full((2, 8, 8, 3), 255, np.uint8)).shape
         torch.Size([2, 3, 8, 8])
     """
-    pictures = as_float_images(images)
+    pictures = as_float_images(images).detach()
     pictures = pictures[:, None] if pictures.ndim == 3 else pictures
     if pictures.ndim != 4:
         raise ImageError(
@@ -145,7 +168,7 @@ def as_unit_images(images: ImagesLike) -> Tensor:
             "(b, c, h, w) or (b, h, w, c) is needed",
             "stack single images along a first axis",
         )
-    if pictures.shape[-1] in (1, 3) and pictures.shape[1] not in (1, 3):
+    if channels_come_last(pictures.shape[1:], is_tensor=isinstance(images, Tensor)):
         pictures = pictures.movedim(-1, 1).contiguous()
 
     if pictures.dtype == torch.uint8:

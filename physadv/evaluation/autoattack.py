@@ -110,7 +110,7 @@ class AutoAttack:
         """Attack images, each attack on what those before did not break.
 
         Args:
-            x_orig: Images (n, c, h, w) in [0, 1].
+            x_orig: Images (n, c, h, w) in [0, 1], or uint8, which is divided by 255.
             y_orig: True classes (n,).
             bs: Images at a time.
             return_labels: Return the predicted classes, too.
@@ -118,8 +118,8 @@ class AutoAttack:
                 run that goes on, only the adversarial images of its last part are returned.
 
         Returns:
-            The images (n, c, h, w), adversarial where an attack succeeded; with ``return_labels``
-            also the classes (n,) that the model predicts for them.
+            The images (n, c, h, w) in [0, 1], adversarial where an attack succeeded; with
+            ``return_labels`` also the classes (n,) that the model predicts for them.
 
         Raises:
             ImageError: Images outside [0, 1].
@@ -148,7 +148,7 @@ class AutoAttack:
         }
 
     def _stages(self) -> list[AttackStage]:
-        if self.version == "standard":
+        if self.version == "standard" and not self.attacks_to_run:
             return standard_stages(self.norm)
         return [self._stage(name) for name in self.attacks_to_run]
 
@@ -166,7 +166,10 @@ class AutoAttack:
     ) -> Tensor | tuple[Tensor, Tensor]:
         task = self._task(stages, images, labels, batch_size)
         evaluation = task.start(None if state_path is None else Path(state_path))
-        adversarial, own_keep = images.detach().clone(), evaluation.keep
+        own_keep = evaluation.keep
+        # As they were read: 8-bit images cannot hold what is found.
+        home = images.device if isinstance(images, Tensor) else None
+        adversarial = task.samples.images(range(len(task.samples))).to(home, copy=True)
 
         def keep(positions: Sequence[int], clean: Tensor, broken: Tensor) -> None:
             adversarial[list(positions)] = broken.to(adversarial)
@@ -182,7 +185,8 @@ class AutoAttack:
             write_text(self.log_path, f"{self.result}\n")
         if not return_labels:
             return adversarial
-        return adversarial, _predicted(task.model, adversarial, batch_size).to(labels)
+        predicted = _predicted(task.model, adversarial, batch_size)
+        return adversarial, predicted.to(labels) if isinstance(labels, Tensor) else predicted
 
     def _task(
         self, stages: Sequence[AttackStage], images: Tensor, labels: Tensor, batch_size: int

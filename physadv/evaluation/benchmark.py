@@ -12,6 +12,7 @@ from torch import nn
 
 from physadv.core.errors import DataError, OptionError
 from physadv.core.image_io import Array, to_tensor
+from physadv.core.number_checks import check_whole
 from physadv.core.random_streams import drawn_positions
 from physadv.core.text import read_text
 from physadv.core.wording import count_noun
@@ -175,8 +176,7 @@ def _chosen_images(
     if preprocessing is not None and preprocessing not in PREPROCESSINGS:
         known = ", ".join(PREPROCESSINGS)
         raise OptionError(f"preprocessing {preprocessing!r}", known, "Choose one of these")
-    if images is not None and images < 1:
-        raise OptionError(count_noun(images, "image"), "at least 1", "Raise images")
+    check_whole(images=images)
 
     if isinstance(data, str) and data.lower().replace("-", "") in PROTOCOLS:
         name = data.lower().replace("-", "")

@@ -16,9 +16,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from physadv.core.errors import DataError
-from physadv.core.random_streams import numpy_generator
+from physadv.core.number_checks import check_whole
+from physadv.core.random_streams import drawn_positions
 from physadv.core.reading import foreign_errors
-from physadv.core.tensors import as_class_numbers, as_float_images, as_unit_images
+from physadv.core.tensors import (
+    as_class_numbers,
+    as_float_images,
+    as_unit_images,
+    channels_come_last,
+)
 from physadv.core.wording import count_noun
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
@@ -185,8 +191,8 @@ def open_samples(
             they are, uint8 is divided by 255.
         card: the model's card, whose class names and input size decide how files are read.
         split: the part of a data set of files, "train", "test" or None for all of it.
-        limit: draw so many images at random, the same for the same seed; a loader or an iterable
-            data set gives its first ones instead. None takes all.
+        limit: draw so many images at random, at least 1, the same for the same seed; a loader or an
+            iterable data set gives its first ones instead. None takes all.
         seed: decides the choice.
         labels: the model's classes by class of the data, "in-order", or None to match them by name;
             for data that name their classes, as files and torchvision's data sets do.
@@ -199,6 +205,7 @@ def open_samples(
     Raises:
         DataError: the data are empty, of another form, or of classes the model does not have.
         ImageError: images outside [0, 1] or of the wrong shape.
+        OptionError: ``limit`` is no whole number of at least 1.
 
     Example:
         >>> card = ModelCard("mine")
@@ -206,6 +213,7 @@ def open_samples(
         >>> len(chosen), chosen.size, chosen.channels
         (3, (8, 8), 3)
     """
+    check_whole(limit=limit)
     if isinstance(data, str | Path):
         data = read_dataset(data, split=split)
     if isinstance(data, ImageDataset):
@@ -217,7 +225,7 @@ def open_samples(
     with torch.random.fork_rng(devices=[]):
         if isinstance(data, tuple | list) and len(data) == 2:
             count = len(data[0])
-            indices = _draw(count, limit, seed)
+            indices = drawn_positions(count, limit, seed).tolist()
             images, truth = as_unit_images(data[0]), as_class_numbers(data[1])
             _check_pair(images, truth)
             images, truth = images[indices], truth[indices]
@@ -225,7 +233,7 @@ def open_samples(
             images, truth = _concatenate(data, limit)
             indices = list(range(len(images)))
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-            indices = _draw(len(data), limit, seed)
+            indices = drawn_positions(len(data), limit, seed).tolist()
             images, truth = _concatenate((_batch_of_one(data[i]) for i in indices), None)
         elif isinstance(data, Iterable):
             images, truth = _concatenate(_batches(data, limit), limit)
@@ -270,12 +278,6 @@ def _match_named(data: Any, labels: Tensor, card: ModelCard, given: LabelMap) ->
     return match_classes(names, card.classes, model=card.name, labels=given, needed=needed)
 
 
-def _draw(count: int, limit: int | None, seed: int) -> list[int]:
-    """The chosen numbers out of ``count``, ascending, by the stream that files are chosen by."""
-    order = numpy_generator(seed, "limit").permutation(count)
-    return [int(i) for i in np.sort(order if limit is None else order[:limit])]
-
-
 def _batch_of_one(item: Any) -> tuple[Any, Any]:
     image, label = _pair_of(item)
     if isinstance(label, str):
@@ -287,8 +289,9 @@ def _batch_of_one(item: Any) -> tuple[Any, Any]:
     else:
         with foreign_errors("an image of the data set", DataError, "is no array of numbers"):
             picture = torch.from_numpy(np.array(image))
-    if picture.ndim == 3 and picture.shape[-1] in (1, 3) and picture.shape[0] not in (1, 3):
-        picture = picture.movedim(-1, 0)  # an array has its channels last
+    # PIL's images are tensors by now, with their channels first.
+    if channels_come_last(picture.shape, is_tensor=isinstance(image, Tensor | Image.Image)):
+        picture = picture.movedim(-1, 0)
     return picture[None], as_class_numbers(label).reshape(-1)
 
 

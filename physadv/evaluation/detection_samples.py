@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from physadv.core.errors import DataError
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import drawn_positions
+from physadv.core.tensors import as_float_images, channels_come_last
 from physadv.core.wording import count_noun
 from physadv.datasets.class_matching import LabelMap, match_classes
 from physadv.datasets.detection import (
@@ -157,20 +159,32 @@ def _item(item: Any, number: int) -> tuple[Any, Any, Any]:
             'It is no (image, {"boxes": ..., "labels": ...})',
             "Return both, boxes as x0, y0, x1, y1 in px",
         ) from fault
-    picture = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    picture = _picture(image, number)
+    pixels = picture.expand(3, -1, -1).movedim(0, -1).contiguous().cpu().numpy()
+    return pixels, _as_array(boxes, np.float32), _as_array(labels, np.int64)
+
+
+def _picture(image: Any, number: int) -> Tensor:
+    """The image of an item as (1 or 3, h, w) uint8."""
+    if isinstance(image, Image.Image):
+        picture = as_float_images(image)[0]
+    else:
+        picture = image.detach() if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     if picture.ndim == 2:
         picture = picture[None]
-    if picture.ndim == 3 and picture.shape[-1] in (1, 3) and picture.shape[0] not in (1, 3):
+    if channels_come_last(picture.shape, is_tensor=isinstance(image, Tensor | Image.Image)):
         picture = picture.movedim(-1, 0)
     if picture.ndim != 3 or picture.shape[0] not in (1, 3):
         shape = tuple(picture.shape)
         raise DataError(f"item {number}: image {shape}", "3 channels are needed", "Convert it")
-    if picture.is_floating_point():
-        if picture.min() < 0 or picture.max() > 1:
-            raise DataError(f"item {number}", "Its image lies outside of [0, 1]", "Divide by 255")
-        picture = picture.mul(255).round().to(torch.uint8)
-    pixels = picture.expand(3, -1, -1).movedim(0, -1).contiguous().cpu().numpy()
-    return pixels, _as_array(boxes, np.float32), _as_array(labels, np.int64)
+    if picture.dtype == torch.uint8:
+        return picture
+    if not picture.is_floating_point():
+        kind = f"item {number}: image of {picture.dtype}"
+        raise DataError(kind, "Floats in [0, 1] or uint8 are needed", "Convert it")
+    if not (picture.min() >= 0 and picture.max() <= 1):  # false for NaN as well
+        raise DataError(f"item {number}", "Its image lies outside of [0, 1]", "Divide by 255")
+    return picture.mul(255).round().to(torch.uint8)
 
 
 def _as_array(values: Any, kind: Any) -> Any:

@@ -25,6 +25,7 @@ from physadv.attacks.detection import GOALS, DetectorGoal, DetectorMargin
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.findings import FindingWarning
 from physadv.core.lights import worst_light
+from physadv.core.number_checks import check_number, check_whole
 from physadv.core.rows import Row
 from physadv.core.types import Detections
 from physadv.core.wording import count_noun, format_percent
@@ -534,6 +535,9 @@ def prepare_detector_evaluation(
         OptionError: A setting is out of range.
     """
     ball = ball_of(threat, eight_bit=eight_bit)
+    check_whole(limit=limit, steps=steps, restarts=restarts)
+    check_number("seed", seed, whole=True)
+    goals = (goals,) if isinstance(goals, str) else goals
     chosen = tuple(goal for goal in GOALS if goal in goals)
     if not chosen or len(chosen) < len(goals):
         raise OptionError(f"goals {', '.join(goals)}", f"Any of {', '.join(GOALS)}", "Choose some")

@@ -23,6 +23,7 @@ from physadv.core.findings import FindingWarning
 from physadv.core.lights import Light, worst_light
 from physadv.core.names import plain_name
 from physadv.core.notebook_html import result_html
+from physadv.core.number_checks import check_number, check_whole
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row
 from physadv.core.shards import WHOLE, Shard
@@ -396,11 +397,15 @@ def prepare_evaluation(
     ball = ball_of(threat, eight_bit=eight_bit, sparse=True)
     if speed not in _SPEEDS:
         raise OptionError(f"speed {speed!r}", ", ".join(_SPEEDS), "choose one of these")
+    check_whole(batch_size=batch_size, limit=limit, steps=steps, restarts=restarts)
+    check_whole(0, eot_draws=eot_draws)
+    check_number("seed", seed, whole=True)
+    if isinstance(surrogates, str | nn.Module):
+        surrogates = (surrogates,)
     loaded = load_subject(model, "classify", weights, device, model_settings or {})
 
-    settings = AttackSettings(
-        steps, restarts, loss, tuple(_load_surrogate(s, device, loaded) for s in surrogates)
-    )
+    others = tuple(_load_surrogate(s, device, loaded) for s in surrogates)
+    settings = AttackSettings(steps, restarts, loss, others)
     plan = _plan_of(attack, ball, settings, targeted=targeted or target is not None)
     samples = open_samples(
         data,
@@ -411,9 +416,10 @@ def prepare_evaluation(
         labels=labels,
         count_classes=lambda images: count_classes(loaded, images),
     )
-    if target is not None:
-        samples = samples.without(loaded.card.class_index(target))
-    _check_label_range(loaded, samples)
+    wanted = None if target is None else loaded.card.class_index(target)
+    if wanted is not None:
+        samples = samples.without(wanted)
+    _check_class_numbers(loaded, others, samples, wanted)
     pixels = samples.size[0] * samples.size[1]
     check_radius(ball.eps, ball.norm, samples.channels * pixels, samples.channels)
 
@@ -502,18 +508,30 @@ def curve_radii(curve: str | Sequence[float], norm: NormLike, eps: float) -> tup
     return tuple(sorted({radius for radius in radii if 0 < radius <= largest and radius != eps}))
 
 
-@torch.no_grad()
-def _check_label_range(model: LoadedModel, samples: SampleSource) -> None:
-    """Refuse labels that the model has no logit for. A model without a card says so only now."""
+def _check_class_numbers(
+    model: LoadedModel, surrogates: Sequence[LoadedModel], samples: SampleSource, target: int | None
+) -> None:
+    """Refuse a label or a target that the model has no logit for, and surrogates of another number
+    of classes. A model without a card says so only now."""
     if not len(samples):
         return
-    classes, highest = count_classes(model, samples.images([0])), max(samples.labels)
+    image = samples.images([0])
+    classes, highest = count_classes(model, image), max(samples.labels)
+    own = f"{model.card.name} has {count_noun(classes, 'class')}"
     if highest >= classes:
         raise DataError(
-            f"Label {highest}",
-            f"{model.card.name} has {count_noun(classes, 'class')}, numbered from 0",
-            "Number the classes as the model does",
+            f"Label {highest}", f"{own}, numbered from 0", "Number the classes as the model does"
         )
+    if target is not None and target >= classes:
+        raise OptionError(f"target {target}", f"{own}, numbered from 0", "Choose one of these")
+    for surrogate in surrogates:
+        others = count_classes(surrogate, image)
+        if others != classes:
+            raise OptionError(
+                f"surrogate {surrogate.card.name!r} of {count_noun(others, 'class')}",
+                own,
+                "Choose one trained alike",
+            )
 
 
 def _load_surrogate(

@@ -15,6 +15,7 @@ from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
+from physadv.models.loading import pick_device
 from physadv.threat.constraints import LpBall
 from physadv.threat.parsing import NormLike, parse_norm, parse_threat
 
@@ -82,7 +83,7 @@ def load_subject(
         )
     else:
         loaded = as_model(model)
-        loaded = loaded if device is None else loaded.to(device)
+        loaded = loaded if device is None else loaded.to(pick_device(device))
     if loaded.card.task != task:
         raise ModelError(f"model {loaded.card.name!r}", *_OTHER_TASK[task])
     return loaded

@@ -22,12 +22,19 @@ def failure_of(model: Model, images: Tensor, error: BaseException) -> ModelError
         error: What it raised.
 
     Returns:
-        The error to raise: it names the number format of weights that are not float32, and
-        otherwise the reason in the model's own words.
+        The error to raise: it names the number format of weights or images that are not float32
+        where that is the reason, and otherwise the reason in the model's own words.
     """
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    kinds = {p.dtype for p in parameters if p.is_floating_point()} - {torch.float32}
-    if kinds and images.dtype == torch.float32:
+    weights = {p.dtype for p in parameters if p.is_floating_point()}
+    kinds, about_types = weights - {torch.float32}, "type" in str(error)
+    if weights == {torch.float32} and images.dtype != torch.float32 and about_types:
+        return ModelError(
+            f"images of {str(images.dtype).removeprefix('torch.')}",
+            "the model has float32 weights",
+            "Convert the images: images.float()",
+        )
+    if kinds and (images.dtype == torch.float32 or about_types):
         names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         return ModelError(
             f"the model has {names} weights",

@@ -170,7 +170,7 @@ def parse_threat(
         Norm and radius.
 
     Raises:
-        OptionError: ``threat`` has no colon, or its norm or radius cannot be read.
+        OptionError: ``threat`` is no pair and has no colon, or its norm or radius cannot be read.
 
     Example:
         >>> parse_threat("L2:0.5"), parse_threat(("inf", "51/255"))
@@ -183,6 +183,10 @@ def parse_threat(
                 f"threat {threat!r}", "a norm, a colon and a radius are needed", "Write linf:8/255"
             )
         threat = (head, tail)
+    if not isinstance(threat, tuple | list) or len(threat) != 2:
+        raise OptionError(
+            f"threat {threat!r}", "a norm and a radius are needed", "Write 'linf:8/255'"
+        )
     norm = parse_norm(threat[0], sparse=sparse)
     return norm, parse_eps(threat[1], norm)
 

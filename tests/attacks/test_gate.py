@@ -216,7 +216,7 @@ FAULTS: dict[str, tuple[str, Callable[[Tensor, Tensor], dict[str, Any]]]] = {
     "NaN in an image": ("nan", lambda x, y: {"images": x.masked_fill(x > 0.9, torch.nan)}),
     "channels last": ("movedim", lambda x, y: {"images": x.movedim(1, -1)}),
     "no batch axis": ("fails", lambda x, y: {"images": x[0], "labels": y[:3]}),
-    "half images": ("dtype|Half", lambda x, y: {"images": x.half()}),
+    "half images": ("float16|dtype|Half", lambda x, y: {"images": x.half()}),
     "other size": ("fails", lambda x, y: {"images": x[..., :4]}),
     "eps of 8": ("8/255", lambda x, y: {"eps": 8}),
     "eps of '8'": ("8/255", lambda x, y: {"eps": "8"}),

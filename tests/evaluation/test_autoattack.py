@@ -58,6 +58,34 @@ def test_labels_state_and_log(tmp_path: Path) -> None:
     assert "robust accuracy" in log.read_text()
 
 
+def test_images_of_every_form_come_back_as_floats() -> None:
+    """8-bit images are not rounded down to black, and labels may be a list or an array."""
+    model = Linear(3, dtype=torch.float32)
+    images, _ = data(model, 6)
+    pictures = images.mul(255).round().byte()
+    labels = model(pictures / 255).argmax(1)
+    adversary = physadv.AutoAttack(model, eps=0.1, version="custom", attacks_to_run=["apgd-ce"])
+    whole = adversary.run_standard_evaluation(pictures / 255, labels)
+    assert isinstance(whole, Tensor)
+    for given, truth in ((pictures, labels.tolist()), (pictures.numpy(), labels.numpy())):
+        pair = adversary.run_standard_evaluation(given, truth, return_labels=True)
+        assert torch.equal(pair[0], whole)
+        assert torch.equal(pair[1], model(whole).argmax(1))
+    last = adversary.run_standard_evaluation(pictures.movedim(1, -1).numpy(), labels)
+    assert isinstance(last, Tensor)
+    assert torch.equal(last, whole)
+
+
+def test_attacks_named_later_are_those_that_run() -> None:
+    """Code for the package sets ``attacks_to_run`` of a made adversary."""
+    model = Linear(3, dtype=torch.float32)
+    adversary = physadv.AutoAttack(model, eps=0.05)
+    adversary.attacks_to_run = ["apgd-ce"]
+    adversary.run_standard_evaluation(*data(model, 4))
+    assert adversary.result is not None
+    assert list(adversary.result.broken_by) == ["apgd-ce"]
+
+
 def test_each_attack_alone() -> None:
     """The individual evaluation returns images by the name of the attack."""
     model = Linear(3, dtype=torch.float32)

@@ -291,3 +291,27 @@ def test_a_run_under_another_reading_of_the_model_is_another_run(tmp_path: Path)
     attack()
     with pytest.raises(OptionError, match="model_settings"):
         attack(bgr=True)
+
+
+def test_pictures_of_items_are_read_by_what_they_are() -> None:
+    """Palettes are colors and not their numbers, 16 bits are not white; other numbers are
+    refused."""
+    boxes = {"boxes": np.array([[0, 0, 8, 8]], np.float32), "labels": np.array([0])}
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[:8, :8, 0] = 220
+    deep = np.where(red[..., 0] > 0, 220 * 257, 0).astype(np.uint16)
+    for picture in (Image.fromarray(red), Image.fromarray(red).quantize(), Image.fromarray(deep)):
+        result = evaluate_detector(
+            detector(), [(picture, boxes)], "linf:0", attack="pgd", goals=["hide"]
+        )
+        assert result.clean.recall.rate == 1
+    for image in (red.astype(np.int64), np.full((16, 16, 3), np.nan, np.float32)):
+        with pytest.raises(DataError, match="item 0"):
+            evaluate_detector(detector(), [(image, boxes)], "linf:0", attack="pgd")
+
+
+@pytest.mark.parametrize("settings", [{"limit": -1}, {"limit": 0}, {"steps": 0}, {"seed": 0.5}])
+def test_numbers_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    """A limit below 1 takes no other images."""
+    with pytest.raises(OptionError, match="is needed"):
+        evaluate_detector(detector(), scenes(2), "linf:0.1", **settings)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from physadv.attacks import pgd
 from physadv.core.errors import DataError, ImageError, ModelError, OptionError
 from physadv.core.random_streams import generator
+from physadv.core.tensors import as_float_images
 from physadv.evaluation.evaluate import curve_radii, evaluate, prepare_evaluation
 from physadv.models.load import as_model
 
@@ -255,6 +256,82 @@ def test_unusable_settings_are_refused(net: nn.Sequential, labels: Tensor) -> No
             evaluate(net, data, **settings)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="threat"):
         evaluate(net, data, "8/255")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 0},
+        {"batch_size": 2.5},
+        {"batch_size": True},
+        {"limit": 0},
+        {"limit": -2},
+        {"steps": 0},
+        {"restarts": 0.5},
+        {"eot_draws": -1},
+        {"eot_draws": 1.5},
+        {"seed": "one"},
+        {"seed": 0.5},
+        {"target": 4},
+        {"surrogates": nn.Sequential(nn.Flatten(), nn.Linear(192, 5))},
+        {"threat": None},
+        {"threat": 8 / 255},
+        {"threat": ("linf",)},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_one_error(
+    net: nn.Sequential, labels: Tensor, settings: dict[str, Any]
+) -> None:
+    """Counts below 1, fractions, seeds and threats of another form, targets and surrogates of
+    classes that the model does not have: none is taken for something else."""
+    with pytest.raises(OptionError):
+        evaluate(net, (eight_bit_images() / 255, labels), **{"attack": "pgd", **settings})
+
+
+def test_a_device_that_is_not_here_is_one_error(net: nn.Sequential, labels: Tensor) -> None:
+    """As of a model by name."""
+    with pytest.raises(ModelError, match="device nowhere"):
+        evaluate(net, (eight_bit_images() / 255, labels), device="nowhere")
+
+
+@pytest.mark.parametrize("channels", [2, 10])
+def test_a_tensor_of_narrow_images_keeps_its_axes(channels: int) -> None:
+    """(b, 2, 8, 3) are two channels of 8x3 px, not three of 2x8; a list of such pairs alike."""
+    images = torch.rand(6, channels, 4, 3, generator=generator(0, "narrow"))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 12, 3))
+    with torch.no_grad():
+        truth = model(images).argmax(1)
+    for data in ((images, truth), TensorDataset(images, truth)):
+        assert evaluate(model, data, attack="fgsm").clean_accuracy.rate == 1
+
+
+def test_pictures_of_16_bits_are_read_as_such() -> None:
+    """Pillow's own conversion makes white of every value over 255."""
+    values = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    pixels = as_float_images(Image.fromarray(values))
+    assert pixels.shape == (1, 1, 8, 8)
+    assert (pixels[0, 0] - torch.from_numpy(values / 65535)).abs().max() <= 0.5 / 255
+    with pytest.raises(ImageError, match="floating point"):
+        as_float_images(Image.fromarray(values.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "given", "words"),
+    [
+        (torch.float32, torch.float64, "images of float64"),
+        (torch.float16, torch.float16, "float16 weights"),
+        (torch.float64, torch.float32, "float64 weights"),
+    ],
+)
+def test_number_formats_that_do_not_agree_are_told(
+    weights: torch.dtype, given: torch.dtype, words: str
+) -> None:
+    """The remedy is a conversion, not another size."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).to(weights)
+    data = (torch.full((2, 3, 4, 4), 0.5, dtype=given), [0, 1])
+    with pytest.raises(ModelError, match=words):
+        evaluate(model, data, attack="fgsm")
 
 
 def test_radii_of_a_curve() -> None:
