@@ -18,7 +18,7 @@ from physadv.attacks._fused_model import FusedModel
 from physadv.attacks._gate import Gate, Limits, gate
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.attack_result import AttackResult
-from physadv.core.errors import OptionError
+from physadv.core.errors import ImageError, OptionError
 from physadv.core.findings import warn_of
 from physadv.core.number_checks import check_number
 from physadv.core.tensors import (
@@ -50,10 +50,15 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     **dict.fromkeys(("decay", "confidence", "overshoot"), (0, math.inf, False)),
     **dict.fromkeys(("backward", "pull", "shrink"), (0, 1, False)),
     "share": (0, 1, False),
+    "levels": (1, math.inf, True),
+    "pixels": (1, math.inf, True),
+    "ahead": (0, math.inf, True),
     "seed": (-math.inf, math.inf, True),
 }
 _ABOVE_ZERO = ("step_size", "rate", "weight", "clip", "share")
 """Options for which 0 itself is out of range."""
+_NEEDED = ("eps", "pixels")
+"""Options for which some attacks have no default."""
 _SPARSE = ("fgsm", "pgd")
 """Attacks that take l_0 beside the other norms."""
 _OWN_NORMS: dict[str, Norm] = {
@@ -105,9 +110,11 @@ def open_inputs(
         truth = as_class_numbers(labels, pixels.device)
         settings = _parsed(attack, options, pixels)
         limits = _limits(attack, settings)
+        channels, size = pixels.shape[1] if pixels.ndim > 2 else 1, pixels.shape[1:].numel()
         if limits.eps is not None:
-            channels = pixels.shape[1] if pixels.ndim > 2 else 1
-            check_radius(limits.eps, limits.norm, pixels.shape[1:].numel(), channels)
+            check_radius(limits.eps, limits.norm, size, channels)
+        if limits.pixels is not None:
+            check_radius(limits.pixels, "l0", size, channels)
 
         if limits.eps == 0:
             settings.update(_fewest_steps(attack))
@@ -162,6 +169,9 @@ def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tens
     if "norm" in settings:
         sparse = getattr(attack, "__name__", "") in _SPARSE
         settings["norm"] = parse_norm(settings["norm"], sparse=sparse)
+    for name in _NEEDED:
+        if settings.get(name, _NEEDED) is None and name in _without_default(attack):
+            raise OptionError(f"{name} None", "it has no default", "State one")
     if settings.get("eps") is not None:
         settings["eps"] = parse_eps(settings["eps"], _norm_of(attack, settings))
     if settings.get("targets") is not None:
@@ -170,11 +180,13 @@ def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tens
         settings["surrogates"] = tuple(
             guarded(resolve_classifier(net)) for net in settings["surrogates"]
         )
-    index = settings.get("index")
-    if index is not None and tuple(index.shape) != (len(images),):
-        raise OptionError(
-            f"index of shape {tuple(index.shape)}", f"({len(images)},)", "Give a number an image"
-        )
+    if settings.get("index") is not None:
+        index = settings["index"] = as_class_numbers(settings["index"], images.device)
+        shape = tuple(index.shape)
+        if shape != (len(images),):
+            raise OptionError(f"index of shape {shape}", f"({len(images)},)", "Give one an image")
+    if settings.get("starts") is not None:
+        settings["starts"] = _checked_starts(settings["starts"], images)
     if settings.get("keep", "loss") not in ("success", "loss"):
         raise OptionError(f"keep {settings['keep']!r}", "success or loss", "Choose one of these")
     for name, (low, high, whole) in _RANGES.items():
@@ -182,6 +194,26 @@ def _parsed(attack: Callable[..., Any], options: Mapping[str, Any], images: Tens
             above = name in _ABOVE_ZERO
             check_number(name, settings[name], low, high, whole=whole, above=above)
     return settings
+
+
+def _without_default(attack: Callable[..., Any]) -> list[str]:
+    """Return the options that an attack must be given."""
+    known = inspect.signature(attack).parameters.values()
+    return [parameter.name for parameter in known if parameter.default is parameter.empty]
+
+
+def _checked_starts(starts: Any, images: Tensor) -> Tensor:
+    """Return ``starts`` as a tensor (b, c, h, w) beside the images. Raises OptionError for another
+    shape, and ImageError outside [0, 1]."""
+    points = as_float_images(starts, images.device)
+    if points.shape != images.shape:
+        raise OptionError(
+            f"starts of shape {tuple(points.shape)}", f"{tuple(images.shape)}", "Give one an image"
+        )
+    low, high = (float(x) for x in points.aminmax()) if points.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):  # false for NaN as well
+        raise ImageError(f"starts in [{low:.3g}, {high:.3g}]", "[0, 1]", "Start from images")
+    return points.detach()
 
 
 def _open_surrogates(batch: Gate, surrogates: Sequence[GuardedModel]) -> None:

@@ -22,6 +22,9 @@ from physadv.core.random_streams import generator
 from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.norms import Norm, lp_distance, parse_norm, step_toward
 
+_STARTS = 50
+"""Images of noise that are tried for a start."""
+
 
 @dataclass
 class DecisionOracle:
@@ -133,7 +136,7 @@ class _Rays:
 
     def run(self, eps: float) -> None:
         """Try the whole direction, then flip halves, quarters, ever finer blocks, and repeat."""
-        size = self.images[0].numel()
+        size = self.images.shape[1:].numel()
         self._try(self.signs[self.alive(eps)], self.alive(eps), eps)
 
         blocks, index = 1, 0
@@ -318,13 +321,18 @@ class BoundaryWalk:
             adversarial = self.oracle(given, rows)
             self._to_boundary(given[adversarial], rows[adversarial])
             rows = rows[~adversarial]
-        for _ in range(50 if len(rows) else 0):
+        # How many draws the batch takes here must not change what its samples get later.
+        state = None if starts is None else self.source.get_state()
+        for _ in range(_STARTS if len(rows) else 0):
             noise = self.draw(torch.rand).expand(len(rows), *self.images.shape[1:])
+            state = self.source.get_state() if state is None else state
             adversarial = self.oracle(noise, rows)
             self._to_boundary(noise[adversarial], rows[adversarial])
             rows = rows[~adversarial]
             if not len(rows):
-                return
+                break
+        if state is not None:
+            self.source.set_state(state)
 
     def _blend(self, far: Tensor, rows: Tensor, part: Tensor) -> Tensor:
         """Return the point at ``part`` between the clean image (0) and ``far`` (1).
@@ -377,7 +385,7 @@ class BoundaryWalk:
 
         Takes ``probes`` queries at a small radius for each sample of ``rows`` (k,).
         """
-        size = self.images[0].numel()
+        size = self.images.shape[1:].numel()
         radius = (self.distance[rows] / size**0.5).clamp_min(1e-4).view(-1, 1, 1, 1).to(self.images)
         if self.norm == "linf":
             radius = radius * size**0.5 / 10

@@ -87,7 +87,7 @@ class _ChangedPixels(BoundaryWalk):
         noise on more and more pixels."""
         if starts is not None and len(rows):
             rows = self._remaining(starts[rows].to(self.images), rows)
-        size = self.images[0, 0].numel()
+        size = self.images.shape[2:].numel()
         for draw in range(_DRAWS * _LEVELS):
             if not len(rows):
                 return

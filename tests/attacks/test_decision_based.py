@@ -3,6 +3,7 @@ victim."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,31 @@ def test_a_sample_does_not_depend_on_its_batch(name: str, norm: str, factor: flo
     together = attack(name, model, norm, ZEROS, factor * model.smallest, 800).images
     again = attack(name, model, norm, torch.tensor([1, 0, 0]), factor * model.smallest, 800).images
     assert torch.equal(together[1:], again[1:])
+
+
+@pytest.mark.parametrize("name", ["hopskipjump", "surfree", "geoda"])
+def test_a_sample_without_a_start_does_not_change_another(name: str) -> None:
+    """The first sample's class is that of all noise, so that it draws starts until it gives up; the
+    second one goes on as it does alone."""
+    weight = torch.randn(1, 5, 5, generator=torch.Generator().manual_seed(2))
+
+    def model(images: Tensor) -> Tensor:
+        score = ((images - 0.5) * weight).flatten(1).sum(1) - 0.3 * float(weight.abs().sum())
+        return torch.stack([-score, score], 1)
+
+    images, labels = torch.stack([GRAY[0], 0.5 + 0.45 * weight.sign()]), torch.tensor([0, 1])
+    assert torch.equal(model(images).argmax(1), labels)
+    walk = {"hopskipjump": partial(hopskipjump, norm="l2"), "surfree": surfree, "geoda": geoda}[
+        name
+    ]
+    eps = 1.2 * float(0.15 * weight.abs().sum() / weight.norm())  # the plane is at 1 / 1.2 of it
+    both = walk(model, images, labels, eps=eps, queries=900)
+    alone = walk(model, images[1:], labels[1:], eps=eps, queries=900)
+    assert bool(alone.success)
+    assert both.queries is not None
+    assert alone.queries is not None
+    assert int(both.queries[1]) == int(alone.queries[0])
+    torch.testing.assert_close(both.images[1:], alone.images, rtol=0, atol=1e-6)
 
 
 def test_an_unknown_norm_is_refused() -> None:

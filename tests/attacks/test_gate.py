@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from physadv import attacks
 from physadv.attacks.attack_result import AttackResult
-from physadv.core.errors import PhysadvError
+from physadv.core.errors import ImageError, OptionError, PhysadvError
 from physadv.core.findings import FindingWarning
 from physadv.evaluation.ensemble import attack_ensemble, standard_stages
 from physadv.threat.norms import lp_distance
@@ -288,6 +288,57 @@ def test_a_radius_of_zero_leaves_the_images_and_costs_next_to_nothing(name: str)
     assert result.success.tolist() == [True] + [False] * 6
     if result.queries is not None and name != "EstimatedGradient":
         assert int(result.queries.max()) <= 6
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "universal_perturbation"])
+def test_no_images_are_no_work(name: str) -> None:
+    """Of an empty batch comes an empty result; one change for all images needs some."""
+    images, labels = batch()
+    result = ATTACKS[name](Net(), images[:0], labels[:0])
+    assert result.images.shape == images[:0].shape
+    assert result.success.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "words"),
+    [
+        (attacks.hopskipjump, {"eps": None}, "eps None"),
+        (attacks.pgd, {"eps": None}, "eps None"),
+        (attacks.pointwise, {"pixels": None}, "pixels None"),
+        (attacks.pointwise, {"pixels": 37}, "at most 36"),
+        (attacks.pointwise, {"pixels": 0}, "pixels 0"),
+        (attacks.sparse_search, {"pixels": 2.5}, "pixels 2.5"),
+        (attacks.pgd, {"eps": EPS, "levels": 2.5}, "levels 2.5"),
+        (attacks.pgd, {"eps": EPS, "index": [0.5] * 7}, "whole numbers"),
+        (attacks.square_attack, {"eps": EPS, "ahead": -1}, "ahead -1"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(
+    attack: Callable[..., Any], options: dict[str, Any], words: str
+) -> None:
+    """A radius that is left open where there is no default, more pixels than there are, fractions
+    of counts."""
+    with pytest.raises(OptionError, match=words):
+        attack(Net(), *batch(), **options)
+
+
+@pytest.mark.parametrize("name", ["apgd", "hopskipjump", "surfree", "geoda", "pointwise"])
+def test_starts_are_images(name: str) -> None:
+    """NaN, values outside [0, 1] and another number of starts are refused; arrays are taken."""
+    images, labels = batch()
+    attack = partial(
+        getattr(attacks, name),
+        **({"pixels": 3} if name == "pointwise" else {"eps": EPS}),
+        **({"steps": 3} if name == "apgd" else {"queries": 20}),
+    )
+    for starts, error in (
+        (images[:2], OptionError),
+        (images * 3, ImageError),
+        (images * torch.nan, ImageError),
+    ):
+        with pytest.raises(error, match="starts"):
+            attack(Net(), images, labels, starts=starts)
+    attack(Net(), images, labels, starts=images.flip(0).numpy())
 
 
 @pytest.mark.parametrize("name", ATTACKS)
