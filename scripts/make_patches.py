@@ -35,11 +35,9 @@ FASTESTDET = "weights/fastestdet_coco.pth"
 YOLOX = "weights/yolox_nano_coco.onnx"
 LARGE = (190, 150)
 """Size in mm before the search of proportions; it covers 16 % of the sign."""
-MIDDLE = (200, 142)
-"""Size in mm of what lies in the middle of the sign; it covers as much."""
 COARSE = {"lr": 0.05, "tv": 0.1, "nps": 0.02}
 """Larger steps, and a weaker pull to smooth and printable pictures, than by default."""
-PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES, "backgrounds": "backgrounds"}
+PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES}
 
 
 def _sticker(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
@@ -55,10 +53,9 @@ def _sticker(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
     return PatchConfig(size_mm=size_mm, **{**chosen, **settings})
 
 
-def _hiding(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
-    """A sticker that hides drawn and photographed stop signs from a detector."""
-    chosen = {"goal": "vanish", "draws": 12, "restarts": 8, **PHOTOS}
-    return _sticker(size_mm, **{**chosen, **settings})
+def _hiding(**settings: Any) -> PatchConfig:
+    """A sticker of the default size that hides drawn and photographed signs from a detector."""
+    return PatchConfig(goal="vanish", draws=12, **{**PHOTOS, **COARSE, **settings})
 
 
 PATCHES = {
@@ -71,18 +68,8 @@ PATCHES = {
         steps=1000,
         restarts=12,
     ),
-    "stop-sticker-fastestdet-v1": _hiding(LARGE, model="fastestdet", weights=FASTESTDET),
-    "stop-sticker-yolox-v1": PatchConfig(
-        model="yolox-nano",
-        weights=YOLOX,
-        goal="vanish",
-        signs=PHOTOS["signs"],
-        boxes=BOXES,
-        size_mm=MIDDLE,
-        steps=400,
-        draws=12,
-        **COARSE,
-    ),
+    "stop-sticker-fastestdet-v1": _hiding(model="fastestdet", weights=FASTESTDET),
+    "stop-sticker-yolox-v1": _hiding(model="yolox-nano", weights=YOLOX),
     "stop-sticker-three-v1": _sticker(
         LARGE,
         model="signs",

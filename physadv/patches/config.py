@@ -26,6 +26,12 @@ _SEARCHED_STARTS, _STARTS_WITH_BARS = 20, 32
 race too."""
 DEFAULT_SIZE_MM = (190.0, 150.0)
 """Width and height of a sticker where none are given."""
+DETECTOR_SIZE_MM = (380.0, 127.0)
+"""Width and height, on a stop sign 457 mm wide, of a rectangle against detectors where none are
+given: a band over the word. A detector reads the sign as a whole, so that a sticker has to cover
+more of it than one against a classifier: the share of the sign decides, not steps, loss or draws
+(benchmarks/physical.md)."""
+_STOP_SIGN_MM = 457.0
 WITHOUT_TARGET = ("untargeted", "vanish")
 """Goals that aim at no class."""
 PROFILES = ("profile", "camera_profile")
@@ -70,15 +76,16 @@ class PatchConfig(ModelSettings):
         ),
     ] = "rectangle"
     size_mm: Annotated[
-        tuple[float, float],
+        tuple[float, float] | None,
         ConfigField(
             "Width x height of the sticker in mm.",
             "Sticker",
             flag="--size",
             metavar="WxH",
             separator="x",
+            default="190x150; against detectors on a stop sign a band of 28 % of it",
         ),
-    ] = DEFAULT_SIZE_MM
+    ] = None
     center_mm: Annotated[
         tuple[float, float] | None,
         ConfigField(
@@ -221,7 +228,7 @@ class PatchConfig(ModelSettings):
         object.__setattr__(self, "signs", shared.as_folders(self.signs))
         super().__post_init__()
         check_face_kind(self.faces)
-        if not all(0 < side < math.inf for side in self.size_mm):
+        if not all(0 < side < math.inf for side in (self.width_mm, self.height_mm)):
             raise OptionError(
                 f"--size {self.width_mm:g}x{self.height_mm:g}",
                 "Both sides must be over 0 mm",
@@ -282,7 +289,43 @@ class PatchConfig(ModelSettings):
         long_enough = self.steps >= _LEAST_SEARCHED_STEPS and self.draws >= _LEAST_SEARCHED_DRAWS
         if not (is_ours_to_place and classifiers and long_enough):
             return "none"
-        return "proportions" if self.size_mm == DEFAULT_SIZE_MM else "place"
+        return "proportions" if self.size_mm in (None, DEFAULT_SIZE_MM) else "place"
+
+    def size_on(self, *, class_name: str, detectors: bool) -> tuple[float, float]:
+        """Return the width and height of the sticker in mm, which ``size_mm`` may leave open.
+
+        Left open, it is that of :data:`DETECTOR_SIZE_MM`, as wide a share of the sign, for a plain
+        rectangle without a center on a stop sign against detectors; else :data:`DEFAULT_SIZE_MM`.
+
+        Args:
+            class_name: The victim's name of the true class.
+            detectors: Whether all victims are detectors.
+
+        Example:
+            >>> PatchConfig().size_on(class_name="stop sign", detectors=False)
+            (190.0, 150.0)
+        """
+        if self.size_mm is not None:
+            return self.size_mm
+        is_plain = self.mask == "rectangle" and self.content is None
+        is_ours_to_place = self.object == "sign" and self.center_mm is None
+        if detectors and is_plain and is_ours_to_place and class_name in STOP_NAMES:
+            return self._size_against_detectors
+        return DEFAULT_SIZE_MM
+
+    @property
+    def _size_against_detectors(self) -> tuple[float, float]:
+        scale = self.sign_width_mm / _STOP_SIGN_MM
+        width, height = DETECTOR_SIZE_MM
+        return round(width * scale, 1), round(height * scale, 1)
+
+    @property
+    def possible_sizes(self) -> tuple[tuple[float, float], ...]:
+        """Widths and heights in mm that the sticker may have before any search: those that
+        :meth:`size_on` chooses from where none is given."""
+        if self.size_mm is not None:
+            return (self.size_mm,)
+        return DEFAULT_SIZE_MM, self._size_against_detectors
 
     @property
     def searches_bars(self) -> bool:
@@ -296,13 +339,13 @@ class PatchConfig(ModelSettings):
 
     @property
     def width_mm(self) -> float:
-        """Width of the sticker in mm."""
-        return self.size_mm[0]
+        """Width of the sticker in mm; that of :data:`DEFAULT_SIZE_MM` where none is given."""
+        return (self.size_mm or DEFAULT_SIZE_MM)[0]
 
     @property
     def height_mm(self) -> float:
-        """Height of the sticker in mm."""
-        return self.size_mm[1]
+        """Height of the sticker in mm; that of :data:`DEFAULT_SIZE_MM` where none is given."""
+        return (self.size_mm or DEFAULT_SIZE_MM)[1]
 
     def without_use(self) -> dict[str, str]:
         """Return the names of the fields that change nothing beside the others, and why."""

@@ -40,7 +40,7 @@ from physadv.patches.optimize import (
 from physadv.patches.preview import preview_picture
 from physadv.patches.race import Race, RaceProgress, load_start, save_start, task_at
 from physadv.patches.resume import load_checkpoint, save_checkpoint
-from physadv.patches.task import PatchTask, configured_ranges
+from physadv.patches.task import PatchTask, configured_ranges, size_for
 from physadv.patches.visibility import (
     VisibilityCurve,
     keeps_distances,
@@ -92,6 +92,7 @@ class PatchRun:
         self._key = checkpoint_key(config)
         task = replace(PatchTask.from_config(config, model=model), processes=processes)
         config = with_chosen_search(config, task)
+        config = replace(config, size_mm=size_for(config, task.models, task.goal))
         self.config, self.out, self.force = config, out, force
         self._starts = config.number_of_starts  # what is found changes the configuration
         self._processes, self.memory = processes, MemoryLimit()
@@ -365,6 +366,8 @@ def checkpoint_key(config: PatchConfig) -> int:
         words.append("distances=visible")
     if config.search == "auto" and config.center_mm is not None:
         words.append("center=given")
+    if config.size_mm is None and config.object == "sign":
+        words.append(f"size=one of {config.possible_sizes}")
     return derive(config.seed, *words)
 
 
@@ -398,14 +401,14 @@ def refuse_other_result(config: PatchConfig, folder: Path) -> None:
 
 
 def _same_area(config: PatchConfig, recorded: Mapping[str, Any]) -> bool:
-    """Whether the card's sticker, one piece, has the area of the configured one; bars are cut."""
+    """Whether the card's sticker, one piece, has an area that the configured one may have; bars are
+    cut."""
     try:
         area = float(recorded["width_mm"]) * float(recorded["height_mm"])
     except (KeyError, TypeError, ValueError):
         return False
-    return config.searches_bars or math.isclose(
-        area, config.width_mm * config.height_mm, rel_tol=0.01
-    )
+    areas = [width * height for width, height in config.possible_sizes]
+    return config.searches_bars or any(math.isclose(area, one, rel_tol=0.01) for one in areas)
 
 
 def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[str]:
@@ -429,6 +432,8 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         ignored |= {"center_mm", "width_mm", "height_mm"}  # those on the card were found
         if not _same_area(config, recorded):
             ignored -= {"width_mm", "height_mm"}
+    elif (recorded.get("width_mm"), recorded.get("height_mm")) in config.possible_sizes:
+        ignored |= {"width_mm", "height_mm"}  # left open, and chosen by the model
     if config.searches_bars:
         ignored.add("mask")
     names = [key for key in (*current, *recorded) if key not in ignored]

@@ -209,7 +209,7 @@ class Race:
 
     def _starts(self) -> list[Start]:
         """The configured start, and others: random textures there, or places of their own."""
-        first = Start(self.config.place_mm, self.config.size_mm)
+        first = Start(self.config.place_mm, (self.config.width_mm, self.config.height_mm))
         count = self.config.number_of_starts
         if self.config.search == "none":
             return [replace(first, texture=number) for number in range(count)]
@@ -466,7 +466,7 @@ def _random_starts(config: PatchConfig) -> Iterator[Start]:
 
 def _sizes(config: PatchConfig) -> list[tuple[float, float]]:
     """Widths and heights that are tried: the configured one, or its area in several proportions."""
-    width, height = config.size_mm
+    width, height = config.width_mm, config.height_mm
     if config.search not in ("proportions", "shape"):
         return [(round(width, 1), round(height, 1))]
     area = width * height

@@ -125,6 +125,7 @@ class PatchTask:
         models = _load_ensemble(config, model)
         first = models[0]
         goals = [goal_for(config, one) for one in models]
+        config = replace(config, size_mm=size_for(config, models, goals[0]))
         sizes, own_size = _scene_sizes(models), scene_size_for(models[:1])
         size = sizes[0]
         drawn, colors, pipeline = _read_eot(config, ranges, whole_frame=size.whole_frame)
@@ -274,6 +275,20 @@ def goal_for(config: PatchConfig, model: LoadedModel) -> PatchGoal:
     if threshold is None:
         threshold = float(card.extra.get("score_threshold", 0.25))
     return PatchGoal(config.goal, true, target, score_threshold=threshold)
+
+
+def size_for(config: PatchConfig, models: Sequence[Model], goal: PatchGoal) -> tuple[float, float]:
+    """Return the size in mm of the sticker of ``config`` on ``models``, which it may leave open.
+
+    Args:
+        config: Its size, shape and place.
+        models: All models under attack.
+        goal: Goal in the terms of the first.
+    """
+    cards = [model.card for model in models if isinstance(model, LoadedModel)]
+    detectors = len(cards) == len(models) and {card.task for card in cards} == {"detect"}
+    name = cards[0].class_name(goal.true_class) if cards else ""
+    return config.size_on(class_name=name, detectors=detectors)
 
 
 def class_name_for(name: str, classes: Sequence[str]) -> str:

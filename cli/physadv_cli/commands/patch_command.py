@@ -257,7 +257,7 @@ def _race(run: PatchRun) -> bool:
                 progress.update(work, total=state.total, completed=state.steps)
         except KeyboardInterrupt:
             return _kept(run)
-    width, height = run.config.size_mm
+    width, height = run.config.width_mm, run.config.height_mm
     x, y = run.config.place_mm
     console.print(f"start: {width:g} x {height:g} mm at {x:g}, {y:g}")
     return False
