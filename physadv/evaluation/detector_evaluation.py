@@ -185,6 +185,7 @@ class DetectorEvaluation:
 
     def _run(self) -> Iterator[DetectorProgress]:
         for position in range(len(self.samples)):
+            self.ledger.mend(position, [position], "attacked")
             if self.ledger.finished(position, "attacked"):
                 continue
             begun, self._forwards = time.perf_counter(), 0

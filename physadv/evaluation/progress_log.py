@@ -18,7 +18,7 @@ from physadv.core.errors import DataError, OptionError
 from physadv.core.files import is_same_path, write_json
 from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
-from physadv.core.rows import Row, append_rows, mend_last_row, read_rows
+from physadv.core.rows import Row, append_rows, mend_last_row, read_rows, replace_rows
 from physadv.core.tables import convert_value, read_table
 
 IDENTITY = "evaluation.json"
@@ -133,16 +133,41 @@ class ProgressLog:
             rows: Rows of the finished samples; those already recorded are skipped.
             **facts: Further entries of the mark, such as seconds.
         """
-        fresh = [row for row in rows if int(row["index"]) not in self.rows]
+        finished = list(rows)
+        fresh = [row for row in finished if int(row["index"]) not in self.rows]
         for row in fresh:
             self._add(row)
-        mark = {"batch": batch, "stage": stage, **facts}
+        mark = {"batch": batch, "stage": stage, "rows": len(finished), **facts}
         self.marks.append(mark)
 
         # Rows first: a mark without its rows would lose samples.
         if self.folder is not None:
             append_rows(self._rows_file, fresh)
             append_rows(self._marks_file, [mark])
+
+    def mend(self, batch: int, members: Sequence[int], last: str) -> None:
+        """Forget a batch whose marks count more rows than there are, so that it is computed anew.
+
+        A copy of a folder that was cut short leaves such marks.
+
+        Args:
+            batch: Number of the batch.
+            members: Its samples.
+            last: Name of its last stage.
+        """
+        own = [mark for mark in self.marks if mark["batch"] == batch]
+        done = {mark["stage"] for mark in own}
+        present = sum(i in self.rows and self.rows[i].get("stage") in done for i in members)
+        counted = len(members) if last in done else _counted_rows(own)
+        if present >= counted:
+            return
+        self.marks = [mark for mark in self.marks if mark["batch"] != batch]
+        for index in members:
+            self.rows.pop(index, None)
+        if self.folder is not None:
+            # Marks first: a mark without its rows would lose samples.
+            replace_rows(self._marks_file, self.marks)
+            replace_rows(self._rows_file, self.rows.values())
 
     def include(self, other: ProgressLog) -> None:
         """Take the rows and marks of ``other`` as known, in memory only, where they are new."""
@@ -170,6 +195,12 @@ class ProgressLog:
         own = [mark[key] for mark in self.marks if key in mark and mark["batch"] == batch]
         texts = own or [mark[key] for mark in self.marks if key in mark]
         return str(texts[-1]) if texts else None
+
+
+def _counted_rows(marks: Iterable[Row]) -> int:
+    """The number of rows that marks count, of which those of older versions count none."""
+    counts = [mark.get("rows", 0) for mark in marks]
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:

@@ -230,6 +230,8 @@ class Evaluation:
             for number, start in enumerate(starts)
             if self.shard.holds(number)
         }
+        for number, batch in batches.items():
+            ledger.mend(number, batch, plan[-1].name)
         total = sum(map(len, batches.values()))
         waiting = [
             (number, batch)

@@ -315,3 +315,14 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     """A limit below 1 takes no other images."""
     with pytest.raises(OptionError, match="is needed"):
         evaluate_detector(detector(), scenes(2), "linf:0.1", **settings)
+
+
+def test_rows_that_were_not_copied_are_computed_again(tmp_path: Path) -> None:
+    """Of a folder whose copy was cut short."""
+    settings: dict[str, Any] = {"attack": "pgd", "goals": ["hide"], "steps": 2}
+    first = evaluate_detector(detector(), scenes(3), "linf:0.1", out=tmp_path, **settings)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(rows[:1]))
+    again = evaluate_detector(detector(), scenes(3), "linf:0.1", out=tmp_path, **settings)
+    assert again.complete
+    assert again.rows == first.rows

@@ -143,6 +143,26 @@ def test_a_kill_in_the_middle_of_a_line_loses_nothing_else(tmp_path: Path, cut: 
     assert found == sorted(read_rows(tmp_path / "whole" / "rows.jsonl"), key=lambda r: r["index"])
 
 
+@pytest.mark.parametrize("stop", [3, 5, 100])
+@pytest.mark.parametrize("kept", [0, 1, 3, 7])
+def test_rows_that_were_not_copied_are_computed_again(tmp_path: Path, stop: int, kept: int) -> None:
+    """A folder copied in part has marks of rows that it lacks: of a run that was finished, and of
+    one that goes on, where a sample without its row would count as unbroken so far."""
+    whole, torn = evaluation(tmp_path / "whole"), tmp_path / "torn"
+    list(whole.run())
+    for number, _ in enumerate(evaluation(torn).run(), 1):
+        if number == stop:
+            break
+    rows = (torn / "rows.jsonl").read_text().splitlines(keepends=True)
+    (torn / "rows.jsonl").write_text("".join(rows[:kept]))
+    again = evaluation(torn)
+    list(again.run())
+    found = sorted(read_rows(torn / "rows.jsonl"), key=lambda r: r["index"])
+    assert found == sorted(read_rows(tmp_path / "whole" / "rows.jsonl"), key=lambda r: r["index"])
+    assert again.result()["complete"]
+    assert again.result()["forwards"] == whole.result()["forwards"]
+
+
 def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     """Run again, nothing is attacked and the result stands."""
     first = evaluation(tmp_path)
