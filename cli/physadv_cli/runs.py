@@ -43,7 +43,7 @@ from physadv.core.trust import only_code_named
 from physadv.core.visible_text import visible_line, visible_text
 from physadv.core.wording import count_noun
 from physadv_cli.streams import write_result
-from physadv_cli.torchrun import is_first
+from physadv_cli.torchrun import is_first, refuse_several
 
 if TYPE_CHECKING:
     from physadv.datasets import DatasetSummary
@@ -397,7 +397,11 @@ def begin_report(command: str, *, json: bool, quiet: bool, verbose: bool) -> Run
 
     Returns:
         The run, for :meth:`RunOptions.finish`.
+
+    Raises:
+        OptionError: torchrun started several processes.
     """
+    refuse_several(command)
     run = RunOptions(command, as_json=json, quiet=quiet, verbose=verbose, threads=None)
     run.begin()
     return run

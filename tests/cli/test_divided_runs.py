@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from commandline import environment
+from typer.testing import CliRunner
 
 from physadv.core.errors import OptionError
 from physadv.core.rows import read_rows
 from physadv.core.tensor_files import read_tensors
+from physadv_cli.main import app
 from physadv_cli.torchrun import refuse_several
 
 MODEL = """
@@ -289,3 +291,19 @@ def test_other_commands_are_not_started_twice(place: Path) -> None:
             patched.setenv(name, value)
         with pytest.raises(OptionError, match="physadv twin under torchrun"):
             refuse_several("twin")
+        for words in (
+            ("merge", "a", "b", "--out", "c"),
+            ("report", "a"),
+            ("compare", "a", "b"),
+            ("runs",),
+            ("doctor",),
+            ("init", "patch"),
+            ("models", "list"),
+            ("patch", "list"),
+            ("demo",),
+            ("print", "a"),
+            ("cloak", "check", "a", "--originals", "b", "--gallery", "c"),
+            ("study", "all"),
+        ):
+            error = CliRunner().invoke(app, list(words)).exception
+            assert "under torchrun" in str(error), words
