@@ -50,6 +50,8 @@ def count_noun(n: int, noun: str) -> str:
         ('1 frame', '2 boxes', '1,200 queries')
         >>> count_noun(0, "other person"), count_noun(3, "way")
         ('0 other people', '3 ways')
+        >>> count_noun(2, "epoch"), count_noun(2, "batch"), count_noun(2, "mesh")
+        ('2 epochs', '2 batches', '2 meshes')
     """
     return f"{n:,} {noun if n == 1 else _plural(noun)}"
 
@@ -59,7 +61,8 @@ def _plural(noun: str) -> str:
         return f"{noun.removesuffix('person')}people"
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{noun[:-1]}ies"
-    return noun + ("es" if noun.endswith(("s", "x", "ch")) else "s")
+    hisses = noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch")
+    return noun + ("es" if hisses else "s")
 
 
 def format_fixed(value: float, digits: int = 0) -> str:
