@@ -25,6 +25,8 @@ from physadv.threat.criteria import Criterion, success_criterion
 from physadv.threat.losses import Objective, objective_by_name
 
 Classifier = Callable[[Tensor], Tensor]
+_SAME_LOSSES, _BF16_LOSSES = 0.02, 0.3
+"""Differences of losses, as shares of the largest, from which a copy computes another function."""
 
 
 class LogProbabilities(nn.Module):
@@ -403,6 +405,14 @@ class BestIterates:
         loss[unconfirmed], success[unconfirmed] = true_loss.double(), true_success
         return loss, success, unconfirmed.clone()
 
+    def _compare_copy(self, own: Tensor, of_copy: Tensor) -> None:
+        """Note where the faster copy's losses (b,) of the best iterates are not the model's own."""
+        observations = getattr(self.task.model, "observations", None)
+        copy = self.task.gradient_model
+        if observations is not None and isinstance(copy, GroupedModel):  # no surrogate
+            reduced = getattr(copy, "bf16", False)
+            observations.note_losses(own, of_copy, _BF16_LOSSES if reduced else _SAME_LOSSES)
+
     def result(self, like: Tensor) -> AttackResult:
         """Return the best iterates in the memory format of ``like``.
 
@@ -414,6 +424,7 @@ class BestIterates:
             loss, self.success[unconfirmed] = loss_and_success(
                 self.task.model, self.images[unconfirmed], part.objective, part.criterion
             )
+            self._compare_copy(loss.double(), self.loss[unconfirmed])
             self.loss[unconfirmed] = loss.double()
             self.queries[unconfirmed] += forward_count(self.task.model)
 

@@ -31,7 +31,7 @@ from physadv.attacks._image_groups import (
     timing_gradients,
 )
 from physadv.attacks._speed_choice import choice_key, earlier_choice, keep_choice
-from physadv.core.errors import OptionError, PhysadvError
+from physadv.core.errors import OptionError
 from physadv.core.memory_limit import MemoryLimit
 from physadv.core.wording import count_noun
 from physadv.models.outputs import read_logits
@@ -268,7 +268,7 @@ def _divided(copy: FusedModel, model: Classifier, probe: Tensor, size: int) -> b
                 )
                 for part in copies
             )
-    except (RuntimeError, TypeError, ValueError, PhysadvError):
+    except Exception:  # the user's model, which may take no other number of images
         return False
     _clear_calls(copy)
     for part in copies if agree else ():
@@ -460,8 +460,8 @@ def fuse_model(
                         observations=observations,
                     ),
                 )
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        return model  # a model that cannot be copied or traced is attacked as it is
+    except Exception:  # whatever the user's model raises on two images, or when it is copied
+        return model  # it is attacked as it is
 
     return next((c for c in candidates if _agrees(c, model, probe)), model)
 
@@ -512,8 +512,11 @@ def _count(
 
 
 def _foldable(norm: nn.Module) -> bool:
+    # A model may put a layer into training mode itself, where it normalizes by the batch.
     return (
-        getattr(norm, "running_var", None) is not None and getattr(norm, "weight", None) is not None
+        not norm.training
+        and getattr(norm, "running_var", None) is not None
+        and getattr(norm, "weight", None) is not None
     )
 
 
@@ -548,7 +551,7 @@ def _agrees(candidate: FusedModel, model: Classifier, probe: Tensor) -> bool:
         with frozen_eval(model), candidate.observations.paused(), _without_tf32():
             logits, gradient = _response(model, probe)
             own = _own_response(candidate, probe)
-    except (RuntimeError, TypeError, ValueError, PhysadvError):
+    except Exception:  # the user's model, which may take no two images
         return False
     return _same_response((logits, gradient), own, candidate.bf16)
 

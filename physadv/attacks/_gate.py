@@ -6,7 +6,7 @@ batch, so that success is what a caller finds who asks the model again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -90,6 +90,7 @@ class Gate:
             verdict = _judge(self.model, result.images, self.images, criterion)
         findings = [*self.model.findings, *verdict.findings, *changed_findings(changed)]
         findings += _observed(self.model, verdict.success)
+        findings += copy_findings(self.model, findings)
         return replace(result, success=verdict.success, findings=tuple(findings))
 
 
@@ -313,6 +314,28 @@ def _observed(model: GuardedModel, success: Tensor) -> Iterator[Finding]:
             "A saturated output, a step or a rounding hides it: use bpda, or a black-box attack",
         )
     yield from non_finite_findings(model)
+
+
+_UNSTEADY = {"random-output", "batch-dependent", "changes-itself"}
+"""Findings that explain why a copy's outputs are others."""
+
+
+def copy_findings(model: GuardedModel, known: Iterable[Finding]) -> Iterator[Finding]:
+    """Report a faster copy of ``model`` whose losses were others, unless a finding that is
+    ``known`` already explains it.
+
+    A copy is compared on two images before it is used. A model that does something else with more
+    images, or with others, shows only afterwards.
+    """
+    seen = model.observations
+    compared, differing = int(seen.compared), int(seen.differing)
+    if differing > 0.1 * compared and not _UNSTEADY & {finding.name for finding in known}:
+        yield Finding(
+            "copy-differs",
+            f"a faster copy of the model, which gradients were taken of, has other losses for "
+            f"{differing} of {count_noun(compared, 'image')}",
+            'Attack the model itself (speed "plain"): what it does depends on the images at hand',
+        )
 
 
 def non_finite_findings(model: GuardedModel) -> Iterator[Finding]:

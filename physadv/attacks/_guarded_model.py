@@ -25,11 +25,14 @@ from physadv.models.outputs import ends_in_activation, read_logits
 
 
 class Observations:
-    """What showed while an attack ran: gradients of exactly zero, outputs that are not finite."""
+    """What showed while an attack ran: gradients of exactly zero, outputs that are not finite,
+    losses of a faster copy that are not the model's."""
 
     def __init__(self) -> None:
         self.gradients: Tensor | None = None
         self.non_finite: Tensor | int = 0
+        self.compared: Tensor | int = 0
+        self.differing: Tensor | int = 0
         self._paused = False
 
     @contextmanager
@@ -52,6 +55,13 @@ class Observations:
         if self._paused:
             return
         self.non_finite = self.non_finite + (~logits.detach().amax(1).isfinite()).sum()
+
+    def note_losses(self, own: Tensor, of_copy: Tensor, tolerance: float) -> None:
+        """Compare the losses (b,) of the model and of a faster copy for the same images."""
+        known = own.isfinite() & of_copy.isfinite()
+        far = (own - of_copy).abs() > tolerance * own.abs().masked_fill(~known, 0).amax()
+        self.compared = self.compared + known.sum()
+        self.differing = self.differing + (known & far).sum()
 
     def shielded(self, images: Tensor) -> Tensor:
         """Return a copy of ``images`` for the model to use as it likes; gradients pass through."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from physadv.attacks._classifier_step import Classifier, frozen_eval, modules_of
 from physadv.attacks._compiled_model import LEAST_SECONDS
 from physadv.attacks._fused_model import BY_TIME, Speed, compile_fastest
-from physadv.attacks._gate import changed_findings, non_finite_findings
+from physadv.attacks._gate import changed_findings, copy_findings, non_finite_findings
 from physadv.attacks._guarded_model import GuardedModel, guarded
 from physadv.attacks.gradient import pgd
 from physadv.core.lights import worst_light
@@ -200,6 +200,7 @@ class Evaluation:
                 eps=eps,
                 norm=self.ball.norm,
                 steps=steps,
+                speed="plain" if self.speed == "plain" else "fold",
                 seed=self.seed,
                 index=torch.arange(first, last),
             )
@@ -440,6 +441,7 @@ class Evaluation:
         findings += masking_checks.check_blackbox(broken, white, black) if white else []
         findings += masking_checks.check_curve({e: r.rate for e, r in self.robust_at().items()})
         findings += non_finite_findings(self._guard)
+        findings += copy_findings(self._guard, self.findings)
         return findings
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from physadv.attacks.gradient import pgd
 from physadv.core.errors import OptionError
 from physadv.core.findings import FindingWarning
 from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
+from physadv.evaluation.evaluate import prepare_evaluation
 from physadv.evaluation.stages import sample_verdicts
 from physadv.threat.constraints import LpBall
 
@@ -77,6 +79,65 @@ def test_wrong_folds_are_not_used(kind: type[nn.Module]) -> None:
     net = kind().eval()
     x = torch.rand((4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(fuse_model(net, x)(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+class BySize(Shared):
+    """Another function of large batches than of the two images that a copy is compared on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return 4 * self.head((self.norm(y) if len(x) <= 4 else 9 - 5 * y).mean((2, 3)))
+
+
+@pytest.mark.parametrize("speed", ["fold", "bf16", "plain"])
+def test_a_copy_that_differs_on_the_whole_batch_is_told(speed: str) -> None:
+    """Its losses are compared with those of the model, which are computed anyway; a copy that
+    agrees, and the model itself, tell nothing."""
+    x = torch.rand((16, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    for kind, differs in ((BySize, speed != "plain"), (Shared, False)):
+        torch.manual_seed(0)
+        net = kind().eval()
+        with torch.no_grad():
+            labels = net(x).argmax(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FindingWarning)
+            result = pgd(net, x, labels, eps=0.05, steps=20, speed=speed)  # type: ignore[arg-type]
+        found = {finding.name for finding in result.findings}
+        assert ("copy-differs" in found) == differs
+        assert torch.equal(result.success, net(result.images).argmax(1) != labels)
+        task = prepare_evaluation(net, (x, labels), "linf:0.05", attack="pgd", speed=speed)
+        run = task.start()
+        list(run.run())
+        doubts = {doubt["name"] for doubt in run.result()["doubts"]}
+        assert ("copy-differs" in doubts) == differs
+
+
+class Restless(Shared):
+    """Puts its batch norm into training mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm.train()
+        return super().forward(x)
+
+
+class Fixed(Shared):
+    """Takes eight images, no more and no fewer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x) == 8
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [Restless, Fixed])
+def test_models_that_cannot_be_compared_are_attacked_as_they_are(kind: type[nn.Module]) -> None:
+    """What they raise on two images, or in training mode, ends no attack."""
+    net = kind().eval()
+    x = torch.rand((8, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = net(x).argmax(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FindingWarning)
+        assert len(pgd(net, x, labels, eps=0.05, steps=20, speed="fold").success) == 8
 
 
 def test_batch_norm_in_use_is_kept() -> None:
