@@ -79,6 +79,11 @@ class Output:
     logits: Tensor
 
 
+def never_empty(net: nn.Module, images: Tensor) -> Tensor:
+    """Fail on a batch without images, as models do that stack what they make of each."""
+    return torch.stack([net(image[None])[0] for image in images])
+
+
 _BUFFER = torch.zeros(64, 3)
 
 
@@ -146,6 +151,7 @@ KINDS = {
     "sigmoid": Kind(lambda net, x: (300 * net(x)).sigmoid()),
     "saturated by hand": Kind(by_hand, "softmax-output"),
     "seeds itself": Kind(seeded),
+    "fails without images": Kind(never_empty),
     "input changed by autograd": Kind(
         lambda net, x: net(x.mul_(0.5).add_(0.2)), "changes-its-input"
     ),

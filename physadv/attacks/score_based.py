@@ -71,7 +71,7 @@ def square_attack(
             are not queried any more. One query more a number.
         descend: Attack by gradients from the best points of samples, run at the numbers of
             ``give_up`` on the samples that go on, and on those left at the end. A sample that it
-            breaks is done; the search of the others goes on as without it.
+            breaks is done, for one query more; the search of the others goes on as without it.
         descended: By a number of ``give_up``, the scale-free margin that ``descend`` must have
             come down to; others are not queried any more, unless it brought them no nearer, so
             that it tells nothing. One query more a number.
@@ -190,8 +190,10 @@ def _search(
                 far = useful & (reached > descended[number])
                 ends = ends.index_fill(0, stay[far], True)
             won = stay[found.success]
-            points[won] = found.images[found.success]
-            point_loss[won] = row_goal.pick(won)(model(points[won]))
+            if len(won):  # not every model takes an empty batch
+                points[won] = found.images[found.success]
+                point_loss[won] = row_goal.pick(won)(model(points[won]))
+                used[rows[won]] += 1
             broken = broken.index_fill(0, won, True)
             ends = ends | broken
         if ends.any():

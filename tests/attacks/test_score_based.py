@@ -224,8 +224,27 @@ def test_square_hands_its_points_to_a_descent_and_goes_on_as_without_it() -> Non
     assert handed == [[0, 1, 2], [0, 2]]
     assert alone.queries is not None
     assert joint.queries is not None
-    assert (joint.queries - alone.queries).tolist() == [14, 7 - 20, 14]
+    assert (joint.queries - alone.queries).tolist() == [14, 7 + 1 - 20, 14]
     assert torch.equal(joint.images[::2], alone.images[::2])
+
+
+def test_a_descent_that_breaks_nothing_asks_nothing_more() -> None:
+    """The model is given no batch without images, which not every model takes."""
+    images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    labels, eps = Plane()(images).argmax(1), 0.3 * smallest("linf")
+
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([Plane()(image[None])[0] for image in x])
+
+    def descend(rows: Tensor, points: Tensor) -> AttackResult:
+        return AttackResult(points, torch.zeros(len(rows), dtype=torch.bool))
+
+    give_up = {20: (torch.full((3,), torch.inf), 0.0)}
+    found = square_attack(
+        model, images, labels, eps=eps, queries=40, give_up=give_up, descend=descend
+    )
+    assert found.queries is not None
+    assert found.queries.tolist() == [1 + 40 + 1] * 3
 
 
 def test_square_gives_up_where_a_descent_that_leads_on_ends_far_away() -> None:
