@@ -44,7 +44,7 @@ from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
-from physadv.evaluation.subject import reading_facts
+from physadv.evaluation.subject import reading_facts, state_facts
 from physadv.models.cards import LoadedModel, ModelCard
 
 _CHECKED_IMAGES = 16
@@ -119,6 +119,7 @@ class CertificationTask:
             "norm": "patch" if config.method == "patch" else config.norm,
             "seed": config.seed,
             "physadv": version("physadv"),
+            **state_facts(model),
             **method.facts,
             **reading_facts(config.model_settings),
         }

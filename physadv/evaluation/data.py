@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,6 +31,7 @@ from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
 from physadv.datasets.summary import sizes_in_words
 from physadv.evaluation.samples import choose_samples
+from physadv.evaluation.subject import update_digest
 from physadv.models.cards import ModelCard
 from physadv.models.resizing import InputResizing
 
@@ -276,6 +278,23 @@ def _match_named(data: Any, labels: Tensor, card: ModelCard, given: LabelMap) ->
             "correct the data set",
         )
     return match_classes(names, card.classes, model=card.name, labels=given, needed=needed)
+
+
+def samples_digest(samples: SampleSource) -> str:
+    """Return a hash of the chosen images, of files by their numbers in the data set, and of labels
+    that are numbers, by which a run that resumes knows them again.
+
+    Example:
+        >>> levels = torch.full((1, 3, 2, 2), 0.1), torch.full((1, 3, 2, 2), 0.2)
+        >>> one, other = (TensorSamples(pixels, (0,), (0,)) for pixels in levels)
+        >>> samples_digest(one) == samples_digest(other)
+        False
+    """
+    labels = samples.labels if samples.match is None else ()  # matched ones are the model's own
+    digest = hashlib.sha256(repr((tuple(labels), tuple(samples.indices))).encode())
+    if isinstance(samples, TensorSamples):
+        update_digest(digest, samples.pixels)
+    return digest.hexdigest()[:16]
 
 
 def _batch_of_one(item: Any) -> tuple[Any, Any]:

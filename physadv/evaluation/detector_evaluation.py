@@ -54,7 +54,7 @@ from physadv.evaluation.metrics.intervals import (
     wilson_interval,
 )
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
-from physadv.evaluation.subject import ball_of, load_subject, reading_facts
+from physadv.evaluation.subject import ball_of, load_subject, reading_facts, state_facts
 from physadv.models.black_box import black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.models.detectors import DetectedBoxes, PredictSettings
@@ -580,6 +580,7 @@ def prepare_detector_evaluation(
         "input": "" if loaded.card.resizing is None else loaded.card.resizing.in_words(),
         "seed": seed,
         "physadv": version("physadv"),
+        **state_facts(loaded),
         **reading_facts(model_settings, labels),
     }
     return DetectorTask(loaded, samples, ball, attacks, chosen, seed, facts)

@@ -34,14 +34,19 @@ from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.adversarial_examples import AdversarialExamples, ExampleSaver
 from physadv.evaluation.attack_plan import AttackSettings, attack_by_name
-from physadv.evaluation.data import EvaluationData, SampleSource, open_samples
+from physadv.evaluation.data import (
+    EvaluationData,
+    SampleSource,
+    open_samples,
+    samples_digest,
+)
 from physadv.evaluation.ensemble import plan_record
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.progress_log import claim_folder
 from physadv.evaluation.robust_accuracy import Evaluation, unbroken_in_words
 from physadv.evaluation.stages import AttackStage, StageInput
-from physadv.evaluation.subject import ball_of, load_subject, reading_facts
+from physadv.evaluation.subject import ball_of, load_subject, reading_facts, state_facts
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
 from physadv.models.preserved_state import preserved_state
@@ -447,6 +452,8 @@ def prepare_evaluation(
         **reading_facts(model_settings, labels),
     }
     identity = {
+        **state_facts(loaded),
+        "samples": samples_digest(samples),
         "curve": radii,
         "plan": plan_record(ball.norm, plan),
         "attack": names,

@@ -23,6 +23,8 @@ from physadv.core.tables import convert_value, read_table
 
 IDENTITY = "evaluation.json"
 """Record in a run's folder of what is evaluated."""
+CONTENTS = ("model_state", "samples")
+"""Entries of an identity that are hashes: of a model's weights, and of images and labels."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,8 @@ def _entries(identity: Mapping[str, Any]) -> dict[str, Any]:
 def is_same_entry(key: str, old: Any, new: Any) -> bool:
     """Return whether ``old`` and ``new`` agree at ``key`` of two identities; two names of one place
     are one data set."""
+    if key in CONTENTS and None in (old, new):
+        return True  # a run of a version that recorded none
     if key in ("data", "vnnlib") and isinstance(old, str) and isinstance(new, str):
         return is_same_path(old, new)
     return bool(old == new)

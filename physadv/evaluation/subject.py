@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, OptionError
 from physadv.datasets.class_matching import LabelMap
@@ -87,6 +89,37 @@ def load_subject(
     if loaded.card.task != task:
         raise ModelError(f"model {loaded.card.name!r}", *_OTHER_TASK[task])
     return loaded
+
+
+def state_facts(model: LoadedModel) -> dict[str, str]:
+    """Return the hash of a model that has no file of its own, as a fact of a run."""
+    return {} if model.card.sha256 else {"model_state": state_digest(model)}
+
+
+def state_digest(model: nn.Module) -> str:
+    """Return a hash of the parameters and buffers of ``model``, by which a run that resumes knows
+    it again: a module and a factory have no file.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> before = state_digest(net)
+        >>> _ = net.weight.data.add_(1)
+        >>> state_digest(net) == before
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        update_digest(digest, tensor)
+    return digest.hexdigest()[:16]
+
+
+def update_digest(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Add the numbers of ``tensor`` to ``digest``; of one that has no bytes to read, as a sparse
+    one, none."""
+    with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
 
 
 def reading_facts(

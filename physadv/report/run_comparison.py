@@ -32,7 +32,7 @@ from physadv.threat.parsing import parse_eps
 CAN_COMPARE = ("attack", "evaluate", "certify", "check")
 """Activities whose runs can be compared."""
 _SUBJECT = {
-    *("victim", "weights_sha256", "model_settings", "class_numbers", "labels"),
+    *("victim", "weights_sha256", "model_state", "model_settings", "class_numbers", "labels"),
     *("physadv", "batch_size", "speed", "curve"),
 }
 """What may differ between two evaluations that are compared: the model, and how it is run."""

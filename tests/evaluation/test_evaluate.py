@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -398,3 +399,26 @@ def test_a_run_belongs_to_the_code_of_its_own_attack(tmp_path: Path) -> None:
     evaluate(model, data, "linf:0.1", attack=first, out=tmp_path / "run")
     with pytest.raises(OptionError):
         evaluate(model, data, "linf:0.1", attack=second, out=tmp_path / "run")
+
+
+def test_a_run_belongs_to_the_weights_and_the_images_that_it_is_of(tmp_path: Path) -> None:
+    """A module trained on, other images and other labels of the same shapes are another run; the
+    same ones go on, with and without the hashes that older versions did not record."""
+    net, images = tiny_net(), eight_bit_images() / 255
+    with torch.no_grad():
+        truth = copy.deepcopy(net).eval()(images).argmax(1)
+    evaluated = partial(evaluate, attack="fgsm", out=tmp_path)
+    first = evaluated(net, (images, truth))
+    assert evaluated(copy.deepcopy(net), (images.clone(), truth.tolist())).rows == first.rows
+    for model, data, words in (
+        (tiny_net(1), (images, truth), "model_state"),
+        (net, (1 - images, truth), "samples"),
+        (net, (images, truth.flip(0)), "samples"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            evaluated(model, data)
+    record = tmp_path / "evaluation.json"
+    table = json.loads(record.read_text())
+    del table["model_state"], table["samples"]
+    record.write_text(json.dumps(table))
+    assert evaluated(net, (images, truth)).rows == first.rows
