@@ -284,7 +284,8 @@ def evaluate(
             sequence of these, run one after the other; None is the whole ensemble. Images of a
             function are projected onto the threat before they are evaluated; bind settings of its
             own with ``functools.partial``. A resumed run tells functions apart by their code.
-        out: a folder that records the run and that an interrupted run resumes from.
+        out: a folder that records the run and that an interrupted run resumes from; one of other
+            weights, images, labels or settings is refused.
         save: a folder for the adversarial images as PNG; makes every image 8-bit legal.
         on_progress: called after each stage of each batch with an EvaluationProgress.
         **settings: further settings of :func:`prepare_evaluation`: ``limit``, ``split``,

@@ -36,11 +36,13 @@ def merge(
     """
     from physadv.core.run_folder import set_aside
     from physadv.evaluation.merge_runs import holds_other_run, merge_runs
+    from physadv.evaluation.progress_log import IDENTITY
 
     run = begin_report("merge", json=json, quiet=quiet, verbose=verbose)
     with run.held:
         for folder in {folder.resolve(): folder for folder in runs if folder.is_dir()}.values():
-            run.take_folder(folder)  # a shard that still runs is not read
+            if (folder / IDENTITY).is_file():  # no other folder gets a lock
+                run.take_folder(folder)  # a shard that still runs is not read
         run.take_folder(out)
         if overwrite and holds_other_run(runs[0], out):
             console.print(f"the earlier run is kept in {set_aside(out)}")
