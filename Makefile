@@ -29,7 +29,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 3600
 
 # All of benchmarks/, with peers in a folder of their own, on one page: build/bench/benchmarks.md. BENCH="--quick" takes
 # seconds a script and measures nothing.
@@ -39,7 +39,7 @@ bench: $(STAMP)
 
 # Every command that writes, killed at random moments and repeated: PHYSADV_KILLS times, 240 by default.
 kills: $(STAMP)
-	$(BIN)/python -m pytest -m slow tests/cli/test_kills.py
+	$(BIN)/python -m pytest -m slow --timeout 3600 tests/cli/test_kills.py
 
 # An hour of mutated inputs for every reader, guided by the code that they reach where atheris can be installed; failing
 # ones are kept in tests/fuzz/corpus.
