@@ -29,6 +29,8 @@ START, END = "<!-- table of everywhere.py -->", "<!-- end of it -->"
 NAMES = (
     "stop-sticker-signs-v1",
     "stop-bars-signs-v1",
+    "stop-band-fastestdet-v1",
+    "stop-band-yolox-v1",
     "stop-sticker-fastestdet-v1",
     "stop-sticker-yolox-v1",
     "stop-sticker-three-v1",

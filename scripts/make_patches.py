@@ -35,6 +35,8 @@ FASTESTDET = "weights/fastestdet_coco.pth"
 YOLOX = "weights/yolox_nano_coco.onnx"
 LARGE = (190, 150)
 """Size in mm before the search of proportions; it covers 16 % of the sign."""
+MIDDLE = (200, 142)
+"""Size in mm of what lies in the middle of the sign; it covers as much."""
 COARSE = {"lr": 0.05, "tv": 0.1, "nps": 0.02}
 """Larger steps, and a weaker pull to smooth and printable pictures, than by default."""
 PHOTOS = {"signs": ("stop-photos/stop",), "boxes": BOXES}
@@ -68,8 +70,19 @@ PATCHES = {
         steps=1000,
         restarts=12,
     ),
-    "stop-sticker-fastestdet-v1": _hiding(model="fastestdet", weights=FASTESTDET),
-    "stop-sticker-yolox-v1": _hiding(model="yolox-nano", weights=YOLOX),
+    "stop-band-fastestdet-v1": _hiding(model="fastestdet", weights=FASTESTDET),
+    "stop-band-yolox-v1": _hiding(model="yolox-nano", weights=YOLOX),
+    "stop-sticker-fastestdet-v1": _sticker(
+        LARGE,
+        model="fastestdet",
+        weights=FASTESTDET,
+        goal="vanish",
+        draws=12,
+        restarts=8,
+        backgrounds="backgrounds",
+        **PHOTOS,
+    ),
+    "stop-sticker-yolox-v1": _hiding(model="yolox-nano", weights=YOLOX, size_mm=MIDDLE, steps=400),
     "stop-sticker-three-v1": _sticker(
         LARGE,
         model="signs",

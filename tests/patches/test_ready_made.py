@@ -28,6 +28,8 @@ def test_each_kind_of_patch_is_there() -> None:
     assert {
         "stop-sticker-signs-v1",
         "stop-bars-signs-v1",
+        "stop-band-fastestdet-v1",
+        "stop-band-yolox-v1",
         "stop-sticker-fastestdet-v1",
         "stop-sticker-yolox-v1",
         "stop-sticker-three-v1",
