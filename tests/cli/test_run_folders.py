@@ -455,10 +455,11 @@ def test_what_is_made_of_an_earlier_record_is_blamed_on_it_alone(tmp_path: Path)
     assert isinstance(error.value.__cause__, KeyError)  # shown by --verbose
 
 
-def test_merge_leaves_folders_that_are_no_runs_as_they_are(tmp_path: Path) -> None:
+def test_folders_that_are_no_runs_are_left_as_they_are(tmp_path: Path) -> None:
     """A photo folder named by mistake gets no lock file."""
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "a.txt").write_text("mine")
-    assert "holds no run" in str(invoke("merge", "photos", "--out", "whole").exception)
+    for words in (("merge", "photos", "--out", "whole"), ("report", "photos")):
+        assert "holds no run" in str(invoke(*words).exception)
     assert [file.name for file in photos.iterdir()] == ["a.txt"]

@@ -61,6 +61,7 @@ def report(
 
     Example: physadv report photos-cloaked --before photos
     """
+    from physadv.patches.bundle import CARD
     from physadv.report.check_report import write_check_report
     from physadv.report.page_export import FIGURE_FORMS, TABLE_FORMS, parse_forms
     from physadv.report.rebuild import command_of, rebuild_report
@@ -70,8 +71,8 @@ def report(
     drawn = parse_forms(figures, FIGURE_FORMS, "--figures")
     listed = parse_forms(tables, TABLE_FORMS, "--tables")
     with run.held:
-        if folder.is_dir():
-            run.take_folder(folder)
+        if folder.is_dir() and (command_of(folder) or (folder / CARD).is_file()):
+            run.take_folder(folder)  # no other folder gets a lock
         if command_of(folder) == "check" and not (drawn or listed or open_page or before):
             # It tells the result of the check as well.
             report_run(folder, run, write_check_report(folder))

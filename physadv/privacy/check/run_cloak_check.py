@@ -144,8 +144,10 @@ def run_cloak_check(
     if not changes:
         raise OptionError(
             f"{cloaked}",
-            "no pair in which a face is found",
-            "; ".join(left_out[:3]) or "check the folders",
+            "; ".join(
+                ["no pair in which a face is found", *(note.rstrip(".") for note in left_out[:3])]
+            ),
+            "Check the folders",
         )
 
     provenance = (
