@@ -341,6 +341,19 @@ def album(target: Path, pool: Pool) -> None:
     shutil.copyfile(target / "a-0.jpg", target / "IMG_1.jpg")
 
 
+def cloaked_album(target: Path, pool: Pool) -> None:
+    """What `physadv cloak` makes of the photos of :func:`album`."""
+    originals = target.parent / ".originals" / "photos"
+    originals.parent.mkdir()
+    album(originals, pool)
+    pool.run(target.parent, ("cloak", str(originals), "--threads", "1"), target)
+
+
+def _one_photo(target: Path, pool: Pool) -> None:
+    """A drawn photo of a face."""
+    shutil.copyfile(_world(target.parent) / "faces" / "a-0.jpg", target)
+
+
 def _instances(target: Path, pool: Pool) -> None:
     """A list of one property and its network."""
     target.mkdir(parents=True)
@@ -391,6 +404,8 @@ FILES: dict[str, Maker] = {
     "map.toml": _text('stop = "stop"\nyield = "yield"\nposter = "background"\n'),
     "films": _film,
     **dict.fromkeys(("faces", "photos-cloaked", "cloaked"), _faces),
+    **dict.fromkeys(("me-1.jpg", "me-2.jpg", "me-3.jpg"), _one_photo),
+    "older-photos": _faces,
     "other-people": _people,
     "decoys": _people,
     "press.icc": lambda target, pool: (cmyk_profile(target), None)[1],
