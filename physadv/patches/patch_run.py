@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
 from physadv.core.wording import count_noun
+from physadv.evaluation.subject import state_digest
 from physadv.models.black_box import AskedModel, black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, read_bundle, write_bundle
@@ -55,6 +56,8 @@ _FEW_VALIDATION_DRAWS = 48
 _VALIDATED_EVERY = 50
 _CONTROL_QUERIES, _VISIBILITY_QUERIES = 3 * 128, 400
 _REPORTED_ONLY = ("test_draws", "name", "device")
+_HASHES = "weight_hashes"
+"""Entry of a card's settings: the hash of each victim's weights."""
 """Fields that do not decide the optimization."""
 
 
@@ -72,8 +75,8 @@ class PatchRun:
         processes: Processes that make the same run and share its draws; the first alone writes.
 
     Raises:
-        OptionError: ``out`` holds the bundle of another configuration, or an option is out of
-            range.
+        OptionError: ``out`` holds the bundle of another configuration or of other weights, an
+            option is out of range, or the processes have models of different weights.
         PhysadvError: Something that the configuration names cannot be used.
     """
 
@@ -89,8 +92,11 @@ class PatchRun:
     ) -> None:
         if not overwrite:
             refuse_other_result(config, out)
-        self._key = checkpoint_key(config)
         task = replace(PatchTask.from_config(config, model=model), processes=processes)
+        self.weight_hashes = _agreed(weight_hashes(task.models), processes)
+        if not overwrite:
+            refuse_other_weights(self.weight_hashes, out)
+        self._key = checkpoint_key(config, self.weight_hashes)
         config = with_chosen_search(config, task)
         config = replace(config, size_mm=size_for(config, task.models, task.goal))
         self.config, self.out, self.force = config, out, force
@@ -231,6 +237,7 @@ class PatchRun:
             forced=self._is_forced,
             curves=self.curves,
         )
+        card.optimisation[_HASHES] = list(self.weight_hashes)
         if self._won is not None:
             card.optimisation["race"] = {
                 "starts": self._starts,
@@ -349,11 +356,38 @@ def _keep_profiles(config: PatchConfig, folder: Path) -> None:
             write_bytes(target, Path(source).read_bytes())
 
 
-def checkpoint_key(config: PatchConfig) -> int:
-    """Return the number that identifies the optimization of ``config``.
+def weight_hashes(models: Sequence[object]) -> tuple[str, ...]:
+    """Return the hash of the weights of each model: of its file, or else of its tensors, since a
+    factory has no file; of a function without tensors, nothing."""
+    return tuple(map(_weight_hash, models))
+
+
+def _weight_hash(model: object) -> str:
+    if isinstance(model, LoadedModel) and model.card.sha256:
+        return model.card.sha256[:16]
+    return state_digest(model) if isinstance(model, nn.Module) else ""
+
+
+def _agreed(hashes: tuple[str, ...], processes: ProcessGroup) -> tuple[str, ...]:
+    """Return ``hashes``, which all processes must have alike."""
+    if any(other != hashes for other in processes.gather(hashes)):
+        raise OptionError(
+            "The processes made models of different weights",
+            "All need the same",
+            "Let the model's factory load its weights, or draw them from a seed of its own",
+        )
+    return hashes
+
+
+def checkpoint_key(config: PatchConfig, weights: Sequence[str]) -> int:
+    """Return the number that identifies the optimization of ``config`` on victims of ``weights``.
 
     A checkpoint is only resumed by the run of the same key. It depends on neither the device nor
     the names of profiles and range files, but on their contents.
+
+    Args:
+        config: What is optimized.
+        weights: Hash of each victim's weights.
     """
     table = {**config.as_card_table(), "device": "cpu", **config.profile_checksums()}
     ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
@@ -368,7 +402,38 @@ def checkpoint_key(config: PatchConfig) -> int:
         words.append("center=given")
     if config.size_mm is None and config.object == "sign":
         words.append(f"size=one of {config.possible_sizes}")
-    return derive(config.seed, *words)
+    return derive(config.seed, *words, *weights)
+
+
+def refuse_other_weights(weights: Sequence[str], folder: Path) -> None:
+    """Refuse to replace a finished bundle that was made on victims of the same names with others.
+
+    Args:
+        weights: Hash of each victim's weights.
+        folder: Folder of the run, which need not exist.
+
+    Raises:
+        OptionError: ``folder`` holds a bundle whose card names other weights.
+    """
+    recorded = _recorded_settings(folder).get(_HASHES)
+    if recorded is not None and recorded != list(weights):
+        raise OptionError(
+            f'"{folder}" holds a finished patch made on other weights of this model',
+            UNASKED,
+            "Name another folder with --out, or add --overwrite",
+        )
+
+
+def _recorded_settings(folder: Path) -> Mapping[str, Any]:
+    """The settings on the card of a finished bundle; nothing where there is none."""
+    file = folder / CARD
+    if not file.is_file():
+        return {}
+    try:
+        recorded = read_table(file, finite=False).get("optimisation", {})
+    except DataError:
+        return {}
+    return recorded if isinstance(recorded, Mapping) else {}
 
 
 def refuse_other_result(config: PatchConfig, folder: Path) -> None:
@@ -381,17 +446,9 @@ def refuse_other_result(config: PatchConfig, folder: Path) -> None:
     Raises:
         OptionError: ``folder`` holds the bundle of another configuration.
     """
-    file = folder / CARD
-    if not file.is_file():
+    if not (folder / CARD).is_file():
         return
-    try:
-        recorded = read_table(file, finite=False).get("optimisation", {})
-    except DataError:
-        recorded = {}
-    if not isinstance(recorded, Mapping):
-        recorded = {}
-
-    differing = _differing_fields(config, recorded)
+    differing = _differing_fields(config, _recorded_settings(folder))
     if differing:
         raise OptionError(
             f'"{folder}" holds a finished patch of another configuration ({", ".join(differing)})',
@@ -423,7 +480,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         recorded = {"faces": PLAIN, "search_by": "auto", **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
-    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race"}
+    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race", _HASHES}
     searched = config.search
     if searched == "auto":  # the card names the search that it stood for
         searched = recorded.get("search", "none")

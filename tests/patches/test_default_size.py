@@ -63,7 +63,7 @@ def test_a_run_takes_it_and_finds_its_bundle_again(left_open: PatchConfig, tmp_p
     given = replace(left_open, size_mm=(190, 150))
     with pytest.raises(OptionError, match="another configuration"):
         PatchRun(given, tmp_path / "out", force=True)
-    assert checkpoint_key(given) != checkpoint_key(left_open)
+    assert checkpoint_key(given, ()) != checkpoint_key(left_open, ())
 
 
 def test_an_ensemble_with_a_classifier_keeps_the_size_of_classifiers(

@@ -91,8 +91,8 @@ def test_a_checkpoint_belongs_to_the_ranges_of_its_file(
     keys = set()
     for text in ("yaw_deg = [-5, 5]", "yaw_deg = [-6, 6]"):
         file.write_text(text)
-        keys.add(checkpoint_key(own))
-    assert len(keys | {checkpoint_key(replace(own, eot_ranges=None))}) == 3
+        keys.add(checkpoint_key(own, ()))
+    assert len(keys | {checkpoint_key(replace(own, eot_ranges=None), ())}) == 3
 
 
 def test_the_command_takes_ranges_and_pipelines(settings: PatchConfig, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_model import MODEL
+from own_model import MODEL, work_beside
 
-from physadv.core.errors import BundleError, GeometryError
+from physadv.core.errors import BundleError, GeometryError, OptionError
 from physadv.patches.bundle import read_bundle
 from physadv.patches.config import PatchConfig
 from physadv.patches.patch_run import PatchRun
@@ -71,6 +71,50 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(settings: PatchConfig, tmp_path:
     again = finished(settings, tmp_path / "cut")
     assert again.resumed_at == 6
     assert torch.equal(again.finish()[0].patch, whole)
+
+
+OWN = """
+import torch
+from physadv.models.load import as_model
+
+class Weighted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(GAIN))
+
+    def forward(self, x):
+        red = (x[:, 0] - x[:, 1:].mean(1)).mean((1, 2))
+        return torch.stack([self.gain * red, self.gain * (0.12 - 0 * red)], 1)
+
+def make():
+    return as_model(Weighted(), classes=["stop", "other"], input_size=32)
+"""
+
+
+def test_a_folder_belongs_to_the_weights_of_its_victim(
+    settings: PatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factory trained anew between two starts of one command: what was optimized on the old
+    weights is not resumed, and the finished bundle is not replaced unless that is asked for."""
+
+    def run_on(gain: float) -> PatchRun:
+        work_beside("weighted", OWN.replace("GAIN", str(gain)), tmp_path, monkeypatch)
+        return PatchRun(replace(settings, model="weighted:make"), tmp_path / "out")
+
+    for step in run_on(60.0).steps(validate_every=6):
+        if step.step == 7:
+            break
+    other = run_on(50.0)
+    next(iter(other.steps(validate_every=6)))
+    assert other.resumed_at == 0
+    first = run_on(60.0)
+    for _ in first.steps(validate_every=6):
+        pass
+    assert first.resumed_at == 6
+    first.finish()
+    run_on(60.0)
+    with pytest.raises(OptionError, match="other weights"):
+        run_on(50.0)
 
 
 def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_path: Path) -> None:
