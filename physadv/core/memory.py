@@ -18,10 +18,15 @@ def keep_freed_memory() -> bool:
     pass of a network waits for new pages: 104 ms an image of a ResNet's gradient at 160x160, and
     56 with this setting. The process holds on to what it once took, up to 2 GB. It concerns the
     whole process, so that a command makes it and the library does not; the user's own settings of
-    the allocator (``MALLOC_*``, ``GLIBC_TUNABLES``) stand.
+    the allocator (``MALLOC_*``, ``GLIBC_TUNABLES``) stand. Where the address space is limited
+    (``ulimit -v``) nothing is kept: what is refused there must leave room for everything else.
     """
     own = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or own or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    import resource  # there is none on Windows
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
     if mallopt is None:

@@ -49,6 +49,15 @@ def test_settings_of_the_user_stand() -> None:
     assert page_faults("command", MALLOC_MMAP_THRESHOLD_="1048576") >= 16
 
 
+@needs_glibc
+def test_nothing_is_kept_of_a_limited_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out under `ulimit -v` must be given back, so that fewer draws fit."""
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (3 << 30, 3 << 30))
+    assert not keep_freed_memory()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("MALLOC_TRIM_THRESHOLD_", "1"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=1")],
