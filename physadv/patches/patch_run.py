@@ -56,9 +56,9 @@ _FEW_VALIDATION_DRAWS = 48
 _VALIDATED_EVERY = 50
 _CONTROL_QUERIES, _VISIBILITY_QUERIES = 3 * 128, 400
 _REPORTED_ONLY = ("test_draws", "name", "device")
+"""Fields that do not decide the optimization."""
 _HASHES = "weight_hashes"
 """Entry of a card's settings: the hash of each victim's weights."""
-"""Fields that do not decide the optimization."""
 
 
 class PatchRun:
