@@ -56,7 +56,8 @@ def _sticker(size_mm: tuple[float, float], **settings: Any) -> PatchConfig:
 
 
 def _hiding(**settings: Any) -> PatchConfig:
-    """A sticker of the default size that hides drawn and photographed signs from a detector."""
+    """A sticker that hides drawn and photographed signs from a detector, of the default size unless
+    one is given."""
     return PatchConfig(goal="vanish", draws=12, **{**PHOTOS, **COARSE, **settings})
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from physadv.core.errors import PhysadvError
 from physadv.core.files import write_json
 from physadv.core.parsing import parse_json_as
+from physadv.core.tensor_digests import named_state, tensor_bytes
 from physadv.core.text import read_text
 from physadv.models.fetch import cache_dir
 
@@ -71,10 +72,9 @@ def choice_key(model: nn.Module, images: Tensor, names: tuple[str, ...]) -> str 
     try:
         for part in (*_surroundings(images), *names, *_architecture(model)):
             digest.update(part.encode() + b"\0")
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-            plain = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(plain.view(torch.uint8).numpy().data)
+        for name, tensor in named_state(model):
+            digest.update(name)
+            digest.update(tensor_bytes(tensor))
     except Exception:  # sparse, quantized or lazy weights, or what a layer of the user's raises
         return None
     return digest.hexdigest()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, OptionError
+from physadv.core.tensor_digests import named_state, tensor_bytes
 from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
 from physadv.models.cards import LoadedModel
@@ -108,8 +109,8 @@ def state_digest(model: nn.Module) -> str:
         False
     """
     digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+    for name, tensor in named_state(model):
+        digest.update(name)
         update_digest(digest, tensor)
     return digest.hexdigest()[:16]
 
@@ -118,8 +119,7 @@ def update_digest(digest: hashlib._Hash, tensor: Tensor) -> None:
     """Add the numbers of ``tensor`` to ``digest``; of one that has no bytes to read, as a sparse
     one, none."""
     with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(tensor))
 
 
 def reading_facts(
