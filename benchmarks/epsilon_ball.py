@@ -8,12 +8,16 @@ reported. Peers run where they can be imported, say from a folder made by ``pip 
 --target DIR foolbox eagerpy torchattacks adversarial-robustness-toolbox adv-lib`` and named in
 PYTHONPATH; none is a dependency. Raw rows are appended to ``--rows``; ``--table`` prints them again.
 
-The nets of ``--net`` have random weights. They are attacked for what they predict, within the
-median radius at which a linear model breaks eight other images, so that some stand and some fall:
-it is the time that is compared, and how many fall to each at that.
+Nets with ``--weights``, by ``scripts/train_benchmark_net.py``, are attacked on images that they read
+correctly. Those of ``--net`` without have random weights. They are attacked for what they predict,
+within the median radius at which a linear model breaks eight other images, so that some stand and
+some fall: it is the time that is compared, and how many fall to each at that.
 
 Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --weights robust_net.pt --data
 ../shared/data/cifar10-jpg.zip
+
+Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --net ViT --weights vit.pt -n 32 --repeats
+3 --data ../shared/data/cifar10-jpg.zip
 
 Example: PYTHONPATH=DIR python benchmarks/epsilon_ball.py --net ViT -n 24 --steps 20 --repeats 3
 --data ../shared/data/cifar10-jpg.zip
@@ -47,7 +51,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor, int, float], Tensor]
 KINDS: dict[str, Callable[[], nn.Module]] = {
     name: make for name, make in NETS.items() if name != "WRN-16-10"
 }
-"""Nets of random weights."""
+"""Nets of ``--net``."""
 
 
 def floor(net: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float) -> Tensor:
@@ -183,15 +187,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def trained_resnet(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor, float]:
-    """The ResNet, images that it reads correctly, their classes, and the radius."""
-    net = ResNet().eval()
+def trained_net(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """A trained net, images that it reads correctly, their classes, and the radius."""
+    net = (KINDS[options.net] if options.net else ResNet)().eval()
     if options.weights:
         net.load_state_dict(torch.load(options.weights, weights_only=True))
-    x, y = load_cifar10(options.data, "test", 4 * options.n)
+    x, y = load_cifar10(options.data, "test", max(512, 4 * options.n))
     with torch.no_grad():
-        right = (net(x).argmax(1) == y).nonzero()[: options.n, 0]
-    return net, x[right], y[right], EPS
+        right = torch.cat([net(part).argmax(1) for part in x.split(64)]) == y
+    print(f"clean accuracy {float(right.float().mean()):.3f}, n = {len(y)}")
+    chosen = right.nonzero()[: options.n, 0]
+    return net, x[chosen], y[chosen], options.eps
 
 
 def random_net(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor, float]:
@@ -216,9 +222,10 @@ def main() -> None:
     parser.add_argument(
         "--weights",
         type=Path,
-        help="state of resnet.ResNet, from scripts/train_benchmark_net.py; random without",
+        help="state from scripts/train_benchmark_net.py; random without",
     )
-    parser.add_argument("--net", choices=list(KINDS), help="a net of random weights instead")
+    parser.add_argument("--net", choices=list(KINDS), help="in place of resnet.ResNet")
+    parser.add_argument("--eps", type=float, default=EPS, help="radius for --weights")
     parser.add_argument("--data", type=Path)
     parser.add_argument("-n", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40)
@@ -233,11 +240,12 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net, x, y, eps = random_net(options) if options.net else trained_resnet(options)
+    is_random = options.net and not options.weights
+    net, x, y, eps = random_net(options) if is_random else trained_net(options)
     names = usable(list(dict.fromkeys(["floor", *options.only])), net, x, y)
     run = {
         "run": int(time.time()),
-        "net": options.net or "ResNet, trained",
+        "net": options.net if is_random else f"{options.net or 'ResNet'}, trained",
         "torch": torch.__version__,
         "cpu": platform.processor() or platform.machine(),
     }

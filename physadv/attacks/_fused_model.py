@@ -31,6 +31,7 @@ from physadv.attacks._image_groups import (
     timing_gradients,
 )
 from physadv.attacks._speed_choice import choice_key, earlier_choice, keep_choice
+from physadv.attacks._winograd import any_number_of_pixels, undo_winograd, use_winograd
 from physadv.core.errors import OptionError
 from physadv.core.memory_limit import MemoryLimit
 from physadv.core.wording import count_noun
@@ -68,6 +69,7 @@ class FusedModel:
         channels_last: Whether it runs fastest on images in that memory format.
         bf16: Run convolutions and linear layers in bfloat16.
         folded: Number of batch norms folded into the convolution before them.
+        filtered: Number of convolutions by Winograd's method.
         exact: The copy in full precision for the last, smallest steps, where rounding in bfloat16
             turns the signs of small gradients into noise (see ``benchmarks/robustness.md``).
         observations: Where to note what shows while it runs.
@@ -85,11 +87,12 @@ class FusedModel:
         bf16: bool = False,
         *,
         folded: int = 0,
+        filtered: int = 0,
         exact: FusedModel | None = None,
         observations: Observations | None = None,
     ) -> None:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
-        self.folded, self.calls = folded, 0
+        self.folded, self.filtered, self.calls = folded, filtered, 0
         self.compiled: CompiledGradient | None = None
         self.at_once = 0
         self.exact: FusedModel = exact or self
@@ -123,6 +126,8 @@ class FusedModel:
     def __str__(self) -> str:
         """What the copy does differently, in words."""
         parts = [f"{count_noun(self.folded, 'batch norm')} folded"] if self.folded else []
+        if self.filtered:
+            parts += [f"{count_noun(self.filtered, 'convolution')} by Winograd's method"]
         parts += ["channels last"] if self.channels_last else []
         parts += ["bfloat16 but for the last steps"] if self.bf16 else []
         parts += ["compiled"] if self.compiled else []
@@ -445,10 +450,13 @@ def fuse_model(
             channels_last = channels_last and probe.ndim == 4
             if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            exact = FusedModel(module, channels_last, folded=folded, observations=observations)
+            reduced = _in_bf16(copy.deepcopy(module)) if bf16 else None
+            filtered = use_winograd(module) if channels_last else 0
+            exact = FusedModel(
+                module, channels_last, folded=folded, filtered=filtered, observations=observations
+            )
             candidates = [exact]
-            if bf16:
-                reduced = _in_bf16(copy.deepcopy(module))
+            if reduced is not None:
                 candidates.insert(
                     0,
                     FusedModel(
@@ -463,6 +471,14 @@ def fuse_model(
     except Exception:  # whatever the user's model raises on two images, or when it is copied
         return model  # it is attacked as it is
 
+    if filtered:
+        with any_number_of_pixels(module):
+            same = _agrees(exact, model, probe)
+        if same and not bf16:
+            return exact
+        if not same:
+            undo_winograd(module)
+            exact.filtered = 0
     return next((c for c in candidates if _agrees(c, model, probe)), model)
 
 
