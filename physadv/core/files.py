@@ -375,3 +375,16 @@ def sha256_of(path: str | Path) -> str:
         while piece := stream.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def digest_of(*parts: bytes | memoryview) -> str:
+    """Return 16 hex digits of the sha256 of ``parts``, by which contents are known again.
+
+    Example:
+        >>> digest_of(b"ab", b"c") == digest_of(b"abc")
+        True
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]

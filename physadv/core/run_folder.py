@@ -35,7 +35,7 @@ from physadv.core.tables import read_table
 
 CONFIG = "config.toml"
 """Record of a run's configuration in its folder."""
-_RECORDS = (CONFIG, "environment.json", "evaluation.json")
+_RECORDS = (CONFIG, "environment.json", "samples.jsonl", "evaluation.json")
 UNASKED = "A finished result is not replaced without being asked"
 """What every refusal to replace a result says is allowed."""
 _REMEDY = "Name another --out, or add --overwrite"

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from physadv.core.errors import DataError
+from physadv.core.files import digest_of
 from physadv.core.image_io import Array
 from physadv.datasets.summary import DatasetSummary
 
@@ -31,6 +32,8 @@ class ImageDataset:
         summary: What the reader took the data for.
         header_size: Function that returns width and height in px of image i from its header; None
             where images must be read for it.
+        digest: Function that returns a hash of the file of image i; None where its pixels are
+            hashed.
 
     Raises:
         DataError: There is no image, lengths differ, or a label has no class.
@@ -50,6 +53,7 @@ class ImageDataset:
     boxes: Boxes | None = None
     summary: DatasetSummary = field(default_factory=DatasetSummary)
     header_size: Callable[[int], tuple[int, int]] | None = None
+    digest: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -89,12 +93,20 @@ class ImageDataset:
         height, width = self.read(index).shape[:2]
         return int(height), int(width)
 
+    def content_digest(self, index: int) -> str:
+        """Return a hash of the image ``index``, by which a run that resumes knows it again."""
+        if self.digest is not None:
+            return self.digest(index)
+        image = np.ascontiguousarray(self.read(index))
+        return digest_of(repr(image.shape).encode(), image.data)
+
     def __iter__(self) -> Iterator[tuple[Array, int]]:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: Sequence[int] | Labels) -> ImageDataset:
         """Return the images of ``indices``, in that order, with the same classes."""
         chosen, size = np.asarray(indices, dtype=np.int64), self.header_size
+        digest = self.digest
         return ImageDataset(
             lambda i: self.read(int(chosen[i])),
             self.labels[chosen],
@@ -104,6 +116,7 @@ class ImageDataset:
             None if self.boxes is None else self.boxes[chosen],
             self.summary,
             None if size is None else lambda i: size(int(chosen[i])),
+            None if digest is None else lambda i: digest(int(chosen[i])),
         )
 
     def counts(self) -> Labels:

@@ -13,6 +13,7 @@ import numpy as np
 
 from physadv.core.columnar_files import ColumnarFile
 from physadv.core.errors import DataError, ImageError
+from physadv.core.files import digest_of
 from physadv.core.image_io import Array, decode_rgb
 from physadv.core.parsing import parse_json, parse_yaml
 from physadv.core.reading import MAX_PICTURE_BYTES, assert_bytes
@@ -89,7 +90,9 @@ def read_columnar(path: Path, split: str | None) -> ImageDataset:
         raise DataError(f"{path}", f"column {column}: {words.count('None')} rows have no label")
     labels, classes = number_labels(words, f"{path}", table.names_of(column))
     names = tuple(f"{table.part_names}#{i}" for i in range(len(words)))
-    return ImageDataset(table.image, labels, classes, names, names, summary=table.summary)
+    return ImageDataset(
+        table.image, labels, classes, names, names, summary=table.summary, digest=table.digest
+    )
 
 
 def read_columnar_detection(path: Path, split: str | None) -> DetectionDataset:
@@ -112,7 +115,7 @@ def read_columnar_detection(path: Path, split: str | None) -> DetectionDataset:
     names = table.names_of(column)
     boxes = [_boxes_of(value, i, names, f"{path}") for i, value in enumerate(rows)]
     files = tuple(f"{table.part_names}#{i}" for i in range(len(rows)))
-    return detection_arrays(table.image, boxes, names, files, table.summary)
+    return detection_arrays(table.image, boxes, names, files, table.summary, table.digest)
 
 
 def has_boxes(path: Path) -> bool:
@@ -146,6 +149,18 @@ class _Table:
 
     def image(self, index: int) -> Array:
         """Return the image of row ``index``."""
+        data, where = self._bytes(index)
+        try:
+            return decode_rgb(data, where)
+        except ImageError as error:
+            raise DataError(error.value, error.limit, error.remedy) from error
+
+    def digest(self, index: int) -> str:
+        """Return a hash of the image of row ``index``."""
+        return digest_of(self._bytes(index)[0])
+
+    def _bytes(self, index: int) -> tuple[bytes, str]:
+        """The file of the image of row ``index``, and what errors call it."""
         number = bisect_right(self._ends, index)
         first = self._ends[number - 1] if number else 0
         file = self.files[number]
@@ -159,10 +174,7 @@ class _Table:
                 "Save the data set with its images embedded",
             )
         assert_bytes(len(data), where, most=MAX_PICTURE_BYTES, error=DataError)
-        try:
-            return decode_rgb(bytes(data), where)
-        except ImageError as error:
-            raise DataError(error.value, error.limit, error.remedy) from error
+        return bytes(data), where
 
     def names_of(self, column: str) -> tuple[str, ...]:
         """Names of the classes of a column; empty where nothing states them."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from physadv.core.csv_tables import parse_csv
 from physadv.core.errors import DataError
+from physadv.core.files import digest_of
 from physadv.core.image_io import Array
 from physadv.core.names import natural_key
 from physadv.core.text import decode_text
@@ -123,6 +124,12 @@ class _BoxArrays:
             starts,
         )
 
+    def digest(self, index: int) -> str:
+        """Return a hash of the boxes of an image, as written."""
+        rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        arrays = (self.boxes, self.labels, self.crowd, self.areas, self.sizes)
+        return digest_of(*(array[rows].tobytes() for array in arrays))
+
     def of_image(self, index: int, width: int, height: int, name: str = "") -> ObjectBoxes:
         """Return the objects of an image of ``width`` and ``height`` in px.
 
@@ -160,6 +167,8 @@ class DetectionDataset:
         names: Names (n) of the images.
         present: Numbers of the classes that have an object.
         summary: What the reader took the data for.
+        digest: Function that returns a hash of the file and the boxes of image i; None where its
+            pixels are hashed.
 
     Raises:
         DataError: There is no image.
@@ -178,6 +187,7 @@ class DetectionDataset:
     names: tuple[str, ...]
     present: tuple[int, ...] = ()
     summary: DatasetSummary = field(default_factory=DatasetSummary)
+    digest: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -193,17 +203,27 @@ class DetectionDataset:
         image = self.read(index)
         return image, self.objects(index, image.shape[1], image.shape[0])
 
+    def content_digest(self, index: int) -> str:
+        """Return a hash of the image ``index`` and its objects, by which a run that resumes knows
+        them again."""
+        if self.digest is not None:
+            return self.digest(index)
+        image, own = self[index]
+        arrays = (np.ascontiguousarray(image), own.boxes, own.labels, own.crowd, own.areas)
+        return digest_of(repr(image.shape).encode(), *(array.tobytes() for array in arrays))
+
     def __iter__(self) -> Iterator[tuple[Array, ObjectBoxes]]:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: Sequence[int]) -> DetectionDataset:
         """Return the images of ``indices``, in that order, with the same classes."""
-        chosen = [int(i) for i in indices]
+        chosen, digest = [int(i) for i in indices], self.digest
         return replace(
             self,
             read=lambda i: self.read(chosen[i]),
             objects=lambda i, width, height: self.objects(chosen[i], width, height),
             names=tuple(self.names[i] for i in chosen),
+            digest=None if digest is None else lambda i: digest(chosen[i]),
         )
 
 
@@ -619,6 +639,7 @@ def _assembled(
         (*found.classes, *others),
         tuple(names),
         summary,
+        lambda i: source.digest(names[i]),
     )
 
 
@@ -628,6 +649,7 @@ def detection_arrays(
     classes: Sequence[str],
     names: tuple[str, ...],
     summary: DatasetSummary,
+    digest: Callable[[int], str] | None = None,
 ) -> DetectionDataset:
     """Return a detection data set of boxes that are already sorted by image.
 
@@ -637,6 +659,7 @@ def detection_arrays(
         classes: Names of the classes; further ones that occur are appended.
         names: Names of the images.
         summary: What the reader took the data for.
+        digest: Function that returns a hash of the file of image i; None where pixels are hashed.
     """
     boxes = [[in_order(box) for box in own] for own in by_image]
     counts = Counter(box.class_name for own in boxes for box in own)
@@ -653,6 +676,7 @@ def detection_arrays(
         names,
         tuple(np.unique(arrays.labels).tolist()),
         replace(summary, notes=(note, *summary.notes)),
+        None if digest is None else lambda i: f"{digest(i)} {arrays.digest(i)}",
     )
 
 

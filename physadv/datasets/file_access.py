@@ -20,6 +20,7 @@ from physadv.core.archive_files import (
     zip_files,
 )
 from physadv.core.errors import DataError, ImageError
+from physadv.core.files import digest_of
 from physadv.core.image_io import IMAGE_SUFFIXES, Array, decode_rgb
 from physadv.core.litter import is_litter
 from physadv.core.names import natural_key
@@ -69,6 +70,10 @@ class FileSource(ABC):
             return shown_size(self.read(name, MAX_PICTURE_BYTES), f"{self.path}: {name}")
         except ImageError as error:
             raise DataError(error.value, error.limit, error.remedy) from error
+
+    def digest(self, name: str) -> str:
+        """Return a hash of the file ``name``. Raises DataError where it cannot be read."""
+        return digest_of(self.read(name, MAX_PICTURE_BYTES))
 
     def _take(self, found: list[str]) -> None:
         """Keep the names of the set's own files, sorted with numbers by value."""
@@ -120,6 +125,11 @@ class ZipSource(FileSource):
         damaged."""
         where = f"{self.path}: {name}"
         return read_member(self._zip, name, where, most_bytes=most_bytes)
+
+    def digest(self, name: str) -> str:
+        """Return the size and the checksum of the member ``name``, which the zip lists."""
+        info = self._zip.getinfo(name)
+        return f"{info.file_size}-{info.CRC:08x}"
 
 
 class TarSource(FileSource):

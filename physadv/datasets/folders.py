@@ -82,6 +82,7 @@ def read_folders(source: FileSource, split: str | None) -> ImageDataset:
             notes=_notes(source, tree, chosen, classes, set(labels.tolist())),
         ),
         header_size=lambda i: source.size(names[i]),
+        digest=lambda i: source.digest(names[i]),
     )
 
 

@@ -108,6 +108,7 @@ def _dataset(source: FileSource, rows: list[_Row], classes: int) -> ImageDataset
         tuple(row.track for row in rows),
         files,
         np.asarray([_scaled(row.box, source.size(row.file)) for row in rows], np.float32),
+        digest=lambda i: source.digest(files[i]),
     )
 
 

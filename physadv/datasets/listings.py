@@ -211,4 +211,5 @@ def _dataset(
         names,
         summary=DatasetSummary(path, layout, part, shown_parts(parts)),
         header_size=lambda i: source.size(names[i]),
+        digest=lambda i: source.digest(names[i]),
     )

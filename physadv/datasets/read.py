@@ -206,7 +206,13 @@ def _as_classification(source: FileSource, split: str | None) -> ImageDataset | 
     note = "each image has objects of one class, which is its label"
     summary = replace(data.summary, notes=(note, *data.summary.notes))
     return ImageDataset(
-        data.read, np.asarray(labels, np.int64), data.classes, data.names, data.names, None, summary
+        data.read,
+        np.asarray(labels, np.int64),
+        data.classes,
+        data.names,
+        data.names,
+        summary=summary,
+        digest=data.digest,
     )
 
 

@@ -134,6 +134,7 @@ def read_webdataset(source: FileSource, split: str | None) -> ImageDataset:
             skipped=source.left_out(_used(source, names)),
         ),
         header_size=lambda i: source.size(images[i]),
+        digest=lambda i: source.digest(images[i]),
     )
 
 

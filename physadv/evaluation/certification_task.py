@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from physadv.evaluation.evaluate import curve_radii
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import wilson_interval
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
+from physadv.evaluation.recorded_samples import sample_rows
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
 from physadv.evaluation.subject import reading_facts, state_facts
 from physadv.models.cards import LoadedModel, ModelCard
@@ -142,7 +144,12 @@ class CertificationTask:
 
     def claim(self, folder: Path) -> None:
         """Note in ``folder`` what is certified there. Raises OptionError where that is another."""
-        claim_folder(folder, self.facts)
+        claim_folder(folder, self.facts, self.sample_rows)
+
+    @cached_property
+    def sample_rows(self) -> list[Row]:
+        """One row an image with a hash of its contents, which a run that resumes compares."""
+        return sample_rows(self.samples)
 
     def open_log(self, folder: Path) -> ProgressLog:
         """Return the rows in ``folder``, which become or already are this task's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,9 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from physadv.core.errors import DataError
+from physadv.core.files import digest_of
 from physadv.core.number_checks import check_whole
 from physadv.core.random_streams import drawn_positions
 from physadv.core.reading import foreign_errors
+from physadv.core.tensor_digests import tensor_bytes
 from physadv.core.tensors import (
     as_class_numbers,
     as_float_images,
@@ -31,7 +32,6 @@ from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import IN_ORDER, ClassMatch, LabelMap, match_classes
 from physadv.datasets.summary import sizes_in_words
 from physadv.evaluation.samples import choose_samples
-from physadv.evaluation.subject import update_digest
 from physadv.models.cards import ModelCard
 from physadv.models.resizing import InputResizing
 
@@ -93,6 +93,14 @@ class SampleSource(Protocol):
 
     def name(self, position: int) -> str:
         """Return the name of the image at ``position``."""
+        ...
+
+    def label(self, position: int) -> int:
+        """Return the model's class number of the image at ``position``."""
+        ...
+
+    def digest(self, position: int) -> str:
+        """Return a hash of the image at ``position``, by which a run that resumes knows it."""
         ...
 
 
@@ -167,6 +175,15 @@ class TensorSamples:
     def name(self, position: int) -> str:
         """Return the name of the image at ``position``: its number in the caller's data."""
         return f"#{self.indices[position]}"
+
+    def label(self, position: int) -> int:
+        """Return the model's class number of the image at ``position``."""
+        return self.labels[position]
+
+    def digest(self, position: int) -> str:
+        """Return a hash of the image at ``position``."""
+        pixels = self.pixels[position]
+        return digest_of(f"{pixels.dtype} {tuple(pixels.shape)}".encode(), tensor_bytes(pixels))
 
 
 _IMAGES = ("image", "images", "pixel_values", "img")
@@ -278,23 +295,6 @@ def _match_named(data: Any, labels: Tensor, card: ModelCard, given: LabelMap) ->
             "correct the data set",
         )
     return match_classes(names, card.classes, model=card.name, labels=given, needed=needed)
-
-
-def samples_digest(samples: SampleSource) -> str:
-    """Return a hash of the chosen images, of files by their numbers in the data set, and of labels
-    that are numbers, by which a run that resumes knows them again.
-
-    Example:
-        >>> levels = torch.full((1, 3, 2, 2), 0.1), torch.full((1, 3, 2, 2), 0.2)
-        >>> one, other = (TensorSamples(pixels, (0,), (0,)) for pixels in levels)
-        >>> samples_digest(one) == samples_digest(other)
-        False
-    """
-    labels = samples.labels if samples.match is None else ()  # matched ones are the model's own
-    digest = hashlib.sha256(repr((tuple(labels), tuple(samples.indices))).encode())
-    if isinstance(samples, TensorSamples):
-        update_digest(digest, samples.pixels)
-    return digest.hexdigest()[:16]
 
 
 def _batch_of_one(item: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from physadv.core.errors import DataError
+from physadv.core.files import digest_of
 from physadv.core.image_io import to_tensor
 from physadv.core.random_streams import drawn_positions
 from physadv.core.tensors import as_float_images, channels_come_last
@@ -58,6 +59,14 @@ class DetectionSamples:
     def name(self, position: int) -> str:
         """Return the name of the image at ``position`` of the choice."""
         return self.dataset.names[self.indices[position]]
+
+    def label(self, position: int) -> None:
+        """Return None: an image has objects, no class of its own."""
+
+    def digest(self, position: int) -> str:
+        """Return a hash of the image at ``position`` and its objects."""
+        own = self.dataset.content_digest(self.indices[position])
+        return digest_of(f"{own} {self.numbers}".encode())
 
     def sample(self, position: int) -> tuple[Tensor, ObjectBoxes]:
         """Return the image (1, 3, h, w) in [0, 1] at ``position``, in 8-bit steps, and its objects.

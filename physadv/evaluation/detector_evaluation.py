@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ from physadv.evaluation.metrics.intervals import (
     wilson_interval,
 )
 from physadv.evaluation.progress_log import ProgressLog, claim_folder
+from physadv.evaluation.recorded_samples import sample_rows
 from physadv.evaluation.subject import ball_of, load_subject, reading_facts, state_facts
 from physadv.models.black_box import black_box_within
 from physadv.models.cards import LoadedModel
@@ -464,7 +466,12 @@ class DetectorTask:
 
     def claim(self, folder: Path) -> None:
         """Note in ``folder`` what is evaluated there. Raises OptionError where that is another."""
-        claim_folder(folder, self.facts)
+        claim_folder(folder, self.facts, self.sample_rows)
+
+    @cached_property
+    def sample_rows(self) -> list[Row]:
+        """One row an image with a hash of its contents, which a run that resumes compares."""
+        return sample_rows(self.samples)
 
     def start(self, folder: Path | None = None, keep: Keep | None = None) -> DetectorEvaluation:
         """Return the evaluation to iterate over; one recorded in ``folder`` is resumed.

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, get_args
@@ -38,12 +39,12 @@ from physadv.evaluation.data import (
     EvaluationData,
     SampleSource,
     open_samples,
-    samples_digest,
 )
 from physadv.evaluation.ensemble import plan_record
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import RateInterval
 from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.recorded_samples import sample_rows
 from physadv.evaluation.robust_accuracy import Evaluation, unbroken_in_words
 from physadv.evaluation.stages import AttackStage, StageInput
 from physadv.evaluation.subject import ball_of, load_subject, reading_facts, state_facts
@@ -206,7 +207,12 @@ class EvaluationTask:
 
     def claim(self, folder: Path) -> None:
         """Note in ``folder`` what is evaluated there. Raises OptionError where that is another."""
-        claim_folder(folder, {**self.facts, **self.identity})
+        claim_folder(folder, {**self.facts, **self.identity}, self.sample_rows)
+
+    @cached_property
+    def sample_rows(self) -> list[Row]:
+        """One row an image with a hash of its contents, which a run that resumes compares."""
+        return sample_rows(self.samples)
 
     def start(
         self, folder: Path | None = None, save: Path | None = None, *, shard: Shard = WHOLE
@@ -454,7 +460,6 @@ def prepare_evaluation(
     }
     identity = {
         **state_facts(loaded),
-        "samples": samples_digest(samples),
         "curve": radii,
         "plan": plan_record(ball.norm, plan),
         "attack": names,

@@ -19,8 +19,14 @@ from physadv.core.run_folder import CONFIG
 from physadv.core.tables import read_table
 from physadv.core.text import read_text
 from physadv.evaluation.progress_log import IDENTITY, ProgressLog, differences
+from physadv.evaluation.recorded_samples import (
+    SAMPLES,
+    changed_images,
+    recorded_samples,
+    without_images,
+)
 
-_RECORDS = (CONFIG, IDENTITY, "environment.json")
+_RECORDS = (CONFIG, SAMPLES, IDENTITY, "environment.json")
 _COMMANDS = ("attack", "evaluate", "certify")
 _RANKS = "ranks"
 _LARGEST_EXAMPLE = 64 << 20
@@ -169,12 +175,19 @@ def _command_of(folder: Path) -> str:
 def _refuse_other_settings(identities: dict[Path, dict[str, Any]]) -> None:
     first, expected = next(iter(identities.items()))
     for folder, found in identities.items():
-        differing = differences(expected, found)
+        differing = differences(without_images(expected), without_images(found))
         if differing:
             raise DataError(
                 f'"{folder}" is a run of other settings than "{first}" ({differing[0]})',
                 "Shards are of one run",
                 _REMEDY,
+            )
+        if differences(expected, found):
+            changed = changed_images(recorded_samples(first), recorded_samples(folder))
+            raise DataError(
+                f'"{folder}" is a run on {changed}, than "{first}" has',
+                "Shards are of the same images and labels",
+                "Run one of both again, on the images of the other",
             )
 
 

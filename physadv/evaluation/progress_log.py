@@ -20,11 +20,20 @@ from physadv.core.members import member_of
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows, replace_rows
 from physadv.core.tables import convert_value, read_table
+from physadv.evaluation.recorded_samples import (
+    IMAGE_DIGEST,
+    SAMPLES,
+    changed_images,
+    recorded_samples,
+    rows_digest,
+    without_images,
+)
 
 IDENTITY = "evaluation.json"
 """Record in a run's folder of what is evaluated."""
-CONTENTS = ("model_state", "samples")
-"""Entries of an identity that are hashes: of a model's weights, and of images and labels."""
+CONTENTS = ("model_state", "samples", IMAGE_DIGEST)
+"""Entries of an identity that are hashes: of a model's weights, and of images and labels.
+Versions up to 0.3 wrote "samples"."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +214,14 @@ def _counted_rows(marks: Iterable[Row]) -> int:
     return sum(count for count in counts if isinstance(count, int))
 
 
-def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
+def claim_folder(folder: Path, identity: dict[str, Any], samples: Sequence[Row] = ()) -> bool:
     """Record in ``folder`` the ``identity`` of an evaluation, or compare it with the recorded one.
+
+    Args:
+        folder: Folder of the run.
+        identity: What is evaluated.
+        samples: Row of each of its images (:func:`physadv.evaluation.recorded_samples.sample_rows`)
+            where it has some.
 
     Returns:
         True where the folder holds the same evaluation, to be resumed.
@@ -216,19 +231,29 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> bool:
         DataError: The folder holds rows without an identity.
     """
     file = member_of(folder, IDENTITY)
+    if samples:
+        identity = {**identity, IMAGE_DIGEST: rows_digest(samples)}
     if not file.is_file():
         if any(folder.glob("*.marks.jsonl")):
             raise DataError(f"{folder}", "holds rows but no evaluation.json", "Name another --out")
+        if samples:
+            replace_rows(member_of(folder, SAMPLES), samples)
         write_json(file, identity)
         return False
 
     recorded = read_table(file, remedy="Name another --out", finite=False)
-    differing = differences(recorded, identity)
+    differing = differences(without_images(recorded), without_images(identity))
     if differing:
         raise OptionError(
             f'"{folder}" holds a run of another configuration ({", ".join(differing[:4])})',
             "A result is not replaced without being asked",
             "Name another --out, repeat the settings to resume that run, or add --overwrite",
+        )
+    if differences(recorded, identity):
+        raise OptionError(
+            f'"{folder}" holds a run on {changed_images(recorded_samples(folder), samples)}',
+            "A run goes on with the images and labels that it began with",
+            "Put them back, name another --out, or add --overwrite",
         )
     return True
 

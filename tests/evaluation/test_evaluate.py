@@ -412,13 +412,13 @@ def test_a_run_belongs_to_the_weights_and_the_images_that_it_is_of(tmp_path: Pat
     assert evaluated(copy.deepcopy(net), (images.clone(), truth.tolist())).rows == first.rows
     for model, data, words in (
         (tiny_net(1), (images, truth), "model_state"),
-        (net, (1 - images, truth), "samples"),
-        (net, (images, truth.flip(0)), "samples"),
+        (net, (1 - images, truth), 'other contents of "#0"'),
+        (net, (images, truth.flip(0)), 'another label of "#'),
     ):
         with pytest.raises(OptionError, match=words):
             evaluated(model, data)
     record = tmp_path / "evaluation.json"
     table = json.loads(record.read_text())
-    del table["model_state"], table["samples"]
+    del table["model_state"], table["image_digest"]
     record.write_text(json.dumps(table))
     assert evaluated(net, (images, truth)).rows == first.rows
