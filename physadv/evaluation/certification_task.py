@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -43,10 +43,10 @@ from physadv.evaluation.clean_accuracy import clean_accuracy_findings
 from physadv.evaluation.evaluate import curve_radii
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import wilson_interval
-from physadv.evaluation.progress_log import ProgressLog, claim_folder
+from physadv.evaluation.progress_log import ATTRIBUTES, ProgressLog, claim_folder
 from physadv.evaluation.recorded_samples import sample_rows
 from physadv.evaluation.samples import EvaluationSamples, choose_samples
-from physadv.evaluation.subject import reading_facts, state_facts
+from physadv.evaluation.subject import attribute_facts, reading_facts, state_facts
 from physadv.models.cards import LoadedModel, ModelCard
 
 _CHECKED_IMAGES = 16
@@ -62,6 +62,7 @@ class CertificationTask:
     ``radius`` is the radius by which images are counted, ``radii`` those of the table. ``facts``
     identify the task; a folder may only be resumed by a task of the same facts. ``attack`` is tried
     on each certificate; ``command`` is the command line of the task, for those that break.
+    ``identity`` has what identifies it beside its facts.
 
     Example:
         >>> def certify_signs(data):  # a path to GTSRB
@@ -82,6 +83,7 @@ class CertificationTask:
     classes: int
     attack: CertificateAttack | None = None
     command: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: CertifyConfig) -> CertificationTask:
@@ -140,11 +142,12 @@ class CertificationTask:
             count_classes(model, samples.images([0])),
             None if config.no_attack else method.attack,
             _command_line(config),
+            {ATTRIBUTES: attribute_facts(model, samples.images([0]))},
         )
 
     def claim(self, folder: Path) -> None:
         """Note in ``folder`` what is certified there. Raises OptionError where that is another."""
-        claim_folder(folder, self.facts, self.sample_rows)
+        claim_folder(folder, {**self.facts, **self.identity}, self.sample_rows)
 
     @cached_property
     def sample_rows(self) -> list[Row]:
@@ -255,11 +258,11 @@ def _broken_findings(rows: list[Row]) -> list[Finding]:
 def _command_line(config: CertifyConfig) -> str:
     """The command line of ``config``: every setting that is not the default."""
     words = ["physadv", "certify"]
-    for field in fields(config):
-        value, option = getattr(config, field.name), field.name.replace("_", "-")
+    for setting in fields(config):
+        value, option = getattr(config, setting.name), setting.name.replace("_", "-")
         if isinstance(value, bool):
-            words += [] if value == field.default else [f"--{'' if value else 'no-'}{option}"]
-        elif value != field.default:
+            words += [] if value == setting.default else [f"--{'' if value else 'no-'}{option}"]
+        elif value != setting.default:
             words += [f"--{option}", str(value)]
     return shlex.join(words)
 

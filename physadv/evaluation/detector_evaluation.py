@@ -54,9 +54,15 @@ from physadv.evaluation.metrics.intervals import (
     clustered_interval,
     wilson_interval,
 )
-from physadv.evaluation.progress_log import ProgressLog, claim_folder
+from physadv.evaluation.progress_log import ATTRIBUTES, ProgressLog, claim_folder
 from physadv.evaluation.recorded_samples import sample_rows
-from physadv.evaluation.subject import ball_of, load_subject, reading_facts, state_facts
+from physadv.evaluation.subject import (
+    attribute_facts,
+    ball_of,
+    load_subject,
+    reading_facts,
+    state_facts,
+)
 from physadv.models.black_box import black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.models.detectors import DetectedBoxes, PredictSettings
@@ -454,6 +460,7 @@ class DetectorTask:
         goals: Goals of the attacks.
         seed: Seed of the attacks.
         facts: The model, the data and the settings.
+        identity: What identifies the evaluation beside its facts.
     """
 
     model: LoadedModel
@@ -463,10 +470,11 @@ class DetectorTask:
     goals: tuple[DetectorGoal, ...]
     seed: int
     facts: dict[str, Any]
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def claim(self, folder: Path) -> None:
         """Note in ``folder`` what is evaluated there. Raises OptionError where that is another."""
-        claim_folder(folder, self.facts, self.sample_rows)
+        claim_folder(folder, {**self.facts, **self.identity}, self.sample_rows)
 
     @cached_property
     def sample_rows(self) -> list[Row]:
@@ -590,7 +598,8 @@ def prepare_detector_evaluation(
         **state_facts(loaded),
         **reading_facts(model_settings, labels),
     }
-    return DetectorTask(loaded, samples, ball, attacks, chosen, seed, facts)
+    identity = {ATTRIBUTES: attribute_facts(loaded, samples.sample(0)[0])}
+    return DetectorTask(loaded, samples, ball, attacks, chosen, seed, facts, identity)
 
 
 def _attack_names(attack: str | Sequence[str] | None, model: LoadedModel) -> tuple[str, ...]:

@@ -43,11 +43,18 @@ from physadv.evaluation.data import (
 from physadv.evaluation.ensemble import plan_record
 from physadv.evaluation.masking_checks import Finding, count_classes
 from physadv.evaluation.metrics.intervals import RateInterval
-from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.progress_log import ATTRIBUTES, SURROGATES, claim_folder
 from physadv.evaluation.recorded_samples import sample_rows
 from physadv.evaluation.robust_accuracy import Evaluation, unbroken_in_words
 from physadv.evaluation.stages import AttackStage, StageInput
-from physadv.evaluation.subject import ball_of, load_subject, reading_facts, state_facts
+from physadv.evaluation.subject import (
+    attribute_facts,
+    ball_of,
+    load_subject,
+    model_digest,
+    reading_facts,
+    state_facts,
+)
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model, list_models, weights_of
 from physadv.models.preserved_state import preserved_state
@@ -460,6 +467,8 @@ def prepare_evaluation(
     }
     identity = {
         **state_facts(loaded),
+        ATTRIBUTES: attribute_facts(loaded, samples.images([0])) if len(samples) else {},
+        SURROGATES: [_digest_of(other, samples) for other in others],
         "curve": radii,
         "plan": plan_record(ball.norm, plan),
         "attack": names,
@@ -545,6 +554,13 @@ def _check_class_numbers(
                 own,
                 "Choose one trained alike",
             )
+
+
+def _digest_of(surrogate: LoadedModel, samples: SampleSource) -> str:
+    """A hash of a surrogate, which its name does not tell: of its file, or of what it holds."""
+    if surrogate.card.sha256 or not len(samples):
+        return surrogate.card.sha256[:16]
+    return model_digest(surrogate, samples.images([0]))
 
 
 def _load_surrogate(

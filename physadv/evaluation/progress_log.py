@@ -31,9 +31,15 @@ from physadv.evaluation.recorded_samples import (
 
 IDENTITY = "evaluation.json"
 """Record in a run's folder of what is evaluated."""
-CONTENTS = ("model_state", "samples", IMAGE_DIGEST)
-"""Entries of an identity that are hashes: of a model's weights, and of images and labels.
-Versions up to 0.3 wrote "samples"."""
+SURROGATES = "surrogate_states"
+CONTENTS = ("model_state", "samples", IMAGE_DIGEST, SURROGATES)
+"""Entries of an identity that are hashes: of the model, of images and labels, of surrogates. Those
+that only one of two runs has, as one of another version, are not compared."""
+
+ATTRIBUTES = "model_attributes"
+"""Entry of an identity: a hash of each plain attribute of the model's layers by its name."""
+CHANGING = "changes when asked"
+"""What stands for the hash of an attribute that is not compared."""
 
 
 @dataclass(frozen=True)
@@ -269,12 +275,18 @@ def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list
         >>> differences({"seed": 1, "plan": {"pgd": {"steps": 5}}}, {"plan": {"pgd": {"steps": 9}}})
         ['plan pgd steps 5 -> 9', 'seed 1 -> None']
     """
-    old, new = _entries(recorded), _entries(json.loads(json.dumps(current, default=str)))
+    current = json.loads(json.dumps(current, default=str))
+    if not (recorded.get(ATTRIBUTES) and current.get(ATTRIBUTES)):  # a version that recorded none
+        recorded, current = (
+            {key: value for key, value in table.items() if key != ATTRIBUTES}
+            for table in (recorded, current)
+        )
+    old, new = _entries(recorded), _entries(current)
 
     # The options that users set come first; others, such as the curve, follow from them.
     first = ("victim", "data", "threat")
     return [
-        f"{key} {_in_words(old.get(key))} -> {_in_words(new.get(key))}"
+        f"{_key_in_words(key)} {_in_words(old.get(key))} -> {_in_words(new.get(key))}"
         for key in sorted(old.keys() | new.keys(), key=lambda k: (k not in first, k))
         if not is_same_entry(key, old.get(key), new.get(key))
     ]
@@ -296,7 +308,13 @@ def is_same_entry(key: str, old: Any, new: Any) -> bool:
         return True  # a run of a version that recorded none
     if key in ("data", "vnnlib") and isinstance(old, str) and isinstance(new, str):
         return is_same_path(old, new)
+    if key.startswith(f"{ATTRIBUTES} ") and CHANGING in (old, new):
+        return True
     return bool(old == new)
+
+
+def _key_in_words(key: str) -> str:
+    return key.replace(f"{ATTRIBUTES} ", "the model's attribute ", 1)
 
 
 def _in_words(value: Any) -> str:

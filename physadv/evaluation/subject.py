@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import ModelError, OptionError
+from physadv.core.files import digest_of
+from physadv.core.plain_attributes import attribute_digests
 from physadv.core.tensor_digests import named_state, tensor_bytes
+from physadv.core.tensors import device_of
 from physadv.datasets.class_matching import LabelMap
 from physadv.defenses.load_model import load_model
+from physadv.evaluation.progress_log import CHANGING
+from physadv.models.black_box import black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.models.load import as_model
 from physadv.models.loading import pick_device
+from physadv.models.preserved_state import preserved_state
 from physadv.threat.constraints import LpBall
 from physadv.threat.parsing import NormLike, parse_norm, parse_threat
 
@@ -95,6 +101,53 @@ def load_subject(
 def state_facts(model: LoadedModel) -> dict[str, str]:
     """Return the hash of a model that has no file of its own, as a fact of a run."""
     return {} if model.card.sha256 else {"model_state": state_digest(model)}
+
+
+def attribute_facts(model: nn.Module, image: Tensor) -> dict[str, str]:
+    """Return the hash of each plain attribute of a model's layers by its name, such as that of a
+    temperature, which a run that resumes has to share.
+
+    The model is asked once; what that changes, such as a counter or a cache, is said to change and
+    is not compared. A model that only answers is not asked.
+
+    Args:
+        model: The model under test.
+        image: Image (1, c, h, w) in [0, 1] to ask it about.
+
+    Example:
+        >>> attribute_facts(nn.Flatten(), torch.rand(1, 3, 2, 2)).keys()
+        dict_keys(['classes of layers', 'end_dim', 'start_dim'])
+    """
+    before = attribute_digests(model)
+    if black_box_within(model) is None:
+        device = device_of(model) or image.device
+        # What is wrong with the model is told where the run begins to work.
+        with preserved_state(device=device), torch.no_grad(), suppress(Exception):
+            model(image.to(device))
+    after = attribute_digests(model)
+    return {
+        name: after[name] if before.get(name) == after.get(name) else CHANGING
+        for name in sorted(before.keys() | after.keys())
+    }
+
+
+def model_digest(model: nn.Module, image: Tensor) -> str:
+    """Return one hash of the tensors of ``model``, and after a dash one of its plain attributes,
+    but for those that change when it is asked about ``image`` (1, c, h, w)."""
+    attributes = attribute_facts(model, image)
+    kept = repr([pair for pair in attributes.items() if pair[1] != CHANGING])
+    return f"{state_digest(model)}-{digest_of(kept.encode())}"
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Return whether two hashes of :func:`model_digest` are of one model; those of earlier versions
+    are of the tensors alone.
+
+    Example:
+        >>> is_same_model("12-34", "12"), is_same_model("12-34", "12-56")
+        (True, False)
+    """
+    return all(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
 
 
 def state_digest(model: nn.Module) -> str:

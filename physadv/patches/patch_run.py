@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from physadv.attacks.patch_search import SearchMethod, queries_of
@@ -23,7 +24,7 @@ from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
 from physadv.core.wording import count_noun
-from physadv.evaluation.subject import state_digest
+from physadv.evaluation.subject import is_same_model, model_digest
 from physadv.models.black_box import AskedModel, black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, read_bundle, write_bundle
@@ -57,6 +58,7 @@ _VALIDATED_EVERY = 50
 _CONTROL_QUERIES, _VISIBILITY_QUERIES = 3 * 128, 400
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
+_USUAL_SIZE = (224, 224)
 _HASHES = "weight_hashes"
 """Entry of a card's settings: the hash of each victim's weights."""
 
@@ -357,15 +359,18 @@ def _keep_profiles(config: PatchConfig, folder: Path) -> None:
 
 
 def weight_hashes(models: Sequence[object]) -> tuple[str, ...]:
-    """Return the hash of the weights of each model: of its file, or else of its tensors, since a
-    factory has no file; of a function without tensors, nothing."""
+    """Return the hash of the weights of each model: of its file, or else of its tensors and plain
+    attributes, since a factory has no file; of a function without tensors, nothing."""
     return tuple(map(_weight_hash, models))
 
 
 def _weight_hash(model: object) -> str:
     if isinstance(model, LoadedModel) and model.card.sha256:
         return model.card.sha256[:16]
-    return state_digest(model) if isinstance(model, nn.Module) else ""
+    if not isinstance(model, nn.Module):
+        return ""
+    height, width = getattr(getattr(model, "card", None), "input_size", None) or _USUAL_SIZE
+    return model_digest(model, torch.full((1, 3, height, width), 0.5))
 
 
 def _agreed(hashes: tuple[str, ...], processes: ProcessGroup) -> tuple[str, ...]:
@@ -416,12 +421,19 @@ def refuse_other_weights(weights: Sequence[str], folder: Path) -> None:
         OptionError: ``folder`` holds a bundle whose card names other weights.
     """
     recorded = _recorded_settings(folder).get(_HASHES)
-    if recorded is not None and recorded != list(weights):
+    if recorded is not None and not is_same_weights(recorded, weights):
         raise OptionError(
-            f'"{folder}" holds a finished patch made on other weights of this model',
+            f'"{folder}" holds a finished patch made on other weights or settings of this model',
             UNASKED,
             "Name another folder with --out, or add --overwrite",
         )
+
+
+def is_same_weights(recorded: object, weights: Sequence[str]) -> bool:
+    """Return whether the ``weight_hashes`` of a card are those of victims of ``weights``."""
+    if not isinstance(recorded, list) or len(recorded) != len(weights):
+        return False
+    return all(is_same_model(str(old), new) for old, new in zip(recorded, weights, strict=True))
 
 
 def _recorded_settings(folder: Path) -> Mapping[str, Any]:

@@ -422,3 +422,54 @@ def test_a_run_belongs_to_the_weights_and_the_images_that_it_is_of(tmp_path: Pat
     del table["model_state"], table["image_digest"]
     record.write_text(json.dumps(table))
     assert evaluated(net, (images, truth)).rows == first.rows
+
+
+class Tempered(nn.Module):
+    """A network with a plain temperature, a counter of its calls and a cache."""
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.net, self.temperature = tiny_net(), temperature
+        self.calls, self.last_shape, self.history = 0, None, []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (b, classes)."""
+        self.calls += 1
+        self.last_shape = tuple(images.shape)
+        self.history.append(len(images))
+        return self.net(images) / self.temperature
+
+
+def test_a_run_belongs_to_the_plain_attributes_of_its_model(tmp_path: Path) -> None:
+    """Another temperature of the same weights is another run, and is named; counters and caches
+    that calls change are not compared, whether the model was called before or not."""
+    images = eight_bit_images() / 255
+    data = (images, Tempered()(images).argmax(1))
+    evaluated = partial(evaluate, data=data, attack="fgsm", out=tmp_path)
+    first = evaluated(Tempered())
+    called = Tempered()
+    called.eval()(images)
+    assert evaluated(called).rows == evaluated(Tempered()).rows == first.rows
+    with pytest.raises(OptionError, match="the model's attribute temperature"):
+        evaluated(Tempered(3.0))
+    other = Tempered()
+    other.net[2] = nn.GELU()
+    with pytest.raises(OptionError, match="the model's attribute classes of layers"):
+        evaluated(other)
+
+    record = tmp_path / "evaluation.json"
+    table = json.loads(record.read_text())
+    del table["model_attributes"]
+    record.write_text(json.dumps(table))
+    assert evaluated(Tempered()).rows == first.rows
+
+
+def test_a_run_belongs_to_its_surrogates(tmp_path: Path) -> None:
+    """Gradients of another surrogate of the same class are another run."""
+    net, images = tiny_net(), eight_bit_images() / 255
+    data = (images, copy.deepcopy(net).eval()(images).argmax(1))
+    evaluated = partial(evaluate, net, data, attack="fgsm", out=tmp_path)
+    evaluated(surrogates=[tiny_net(1)])
+    evaluated(surrogates=[tiny_net(1)])
+    with pytest.raises(OptionError, match="surrogate_states"):
+        evaluated(surrogates=[tiny_net(2)])

@@ -80,9 +80,11 @@ from physadv.models.load import as_model
 class Weighted(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(GAIN))
+        self.gain = GAIN
+        self.calls = 0
 
     def forward(self, x):
+        self.calls += 1
         red = (x[:, 0] - x[:, 1:].mean(1)).mean((1, 2))
         return torch.stack([self.gain * red, self.gain * (0.12 - 0 * red)], 1)
 
@@ -91,14 +93,19 @@ def make():
 """
 
 
+@pytest.mark.parametrize(
+    "kind", ["torch.nn.Parameter(torch.tensor({}))", "{}"], ids=["parameter", "attribute"]
+)
 def test_a_folder_belongs_to_the_weights_of_its_victim(
-    settings: PatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: PatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A factory trained anew between two starts of one command: what was optimized on the old
-    weights is not resumed, and the finished bundle is not replaced unless that is asked for."""
+    """A factory trained anew, or with another plain number, between two starts of one command: what
+    was optimized on the old one is not resumed, and the finished bundle is not replaced unless that
+    is asked for. A counter of calls is no hindrance."""
 
     def run_on(gain: float) -> PatchRun:
-        work_beside("weighted", OWN.replace("GAIN", str(gain)), tmp_path, monkeypatch)
+        source = OWN.replace("GAIN", kind.format(gain))
+        work_beside("weighted", source, tmp_path, monkeypatch)
         return PatchRun(replace(settings, model="weighted:make"), tmp_path / "out")
 
     for step in run_on(60.0).steps(validate_every=6):
