@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from physadv.attacks.patch_search import SearchMethod, queries_of
@@ -24,7 +23,6 @@ from physadv.core.run_folder import UNASKED
 from physadv.core.stop_signs import PLAIN
 from physadv.core.tables import read_table
 from physadv.core.wording import count_noun
-from physadv.evaluation.subject import is_same_model, model_digest
 from physadv.models.black_box import AskedModel, black_box_within
 from physadv.models.cards import LoadedModel
 from physadv.patches.bundle import CARD, PatchBundle, read_bundle, write_bundle
@@ -43,6 +41,7 @@ from physadv.patches.preview import preview_picture
 from physadv.patches.race import Race, RaceProgress, load_start, save_start, task_at
 from physadv.patches.resume import load_checkpoint, save_checkpoint
 from physadv.patches.task import PatchTask, configured_ranges, size_for
+from physadv.patches.victim_hashes import HASHES, is_other_weights, weight_hashes
 from physadv.patches.visibility import (
     VisibilityCurve,
     keeps_distances,
@@ -58,9 +57,6 @@ _VALIDATED_EVERY = 50
 _CONTROL_QUERIES, _VISIBILITY_QUERIES = 3 * 128, 400
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
-_USUAL_SIZE = (224, 224)
-_HASHES = "weight_hashes"
-"""Entry of a card's settings: the hash of each victim's weights."""
 
 
 class PatchRun:
@@ -239,7 +235,7 @@ class PatchRun:
             forced=self._is_forced,
             curves=self.curves,
         )
-        card.optimisation[_HASHES] = list(self.weight_hashes)
+        card.optimisation[HASHES] = list(self.weight_hashes)
         if self._won is not None:
             card.optimisation["race"] = {
                 "starts": self._starts,
@@ -358,21 +354,6 @@ def _keep_profiles(config: PatchConfig, folder: Path) -> None:
             write_bytes(target, Path(source).read_bytes())
 
 
-def weight_hashes(models: Sequence[object]) -> tuple[str, ...]:
-    """Return the hash of the weights of each model: of its file, or else of its tensors and plain
-    attributes, since a factory has no file; of a function without tensors, nothing."""
-    return tuple(map(_weight_hash, models))
-
-
-def _weight_hash(model: object) -> str:
-    if isinstance(model, LoadedModel) and model.card.sha256:
-        return model.card.sha256[:16]
-    if not isinstance(model, nn.Module):
-        return ""
-    height, width = getattr(getattr(model, "card", None), "input_size", None) or _USUAL_SIZE
-    return model_digest(model, torch.full((1, 3, height, width), 0.5))
-
-
 def _agreed(hashes: tuple[str, ...], processes: ProcessGroup) -> tuple[str, ...]:
     """Return ``hashes``, which all processes must have alike."""
     if any(other != hashes for other in processes.gather(hashes)):
@@ -420,20 +401,12 @@ def refuse_other_weights(weights: Sequence[str], folder: Path) -> None:
     Raises:
         OptionError: ``folder`` holds a bundle whose card names other weights.
     """
-    recorded = _recorded_settings(folder).get(_HASHES)
-    if recorded is not None and not is_same_weights(recorded, weights):
+    if is_other_weights(_recorded_settings(folder), weights):
         raise OptionError(
             f'"{folder}" holds a finished patch made on other weights or settings of this model',
             UNASKED,
             "Name another folder with --out, or add --overwrite",
         )
-
-
-def is_same_weights(recorded: object, weights: Sequence[str]) -> bool:
-    """Return whether the ``weight_hashes`` of a card are those of victims of ``weights``."""
-    if not isinstance(recorded, list) or len(recorded) != len(weights):
-        return False
-    return all(is_same_model(str(old), new) for old, new in zip(recorded, weights, strict=True))
 
 
 def _recorded_settings(folder: Path) -> Mapping[str, Any]:
@@ -492,7 +465,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         recorded = {"faces": PLAIN, "search_by": "auto", **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
-    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race", _HASHES}
+    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race", HASHES}
     searched = config.search
     if searched == "auto":  # the card names the search that it stood for
         searched = recorded.get("search", "none")

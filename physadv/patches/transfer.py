@@ -16,6 +16,7 @@ from physadv.core.visible_text import markdown_cell
 from physadv.core.wording import format_ends, format_percent
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval
+from physadv.evaluation.subject import is_same_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import ModelInfo, PatchBundle, TransferRecord, write_card
@@ -31,6 +32,7 @@ from physadv.patches.reverify import (
     refuse_foreign_models,
 )
 from physadv.patches.task import PatchTask, goal_for, scene_size_for
+from physadv.patches.victim_hashes import are_comparable, recorded_hashes, weight_hash
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class TransferCell:
         measured: The rates; None where the measurement has no meaning.
         reason: Why it has none.
         record: The same as the bundle's card holds it; None where there are no rates.
+        has_other_weights: Whether the model has other weights than those that the patch was made
+            on, though it may have the same name.
     """
 
     bundle: str
@@ -54,6 +58,12 @@ class TransferCell:
     measured: PatchMeasurement | None
     reason: str = ""
     record: TransferRecord | None = None
+    has_other_weights: bool = False
+
+    @property
+    def is_same_model(self) -> bool:
+        """Whether the patch was optimized on this model, as far as names and weights tell."""
+        return self.made_on == self.model and not self.has_other_weights
 
     def as_row(self) -> Row:
         """Return the cell as one line of transfer.jsonl."""
@@ -65,7 +75,7 @@ class TransferCell:
         }
         if self.measured is None:
             return {**row, "reason": self.reason}
-        own = {"same_victim": self.made_on == self.model}
+        own = {"same_victim": self.is_same_model}
         if self.record is not None:
             own["in_training"] = self.record.in_training
         return {**row, **own, **rates_table(self.measured)}
@@ -147,9 +157,10 @@ def _measure_cell(
     judged = replace(task, models=(judge,), goals=(), scene_sizes=(), **terms)
     measured = measure_patch(judged, bundle.patch, draws=draws)
     victim = ModelInfo(_recorded_name(name), judge.card.task, judge.card.sha256)
+    hashed = weight_hash(judge)
     record = TransferRecord(
         victim=victim,
-        in_training=_is_in_training(bundle, config, victim),
+        in_training=_is_in_training(bundle, config, victim, hashed),
         goal=judged.goal.kind,
         draws=draws,
         success=measured.success,
@@ -157,7 +168,9 @@ def _measure_cell(
         clean_recognised=measured.clean_recognised,
         score_threshold=judged.goal.score_threshold if judge.card.task == "detect" else None,
     )
-    return TransferCell(patch, made_on, name, judged.goal.kind, measured, record=record)
+    first = recorded_hashes(bundle.card.optimisation)[:1]
+    is_other = any(are_comparable(h, hashed) and not is_same_model(h, hashed) for h in first)
+    return TransferCell(patch, made_on, name, judged.goal.kind, measured, "", record, is_other)
 
 
 def _recorded_name(name: str) -> str:
@@ -165,9 +178,19 @@ def _recorded_name(name: str) -> str:
     return Path(name).name if Path(name).is_file() else name
 
 
-def _is_in_training(bundle: PatchBundle, config: PatchConfig, victim: ModelInfo) -> bool:
-    """Whether ``bundle`` was made on ``victim``: the same weights, or the same name where weights
-    are not recorded."""
+def _is_in_training(
+    bundle: PatchBundle, config: PatchConfig, victim: ModelInfo, hashed: str
+) -> bool:
+    """Whether ``bundle`` was made on ``victim``, whose weights are ``hashed``: the same weights, or
+    the same name where weights are not recorded."""
+    recorded = recorded_hashes(bundle.card.optimisation)
+    if any(are_comparable(own, hashed) and is_same_model(own, hashed) for own in recorded):
+        return True
+    if len(recorded) == 1 + len(config.ensemble):
+        names = (bundle.card.victim.name, *(text.partition("=")[0] for text in config.ensemble))
+        pairs = zip(names, recorded, strict=True)
+        return any(n == victim.name and not are_comparable(own, hashed) for n, own in pairs)
+
     own = bundle.card.victim
     if own.sha256 and victim.sha256:
         if own.sha256 == victim.sha256:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from own_model import work_beside
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -23,6 +24,9 @@ from physadv.patches.bundle import (
     write_card,
 )
 from physadv.patches.card import card_lines
+from physadv.patches.config import PatchConfig
+from physadv.patches.patch_run import PatchRun
+from physadv.patches.reverify import verify_bundle
 from physadv.patches.transfer import (
     compare_transfer,
     record_transfer,
@@ -226,3 +230,54 @@ def test_a_strangers_detector_is_judged_whatever_its_output(
     assert cell.record.clean_recognised.rate >= 0.5
     recorded = record_transfer(bundle, [cell])
     assert recorded.card.transfer[0].victim.task == "detect"
+
+
+OWN = """
+import torch
+from physadv.models.load import as_model
+
+class Weighted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(GAIN))
+
+    def forward(self, x):
+        red = (x[:, 0] - x[:, 1:].mean(1)).mean((1, 2))
+        return torch.stack([self.gain * red, self.gain * (0.12 - 0 * red)], 1)
+
+def make():
+    return as_model(Weighted(), classes=["stop", "other"], input_size=32)
+"""
+
+
+def test_models_without_a_file_are_known_by_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factory trained anew under its name was not trained on, the one of before under another
+    name was; and a card is not verified on the former."""
+    work_beside("trained", OWN.replace("GAIN", "60.0"), tmp_path, monkeypatch)
+    changes = {"model": "trained:make", "true_class": "stop", "center_mm": (0.0, 0.0)}
+    few = {"steps": 1, "draws": 2, "test_draws": DRAWS, "resolution": 16, "search": "none"}
+    run = PatchRun(PatchConfig(**changes, **few), tmp_path / "own")  # type: ignore[arg-type]
+    for _ in run.steps():
+        pass
+    own, _ = run.finish()
+
+    work_beside("trained", OWN.replace("GAIN", "60.0"), tmp_path, monkeypatch)
+    (same,) = transfer_matrix([own], ["trained:make"], draws=2)
+    assert same.record is not None
+    assert same.record.in_training
+    assert same.as_row()["same_victim"]
+
+    work_beside("renamed", OWN.replace("GAIN", "60.0"), tmp_path, monkeypatch)
+    _, renamed = transfer_matrix([own], ["trained:make", "renamed:make"], draws=2)
+    assert renamed.record is not None
+    assert renamed.record.in_training
+
+    work_beside("trained", OWN.replace("GAIN", "50.0"), tmp_path, monkeypatch)
+    (other,) = transfer_matrix([own], ["trained:make"], draws=2)
+    assert other.record is not None
+    assert not other.record.in_training
+    assert not other.as_row()["same_victim"]
+    with pytest.raises(BundleError, match="Let its factory load those weights"):
+        verify_bundle(own, given={"model": "trained:make"})
