@@ -32,9 +32,11 @@ from physadv.evaluation.recorded_samples import (
 IDENTITY = "evaluation.json"
 """Record in a run's folder of what is evaluated."""
 SURROGATES = "surrogate_states"
-CONTENTS = ("model_state", "samples", IMAGE_DIGEST, SURROGATES)
-"""Entries of an identity that are hashes: of the model, of images and labels, of surrogates. Those
-that only one of two runs has, as one of another version, are not compared."""
+DATA_DIGEST = "data_digest"
+CONTENTS = ("model_state", "samples", IMAGE_DIGEST, SURROGATES, DATA_DIGEST)
+"""Entries of an identity that are hashes: of the model, of images and labels, of surrogates, of the
+data of a training. Those that only one of two runs has, as one of another version, are not
+compared."""
 
 ATTRIBUTES = "model_attributes"
 """Entry of an identity: a hash of each plain attribute of the model's layers by its name."""
@@ -314,6 +316,8 @@ def is_same_entry(key: str, old: Any, new: Any) -> bool:
 
 
 def _key_in_words(key: str) -> str:
+    if key == DATA_DIGEST:
+        return "contents of the data"
     return key.replace(f"{ATTRIBUTES} ", "the model's attribute ", 1)
 
 

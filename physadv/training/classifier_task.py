@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from physadv.core.errors import OptionError
 from physadv.core.process_group import ALONE, ProcessGroup
-from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.progress_log import DATA_DIGEST, claim_folder
 from physadv.models.loading import pick_device
 from physadv.training.classifier_recipe import (
     WEIGHTS,
@@ -78,8 +79,14 @@ class ClassifierTask:
             processes: Processes that train together; the first one writes.
 
         Raises:
-            OptionError: The folder holds another run.
+            OptionError: The folder holds another run, or the processes read other data.
         """
+        if any(digest != self.data.digest for digest in processes.gather(self.data.digest)):
+            raise OptionError(
+                "The processes read other images or labels",
+                "All need the same",
+                f'Make the copies of "{self.config.data}" alike',
+            )
         if processes.is_first:
             self.claim(folder)
         yield from train_defense(
@@ -117,6 +124,7 @@ class ClassifierTask:
             **recipe,
             **method,
             "data": self.config.data,
+            DATA_DIGEST: self.data.digest,
             "held": self.config.validation,
             "side": self.config.image_size,
             "limit": self.config.limit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from physadv.core.errors import OptionError
+from physadv.core.files import digest_of
 from physadv.core.image_io import Array, to_tensor
 from physadv.core.random_streams import drawn_positions, generator
+from physadv.core.tensor_digests import tensor_bytes
 from physadv.core.wording import count_noun
 from physadv.datasets import DatasetSummary, ImageDataset, read_dataset
 from physadv.datasets.class_matching import LabelMap, relabeled_classes
@@ -58,6 +61,15 @@ class TrainingData:
     channels: int
     image_size: int
     summary: DatasetSummary = field(default_factory=DatasetSummary)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of images, labels and classes, by which a run that resumes knows them again."""
+        parts: list[bytes | memoryview] = [repr(self.classes).encode()]
+        for part in (self.train, self.validation):
+            parts += [repr(tuple(part.images.shape)).encode()]
+            parts += map(tensor_bytes, (part.images, part.labels))
+        return digest_of(*parts)
 
     @property
     def resizing(self) -> InputResizing:

@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from typer.testing import CliRunner
 
 from physadv.core.errors import DataError, ModelError, OptionError
 from physadv.core.files import sha256_of
+from physadv.core.process_group import ProcessGroup
 from physadv.core.random_streams import numpy_generator
 from physadv.defenses.load_model import load_model
 from physadv.training.classifier_recipe import ClassifierRecipe, train_defense
+from physadv.training.classifier_task import ClassifierTask
 from physadv.training.config import DEFENSE_NAMES, TrainConfig
 from physadv.training.data import ShuffledBatches, load_training_data
 from physadv.training.methods.by_name import DEFENSES
@@ -138,6 +141,33 @@ def test_a_second_call_goes_on_and_another_run_is_refused(toy: Path, tmp_path: P
     with pytest.raises((DataError, OptionError)):
         invoke(*[a if a != "fast" else "pgd" for a in arguments])
     assert TrainConfig.from_toml(tmp_path / "config.toml").defense == "fast"
+
+
+def test_a_run_is_of_the_images_that_it_began_with(toy: Path, tmp_path: Path) -> None:
+    """One pixel of the data set changed under its name is another run; put back, it goes on."""
+    data = tmp_path / "toy.npz"
+    data.write_bytes(toy.read_bytes())
+    arguments = ["train", "--defense", "fast", "--data", data, *FAST, "--out", tmp_path / "run"]
+    invoke(*arguments)
+    parts = dict(np.load(toy))
+    parts["train_images"][7, 0, 0] ^= 1
+    np.savez(data, **parts)
+    with pytest.raises(OptionError, match="contents of the data"):
+        invoke(*arguments)
+    data.write_bytes(toy.read_bytes())
+    invoke(*arguments)
+
+
+def test_processes_that_read_other_images_do_not_train_together(toy: Path, tmp_path: Path) -> None:
+    """Each machine may have a copy of its own, which has to be the same."""
+
+    class TwoCopies(ProcessGroup):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, "another"]
+
+    task = ClassifierTask.from_config(TrainConfig(defense="fast", data=str(toy), epochs=1))
+    with pytest.raises(OptionError, match="read other images or labels"):
+        next(task.run(tmp_path, TwoCopies(0, 2)))
 
 
 def test_killed_and_resumed_it_is_the_uninterrupted_run(toy: Path, tmp_path: Path) -> None:

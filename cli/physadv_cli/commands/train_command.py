@@ -83,7 +83,7 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     Example: physadv train signs --data gtsrb-train.zip --defense masked --from signs --out
     runs/signs-masked
     """
-    from physadv.evaluation.progress_log import claim_folder
+    from physadv.evaluation.progress_log import DATA_DIGEST, claim_folder
     from physadv.models.loading import pick_device
     from physadv.training.sign_classifier import recipe as signs
     from physadv_cli.progress import status_line
@@ -93,8 +93,9 @@ def train_signs(config: TrainSignsConfig, run: RunOptions) -> None:
     with status_line("reading data"):
         data = signs.load_sign_data(recipe)
     print_data(data.summary)
+    identity = {**config.identity, DATA_DIGEST: data.digest}
     folder = run.open_folder(
-        config, lambda folder: claim_folder(folder, config.identity), data=data.summary
+        config, lambda folder: claim_folder(folder, identity), data=data.summary
     )
     device = pick_device(config.device)
     if not watch(signs.train_signs(recipe, data, folder, device=device)):

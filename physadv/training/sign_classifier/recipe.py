@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from physadv.core.errors import DataError, ModelError, OptionError
-from physadv.core.files import sha256_of, write_text
+from physadv.core.files import digest_of, sha256_of, write_text
 from physadv.core.image_io import Array
 from physadv.core.lights import worst_light
 from physadv.core.random_streams import numpy_generator
@@ -161,6 +162,17 @@ class SignTrainingData:
     validation_signs: ImageDataset
     photos: list[Array]
     validation_photos: list[Array]
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of signs, labels, boxes and photos, by which a run that resumes knows them."""
+        parts: list[bytes | memoryview] = []
+        for signs in (self.signs, self.validation_signs):
+            parts += [signs.content_digest(i).encode() for i in range(len(signs))]
+            parts += [signs.labels.tobytes(), b"" if signs.boxes is None else signs.boxes.tobytes()]
+        for photo in (*self.photos, *self.validation_photos):
+            parts += [repr(photo.shape).encode(), photo.tobytes()]
+        return digest_of(*parts)
 
     @property
     def summary(self) -> DatasetSummary:
