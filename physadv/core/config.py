@@ -198,6 +198,14 @@ class Config:
             **{k: list(v) if isinstance(v, tuple) else v for k, v in filled.items()},
         }
 
+    def files(self) -> list[str]:
+        """Return the paths that the values name, in order of the fields."""
+        named: list[str] = []
+        for name, (_, note) in self.documented_fields().items():
+            value = getattr(self, name) if note.path else None
+            named += value if isinstance(value, tuple) else [] if value is None else [value]
+        return named
+
     def unused_options(self, without_use: Mapping[str, str] | None = None) -> list[str]:
         """Return one text for each option that has another value than its default and changes
         nothing, as ``--boxes is not used: no --signs``.

@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -388,3 +388,21 @@ def digest_of(*parts: bytes | memoryview) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def contents_digest(paths: Iterable[str | Path]) -> str:
+    """Return a hash of files, and of all files below folders with their places there; empty where
+    there is none. Hidden files, and paths that name nothing, are left out.
+
+    Example:
+        >>> contents_digest([])
+        ''
+    """
+    parts = []
+    for path in map(Path, paths):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            place = file.relative_to(path).as_posix()
+            if file.is_file() and not any(part.startswith(".") for part in Path(place).parts):
+                parts.append(f"{place}\0{sha256_of(file)}\n".encode())
+    return digest_of(*parts) if parts else ""

@@ -378,6 +378,12 @@ class PatchConfig(ModelSettings):
                 table["victim" if field.name == "model" else field.name] = getattr(self, field.name)
         return table
 
+    @property
+    def scene_files(self) -> list[str]:
+        """Folders and files of photos, drawings, boxes and the reference image."""
+        single = (self.backgrounds, self.boxes, self.photos, self.content)
+        return [*self.signs, *(path for path in single if path is not None)]
+
     def profile_checksums(self) -> dict[str, str]:
         """Return the sha256 of every profile that is named, as <field>_sha256."""
         paths = {"profile": self.profile, "camera_profile": self.camera_profile}

@@ -14,7 +14,7 @@ from physadv.attacks.patch_search import SearchMethod, queries_of
 from physadv.core import shared_fields as shared
 from physadv.core.addresses import public_address
 from physadv.core.errors import DataError, OptionError
-from physadv.core.files import write_bytes
+from physadv.core.files import contents_digest, write_bytes
 from physadv.core.findings import Finding
 from physadv.core.memory_limit import MemoryLimit
 from physadv.core.process_group import ALONE, ProcessGroup
@@ -55,6 +55,8 @@ _FEW_VALIDATION_DRAWS = 48
 """Draws of a validation where each costs a query."""
 _VALIDATED_EVERY = 50
 _CONTROL_QUERIES, _VISIBILITY_QUERIES = 3 * 128, 400
+_DATA = "data_digest"
+"""Entry of a card's settings: the hash of the photos and boxes of its scenes."""
 _REPORTED_ONLY = ("test_draws", "name", "device")
 """Fields that do not decide the optimization."""
 
@@ -73,8 +75,9 @@ class PatchRun:
         processes: Processes that make the same run and share its draws; the first alone writes.
 
     Raises:
-        OptionError: ``out`` holds the bundle of another configuration or of other weights, an
-            option is out of range, or the processes have models of different weights.
+        OptionError: ``out`` holds the bundle of another configuration, weights or photos, an
+            option is out of range, or the processes have models of different weights or other
+            photos.
         PhysadvError: Something that the configuration names cannot be used.
     """
 
@@ -91,10 +94,13 @@ class PatchRun:
         if not overwrite:
             refuse_other_result(config, out)
         task = replace(PatchTask.from_config(config, model=model), processes=processes)
-        self.weight_hashes = _agreed(weight_hashes(task.models), processes)
+        self.weight_hashes = weight_hashes(task.models)
+        self.data_digest = contents_digest(config.scene_files)
+        _refuse_disagreement(self.weight_hashes, self.data_digest, processes)
         if not overwrite:
             refuse_other_weights(self.weight_hashes, out)
-        self._key = checkpoint_key(config, self.weight_hashes)
+            refuse_other_data(self.data_digest, out)
+        self._key = checkpoint_key(config, self.weight_hashes, self.data_digest)
         config = with_chosen_search(config, task)
         config = replace(config, size_mm=size_for(config, task.models, task.goal))
         self.config, self.out, self.force = config, out, force
@@ -236,6 +242,8 @@ class PatchRun:
             curves=self.curves,
         )
         card.optimisation[HASHES] = list(self.weight_hashes)
+        if self.data_digest:
+            card.optimisation[_DATA] = self.data_digest
         if self._won is not None:
             card.optimisation["race"] = {
                 "starts": self._starts,
@@ -354,18 +362,24 @@ def _keep_profiles(config: PatchConfig, folder: Path) -> None:
             write_bytes(target, Path(source).read_bytes())
 
 
-def _agreed(hashes: tuple[str, ...], processes: ProcessGroup) -> tuple[str, ...]:
-    """Return ``hashes``, which all processes must have alike."""
-    if any(other != hashes for other in processes.gather(hashes)):
+def _refuse_disagreement(hashes: tuple[str, ...], data: str, processes: ProcessGroup) -> None:
+    """Refuse processes that have other models or other photos than the rest."""
+    others = processes.gather((hashes, data))
+    if any(other != hashes for other, _ in others):
         raise OptionError(
             "The processes made models of different weights",
             "All need the same",
             "Let the model's factory load its weights, or draw them from a seed of its own",
         )
-    return hashes
+    if any(other != data for _, other in others):
+        raise OptionError(
+            "The processes read other photos or boxes",
+            "All need the same",
+            "Make the copies of these files alike",
+        )
 
 
-def checkpoint_key(config: PatchConfig, weights: Sequence[str]) -> int:
+def checkpoint_key(config: PatchConfig, weights: Sequence[str], data: str = "") -> int:
     """Return the number that identifies the optimization of ``config`` on victims of ``weights``.
 
     A checkpoint is only resumed by the run of the same key. It depends on neither the device nor
@@ -374,6 +388,7 @@ def checkpoint_key(config: PatchConfig, weights: Sequence[str]) -> int:
     Args:
         config: What is optimized.
         weights: Hash of each victim's weights.
+        data: Hash of the photos and boxes of the scenes; empty where all is drawn.
     """
     table = {**config.as_card_table(), "device": "cpu", **config.profile_checksums()}
     ignored = {"test_draws", "name", "eot_ranges", *PROFILES}
@@ -388,7 +403,7 @@ def checkpoint_key(config: PatchConfig, weights: Sequence[str]) -> int:
         words.append("center=given")
     if config.size_mm is None and config.object == "sign":
         words.append(f"size=one of {config.possible_sizes}")
-    return derive(config.seed, *words, *weights)
+    return derive(config.seed, *words, *weights, *([f"data={data}"] if data else []))
 
 
 def refuse_other_weights(weights: Sequence[str], folder: Path) -> None:
@@ -406,6 +421,25 @@ def refuse_other_weights(weights: Sequence[str], folder: Path) -> None:
             f'"{folder}" holds a finished patch made on other weights or settings of this model',
             UNASKED,
             "Name another folder with --out, or add --overwrite",
+        )
+
+
+def refuse_other_data(data: str, folder: Path) -> None:
+    """Refuse to replace a finished bundle that was made on other photos under the same paths.
+
+    Args:
+        data: Hash of the photos and boxes of the scenes.
+        folder: Folder of the run, which need not exist.
+
+    Raises:
+        OptionError: ``folder`` holds a bundle whose card names another.
+    """
+    recorded = _recorded_settings(folder).get(_DATA)
+    if recorded is not None and recorded != data:
+        raise OptionError(
+            f'"{folder}" holds a finished patch made on other photos or boxes under these paths',
+            UNASKED,
+            "Put them back, name another folder with --out, or add --overwrite",
         )
 
 
@@ -465,7 +499,7 @@ def _differing_fields(config: PatchConfig, recorded: Mapping[str, Any]) -> list[
         recorded = {"faces": PLAIN, "search_by": "auto", **recorded, "signs": folders}
     profiles = {name: f"{name}.json" for name in PROFILES if name in current}
     current |= profiles | config.profile_checksums()
-    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race", HASHES}
+    ignored = {*_REPORTED_ONLY, "steps_done", "score_threshold", "race", HASHES, _DATA}
     searched = config.search
     if searched == "auto":  # the card names the search that it stood for
         searched = recorded.get("search", "none")

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from physadv.attacks.gradient import fgsm, pgd
 from physadv.core.errors import DataError, OptionError
+from physadv.core.files import contents_digest
 from physadv.core.image_io import Array, list_images, read_rgb, to_tensor
 from physadv.core.rows import Row, append_rows, read_rows, replace_rows
 from physadv.core.wording import format_percent
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
-from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.progress_log import DATA_DIGEST, claim_folder
+from physadv.evaluation.subject import state_digest
 from physadv.models.cards import LoadedModel
 from physadv.studies.config import PhotographedConfig
 from physadv.twin.cameras import EFFECTS, VirtualCamera, cameras_named, leave_out
@@ -118,7 +120,10 @@ def claim_study(folder: Path, config: PhotographedConfig, model: LoadedModel) ->
     Raises:
         OptionError: The folder holds another study.
     """
-    claim_folder(folder, config.facts() | {"victim": model.card.name})
+    state = model.card.sha256[:16] or state_digest(model)
+    contents = contents_digest(choose_photos(config))
+    own = {"victim": model.card.name, "model_state": state, DATA_DIGEST: contents}
+    claim_folder(folder, config.facts() | own)
 
 
 def choose_photos(config: PhotographedConfig) -> list[Path]:

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from physadv.core.errors import DataError
+from physadv.core.files import contents_digest
 from physadv.core.image_io import Array, save_png
 from physadv.core.random_streams import derive, generator, numpy_generator
 from physadv.core.reading import foreign_errors
 from physadv.core.rows import Row, append_rows, mend_last_row, read_rows, replace_rows
 from physadv.core.tensor_files import read_tensors, write_tensors
-from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.progress_log import DATA_DIGEST, claim_folder
 from physadv.studies.config import StudyConfig
 from physadv.studies.page import Paper, StudyPage
 
@@ -183,7 +184,8 @@ def claim_study(study: Study[AnyConfig], config: AnyConfig, folder: Path) -> Non
         OptionError: The folder holds another study.
     """
     facts = {name: value for name, value in config.as_table().items() if name != "command"}
-    claim_folder(folder, {"study": study.name, **facts})
+    contents = contents_digest(config.files())
+    claim_folder(folder, {"study": study.name, **facts, DATA_DIGEST: contents})
 
 
 def run_study(

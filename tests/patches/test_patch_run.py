@@ -17,6 +17,8 @@ import torch
 from own_model import MODEL, work_beside
 
 from physadv.core.errors import BundleError, GeometryError, OptionError
+from physadv.core.image_io import save_png
+from physadv.core.synthetic_backgrounds import synthetic_background
 from physadv.patches.bundle import read_bundle
 from physadv.patches.config import PatchConfig
 from physadv.patches.patch_run import PatchRun
@@ -122,6 +124,35 @@ def test_a_folder_belongs_to_the_weights_of_its_victim(
     run_on(60.0)
     with pytest.raises(OptionError, match="other weights"):
         run_on(50.0)
+
+
+def test_a_folder_belongs_to_the_photos_of_its_scenes(
+    settings: PatchConfig, tmp_path: Path
+) -> None:
+    """A background replaced under its name: the optimization begins anew, and the finished bundle
+    is not replaced unless that is asked for."""
+
+    def run_on(number: int) -> PatchRun:
+        for i in range(4):
+            drawn = synthetic_background(i + number * (i == 2), height=64, width=64)
+            save_png(tmp_path / "photos" / f"{i}.png", drawn)
+        config = replace(settings, backgrounds=str(tmp_path / "photos"), steps=6)
+        return PatchRun(config, tmp_path / "out")
+
+    for step in run_on(0).steps(validate_every=3):
+        if step.step == 4:
+            break
+    other = run_on(9)
+    next(iter(other.steps(validate_every=3)))
+    assert other.resumed_at == 0
+    first = run_on(0)
+    for _ in first.steps(validate_every=3):
+        pass
+    assert first.resumed_at == 3
+    first.finish()
+    run_on(0)
+    with pytest.raises(OptionError, match="other photos or boxes"):
+        run_on(9)
 
 
 def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from physadv.studies.gradient_masking.study import (
     COLUMNS,
     ROWS,
     TOTAL,
+    claim_masking,
     masking_markdown,
     masking_table,
     more_rounds,
@@ -169,6 +170,19 @@ def test_another_study_in_the_folder_is_refused(
                 folder,
             )
         )
+
+
+def test_other_images_in_the_data_are_another_study(data: Path, tmp_path: Path) -> None:
+    """One image replaced under its name."""
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    config = MaskingConfig(data=str(copied), threat="linf:0.1", **SMALL)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for _ in range(2):
+        claim_masking(folder, config)
+    shutil.copyfile(copied / "test/bar1/1.png", copied / "test/bar1/0.png")
+    with pytest.raises(OptionError, match="contents of the data"):
+        claim_masking(folder, config)
 
 
 def test_settings_are_chosen_on_other_images_than_those_reported(folder: Path) -> None:

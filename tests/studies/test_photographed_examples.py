@@ -24,6 +24,7 @@ from physadv.studies.photographed_examples import (
     PUBLISHED,
     ROWS,
     _square,
+    claim_study,
     make_adversarial,
     photograph_ways,
     photographed_markdown,
@@ -84,6 +85,23 @@ def test_a_stopped_study_goes_on_to_the_same_rows(photos: Path, tmp_path: Path) 
         "jpeg alone",
     ]
     assert rows == list(read_rows(tmp_path / "torn" / ROWS))
+
+
+def test_a_study_is_of_the_photos_and_the_model_that_it_began_with(
+    photos: Path, tmp_path: Path
+) -> None:
+    """A photo replaced under its name, and another network of the same name, are another study."""
+    settings = PhotographedConfig(pictures=str(photos), picture_count=2, picture_size=48)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for _ in range(2):
+        claim_study(folder, settings, model())
+    other = as_model(torch.nn.Conv2d(3, 3, 1), classes=["flat", "rows", "columns"], name="textures")
+    with pytest.raises(OptionError, match="model_state"):
+        claim_study(folder, settings, other)
+    save_png(photos / "0.png", synthetic_background(7, height=60, width=50))
+    with pytest.raises(OptionError, match="contents of the data"):
+        claim_study(folder, settings, model())
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -49,7 +49,15 @@ from physadv.studies.page import (
     StudyPage,
     Table,
 )
-from physadv.studies.study import Part, PartRows, Study, Workspace, run_study, study_rows
+from physadv.studies.study import (
+    Part,
+    PartRows,
+    Study,
+    Workspace,
+    claim_study,
+    run_study,
+    study_rows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,13 @@ class CoinConfig(StudyConfig):
 
     command: ClassVar[str] = "study-coins"
     throws: Annotated[int, ConfigField("Throws.", "Run", least=1)] = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileConfig(CoinConfig):
+    """The same, with a file."""
+
+    coin: Annotated[str | None, ConfigField("A coin.", "Data", path=True)] = None
 
 
 def coin_parts(config: CoinConfig) -> list[Part]:
@@ -139,6 +154,17 @@ COINS = Study(
     parts=coin_parts,
     page=coin_page,
 )
+
+
+def test_a_study_is_of_the_files_that_it_began_with(tmp_path: Path) -> None:
+    """A file named by a path is another one where its contents are."""
+    (tmp_path / "coin.txt").write_text("fair")
+    config = FileConfig(coin=str(tmp_path / "coin.txt"))
+    for _ in range(2):
+        claim_study(COINS, config, tmp_path)
+    (tmp_path / "coin.txt").write_text("bent")
+    with pytest.raises(OptionError, match="contents of the data"):
+        claim_study(COINS, config, tmp_path)
 
 
 def finished(folder: Path, config: CoinConfig | None = None) -> list[Row]:

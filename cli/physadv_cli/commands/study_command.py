@@ -213,16 +213,16 @@ def masked(config: MaskingConfig, run: RunOptions) -> None:
     """
     from physadv.core.files import write_text
     from physadv.core.rows import read_rows
-    from physadv.evaluation.progress_log import claim_folder
     from physadv.report.masked_report import write_masked_report
     from physadv.studies.gradient_masking.study import (
         ROWS,
+        claim_masking,
         masking_markdown,
         masking_table,
         study_result,
     )
 
-    folder = run.open_folder(config, lambda folder: claim_folder(folder, config.facts()))
+    folder = run.open_folder(config, lambda folder: claim_masking(folder, config))
     earlier = earlier_record_faults(folder / ROWS)
     stopped, data = _watch_masked(config, folder)
     with earlier:

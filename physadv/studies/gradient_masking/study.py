@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from physadv.core.files import make_folder
+from physadv.core.files import contents_digest, make_folder
 from physadv.core.random_streams import numpy_generator
 from physadv.core.rows import Row, append_rows, read_rows, replace_rows
 from physadv.core.wording import count_noun, format_percent
 from physadv.datasets import DatasetSummary, read_dataset
 from physadv.evaluation.metrics.intervals import wilson_interval
-from physadv.evaluation.progress_log import claim_folder
+from physadv.evaluation.progress_log import DATA_DIGEST, claim_folder
 from physadv.evaluation.samples import choose_samples
 from physadv.models.cards import ModelCard
 from physadv.models.resizing import InputResizing
@@ -65,6 +65,15 @@ TOTAL = 11
 """Number of defenses and controls."""
 
 
+def claim_masking(folder: Path, config: MaskingConfig) -> None:
+    """Record in ``folder`` which study it holds, and on which data.
+
+    Raises:
+        OptionError: The folder holds another study.
+    """
+    claim_folder(folder, {**config.facts(), DATA_DIGEST: contents_digest(config.files())})
+
+
 def run_masking_study(
     config: MaskingConfig, folder: Path, tell: Callable[[str], None] = lambda note: None
 ) -> Iterator[MaskingProgress]:
@@ -86,7 +95,7 @@ def run_masking_study(
         DataError: The data cannot be read.
     """
     settings = config.effective
-    claim_folder(folder, config.facts())
+    claim_masking(folder, config)
     training = load_training_data(
         Path(settings.data), limit=settings.train_images, seed=settings.seed
     )
