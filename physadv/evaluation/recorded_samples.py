@@ -82,6 +82,11 @@ def recorded_samples(folder: Path) -> list[Row]:
         return []
 
 
+def without_labels(rows: Sequence[Row]) -> list[Row]:
+    """Return ``rows`` without labels, which are a model's class numbers."""
+    return [{**row, "label": None} for row in rows]
+
+
 def changed_images(recorded: Sequence[Row], current: Sequence[Row]) -> str:
     """Return in words which images differ between two records of one choice.
 

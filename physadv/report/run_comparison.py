@@ -24,7 +24,14 @@ from physadv.evaluation.metrics.intervals import (
     paired_share_difference,
     wilson_interval,
 )
-from physadv.evaluation.progress_log import IDENTITY, differences
+from physadv.evaluation.progress_log import ATTRIBUTES, IDENTITY, differences
+from physadv.evaluation.recorded_samples import (
+    IMAGE_DIGEST,
+    changed_images,
+    recorded_samples,
+    rows_digest,
+    without_labels,
+)
 from physadv.report.check_facts import model_under_test
 from physadv.report.check_folder import read_check
 from physadv.threat.parsing import parse_eps
@@ -33,6 +40,7 @@ CAN_COMPARE = ("attack", "evaluate", "certify", "check")
 """Activities whose runs can be compared."""
 _SUBJECT = {
     *("victim", "weights_sha256", "model_state", "model_settings", "class_numbers", "labels"),
+    *(ATTRIBUTES, IMAGE_DIGEST),  # the latter has class numbers in it
     *("physadv", "batch_size", "speed", "curve"),
 }
 """What may differ between two evaluations that are compared: the model, and how it is run."""
@@ -260,4 +268,16 @@ def _refuse_unlike(baseline: RunFigures, other: RunFigures) -> None:
     for difference in differences(old, new):
         raise DataError(
             f"runs with other settings ({difference})", "Only the model may differ", remedy
+        )
+    _refuse_other_images(baseline.folder, other.folder)
+
+
+def _refuse_other_images(baseline: Path, other: Path) -> None:
+    """Refuse runs on files of other contents under the same names, where both recorded them."""
+    old, new = (without_labels(recorded_samples(folder)) for folder in (baseline, other))
+    if old and new and rows_digest(old) != rows_digest(new):
+        raise DataError(
+            f'"{other}" is a run on {changed_images(old, new)}, than "{baseline}" has',
+            "The same images are compared",
+            "Run one of both again, on the images of the other",
         )

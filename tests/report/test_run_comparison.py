@@ -105,6 +105,24 @@ def test_unlike_runs_are_refused(tmp_path: Path, other: dict[str, str], said: st
         compare_runs(read_figures(tmp_path / "a"), read_figures(tmp_path / "b"))
 
 
+def test_models_may_differ_in_all_of_their_own_and_images_may_not(tmp_path: Path) -> None:
+    """Attributes and class numbers are a model's; a file replaced between the runs is no pair."""
+    for name in ("a", "b", "c"):
+        attributes = {"temperature": name, "classes of layers": name}
+        write_run(tmp_path / name, [True] * 3, image_digest=name, model_attributes=attributes)
+        append_rows(
+            tmp_path / name / "samples.jsonl",
+            (
+                {"index": i, "image": f"{i}.png", "label": ord(name), "digest": f"{i}{name > 'b'}"}
+                for i in range(3)
+            ),
+        )
+    baseline, other, replaced = (read_figures(tmp_path / name) for name in ("a", "b", "c"))
+    assert compare_runs(baseline, other)[1].verdict == "no clear change"
+    with pytest.raises(DataError, match=r'other contents of "0.png" and 2 more'):
+        compare_runs(baseline, replaced)
+
+
 def test_checks_are_named_by_patch_and_model(tmp_path: Path) -> None:
     """A check compared with itself: nothing changes, and the longest name keeps its distance."""
     append_rows(tmp_path / "rows.jsonl", ROWS)
