@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,11 +49,15 @@ class Recipe:
     every: int = 50
 
 
-_NO_BATCH_NORM = Recipe(optimizer="adamw", lr=1e-3, weight_decay=0.02)
+_BATCH_NORM = Recipe(held=64, every=100)
+_NO_BATCH_NORM = Recipe(optimizer="adamw", lr=1e-3, weight_decay=0.02, held=64, every=100)
+_TOKENS = replace(_NO_BATCH_NORM, lr=3e-4)
 RECIPES = {
-    "ViT": _NO_BATCH_NORM,
+    "ResNet": _BATCH_NORM,
+    "WRN, pre-activation": _BATCH_NORM,
+    "ViT": _TOKENS,
     "ConvNeXt-like": _NO_BATCH_NORM,
-    "Mixer-like": _NO_BATCH_NORM,
+    "Mixer-like": _TOKENS,
     "WRN-28-10": Recipe(lr=0.05, batch=16, held=16, every=100),
 }
 """Recipes of the nets that the default one does not suit."""

@@ -30,6 +30,11 @@ from physadv.attacks._image_groups import (
     split_name,
     timing_gradients,
 )
+from physadv.attacks._packed_linear import (
+    any_number_of_rows,
+    undo_packed_linear,
+    use_packed_linear,
+)
 from physadv.attacks._speed_choice import choice_key, earlier_choice, keep_choice
 from physadv.attacks._winograd import any_number_of_pixels, undo_winograd, use_winograd
 from physadv.core.errors import OptionError
@@ -70,6 +75,7 @@ class FusedModel:
         bf16: Run convolutions and linear layers in bfloat16.
         folded: Number of batch norms folded into the convolution before them.
         filtered: Number of convolutions by Winograd's method.
+        packed: Number of linear layers whose weights are laid out anew.
         exact: The copy in full precision for the last, smallest steps, where rounding in bfloat16
             turns the signs of small gradients into noise (see ``benchmarks/robustness.md``).
         observations: Where to note what shows while it runs.
@@ -88,11 +94,13 @@ class FusedModel:
         *,
         folded: int = 0,
         filtered: int = 0,
+        packed: int = 0,
         exact: FusedModel | None = None,
         observations: Observations | None = None,
     ) -> None:
         self.module, self.channels_last, self.bf16 = module, channels_last, bf16
-        self.folded, self.filtered, self.calls = folded, filtered, 0
+        self.folded, self.filtered, self.packed = folded, filtered, packed
+        self.calls = 0
         self.compiled: CompiledGradient | None = None
         self.at_once = 0
         self.exact: FusedModel = exact or self
@@ -128,6 +136,7 @@ class FusedModel:
         parts = [f"{count_noun(self.folded, 'batch norm')} folded"] if self.folded else []
         if self.filtered:
             parts += [f"{count_noun(self.filtered, 'convolution')} by Winograd's method"]
+        parts += [f"{count_noun(self.packed, 'linear layer')} packed"] if self.packed else []
         parts += ["channels last"] if self.channels_last else []
         parts += ["bfloat16 but for the last steps"] if self.bf16 else []
         parts += ["compiled"] if self.compiled else []
@@ -451,9 +460,13 @@ def fuse_model(
             if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             reduced = _in_bf16(copy.deepcopy(module)) if bf16 else None
-            filtered = use_winograd(module) if channels_last else 0
             exact = FusedModel(
-                module, channels_last, folded=folded, filtered=filtered, observations=observations
+                module,
+                channels_last,
+                folded=folded,
+                filtered=use_winograd(module) if channels_last else 0,
+                packed=use_packed_linear(module),
+                observations=observations,
             )
             candidates = [exact]
             if reduced is not None:
@@ -471,14 +484,15 @@ def fuse_model(
     except Exception:  # whatever the user's model raises on two images, or when it is copied
         return model  # it is attacked as it is
 
-    if filtered:
-        with any_number_of_pixels(module):
+    if exact.filtered or exact.packed:
+        with any_number_of_pixels(module), any_number_of_rows(module):
             same = _agrees(exact, model, probe)
         if same and not bf16:
             return exact
         if not same:
             undo_winograd(module)
-            exact.filtered = 0
+            undo_packed_linear(module)
+            exact.filtered = exact.packed = 0
     return next((c for c in candidates if _agrees(c, model, probe)), model)
 
 

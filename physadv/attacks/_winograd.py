@@ -144,7 +144,7 @@ def any_number_of_pixels(module: nn.Module) -> Iterator[None]:
 def _replace_each(root: nn.Module, by: Mapping[Any, nn.Module]) -> None:
     """Put ``by[layer]`` in place of each layer below ``root`` that has one."""
     for parent in list(root.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):
             if child in by and not isinstance(parent, WinogradConv2d):
                 setattr(parent, name, by[child])
 
