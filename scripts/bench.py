@@ -158,7 +158,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ("{shared}/coco128/images {work}/persons --weights {shared}/weights/yolox_nano_coco.onnx",)
     ),
     "pointwise.py": Benchmark(("--data {shared}/mnist",), peers=("foolbox",)),
-    "published_nets.py": Benchmark(needs="weights of two public repositories, named at its head"),
+    "published_nets.py": Benchmark(needs="weights of three public repositories, named at its head"),
     "reading_costs.py": Benchmark(("",)),
     "real_signs.py": Benchmark(
         (
