@@ -28,10 +28,11 @@ from physadv.check.page_identity import PageIdentity
 from physadv.check.session import BlockSource, CheckProgress, CheckSession
 from physadv.check.stopping_rule import check_width
 from physadv.core.errors import CaptureError, OptionError
-from physadv.core.files import write_json
+from physadv.core.files import contents_digest, write_json
 from physadv.core.rows import read_rows
 from physadv.core.torch_threads import calm_threads, cores_beside
 from physadv.core.wording import count_noun
+from physadv.evaluation.subject import state_digest
 
 MARGIN = 0.08
 __all__ = [
@@ -122,6 +123,7 @@ def run_check(
     check_width(width)
 
     settings = _settings(rule, feeds, margin, seed, about, str(true_class))
+    settings |= _hashes(model, feeds)
     earlier = earlier_record(target, settings)
 
     session = CheckSession(
@@ -257,6 +259,14 @@ def _settings(
         "asked_of": [[f.source.name, f.block or f.fallback] for f in feeds],
         **(about or {}),
     }
+
+
+def _hashes(model: object, feeds: Sequence[BlockSource]) -> dict[str, str]:
+    """Hashes by which an interrupted check knows its films, photos and the model's weights again;
+    that of cameras is empty."""
+    recorded = [feed.source.name for feed in feeds if not feed.source.live]
+    state = state_digest(model) if isinstance(model, torch.nn.Module) else ""
+    return {"contents": contents_digest(recorded), "victim_state": state}
 
 
 def _speed(session: CheckSession) -> dict[str, Any]:

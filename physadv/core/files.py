@@ -392,7 +392,7 @@ def digest_of(*parts: bytes | memoryview) -> str:
 
 def contents_digest(paths: Iterable[str | Path]) -> str:
     """Return a hash of files, and of all files below folders with their places there; empty where
-    there is none. Hidden files, and paths that name nothing, are left out.
+    there is none. Left out are paths that name nothing, hidden files, and folders of runs.
 
     Example:
         >>> contents_digest([])
@@ -400,9 +400,25 @@ def contents_digest(paths: Iterable[str | Path]) -> str:
     """
     parts = []
     for path in map(Path, paths):
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in files:
-            place = file.relative_to(path).as_posix()
-            if file.is_file() and not any(part.startswith(".") for part in Path(place).parts):
-                parts.append(f"{place}\0{sha256_of(file)}\n".encode())
+        for file in _files_below(path) if path.is_dir() else [path]:
+            if file.is_file():  # no pipe or device
+                place = file.relative_to(path).as_posix()
+                parts.append(f"{place}\0{_digest_if_readable(file)}\n".encode())
     return digest_of(*parts) if parts else ""
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Files in ``root`` and its folders, sorted; links to folders are not followed."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        place = Path(folder)
+        folders[:] = [n for n in folders if n[0] != "." and not (place / n / LOCK).exists()]
+        found += [place / name for name in names if name[0] != "."]
+    return sorted(found)
+
+
+def _digest_if_readable(file: Path) -> str:
+    try:
+        return sha256_of(file)
+    except OSError:
+        return "not readable"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from physadv.attacks._classifier_step import frozen_eval
 from physadv.core.errors import ModelError, OptionError
 from physadv.core.files import digest_of
 from physadv.core.plain_attributes import attribute_digests
@@ -122,7 +123,8 @@ def attribute_facts(model: nn.Module, image: Tensor) -> dict[str, str]:
     if black_box_within(model) is None:
         device = device_of(model) or image.device
         # What is wrong with the model is told where the run begins to work.
-        with preserved_state(device=device), torch.no_grad(), suppress(Exception):
+        kept = preserved_state(device=device)
+        with kept, frozen_eval(model), torch.no_grad(), suppress(Exception):
             model(image.to(device))
     after = attribute_digests(model)
     return {

@@ -14,7 +14,6 @@ from physadv.eot.presets import ranges_from_table
 from physadv.eot.ranges import NOTHING, EotRanges
 from physadv.eot.scenes.load import PLAIN_NOTE
 from physadv.evaluation.metrics.intervals import RateInterval, wilson_interval
-from physadv.evaluation.subject import is_same_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.models.loading import is_import_path
@@ -24,7 +23,12 @@ from physadv.patches.config import PROFILES, PatchConfig
 from physadv.patches.face_rates import FaceRates, rates_by_face
 from physadv.patches.optimize import PatchMeasurement, measure_patch
 from physadv.patches.task import PatchTask
-from physadv.patches.victim_hashes import are_comparable, recorded_hashes, weight_hash
+from physadv.patches.victim_hashes import (
+    are_comparable,
+    is_same_weights,
+    recorded_hashes,
+    weight_hash,
+)
 
 
 @dataclass(frozen=True)
@@ -327,9 +331,9 @@ def _check_weights(bundle: PatchBundle, model: LoadedModel) -> None:
             "Give those weights with --weights, or make the patch again",
         )
     first, hashed = recorded_hashes(bundle.card.optimisation)[:1], weight_hash(model)
-    if any(are_comparable(own, hashed) and not is_same_model(own, hashed) for own in first):
+    if any(are_comparable(own, hashed) and not is_same_weights(own, hashed) for own in first):
         raise BundleError(
-            f'Model "{model.card.name}" has weights or settings of hash {hashed}',
+            f'Model "{model.card.name}" has weights of hash {hashed}',
             f"The card was measured on {first[0]}",
             "Let its factory load those weights, or make the patch again",
         )

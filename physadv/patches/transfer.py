@@ -16,7 +16,6 @@ from physadv.core.visible_text import markdown_cell
 from physadv.core.wording import format_ends, format_percent
 from physadv.defenses.load_model import load_model
 from physadv.evaluation.metrics.intervals import RateInterval
-from physadv.evaluation.subject import is_same_model
 from physadv.models.cards import LoadedModel
 from physadv.models.load import is_built_in
 from physadv.patches.bundle import ModelInfo, PatchBundle, TransferRecord, write_card
@@ -32,7 +31,12 @@ from physadv.patches.reverify import (
     refuse_foreign_models,
 )
 from physadv.patches.task import PatchTask, goal_for, scene_size_for
-from physadv.patches.victim_hashes import are_comparable, recorded_hashes, weight_hash
+from physadv.patches.victim_hashes import (
+    are_comparable,
+    is_same_weights,
+    recorded_hashes,
+    weight_hash,
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _measure_cell(
         score_threshold=judged.goal.score_threshold if judge.card.task == "detect" else None,
     )
     first = recorded_hashes(bundle.card.optimisation)[:1]
-    is_other = any(are_comparable(h, hashed) and not is_same_model(h, hashed) for h in first)
+    is_other = any(are_comparable(h, hashed) and not is_same_weights(h, hashed) for h in first)
     return TransferCell(patch, made_on, name, judged.goal.kind, measured, "", record, is_other)
 
 
@@ -184,7 +188,7 @@ def _is_in_training(
     """Whether ``bundle`` was made on ``victim``, whose weights are ``hashed``: the same weights, or
     the same name where weights are not recorded."""
     recorded = recorded_hashes(bundle.card.optimisation)
-    if any(are_comparable(own, hashed) and is_same_model(own, hashed) for own in recorded):
+    if any(are_comparable(own, hashed) and is_same_weights(own, hashed) for own in recorded):
         return True
     if len(recorded) == 1 + len(config.ensemble):
         names = (bundle.card.victim.name, *(text.partition("=")[0] for text in config.ensemble))

@@ -48,6 +48,12 @@ def is_other_weights(settings: Mapping[str, Any], weights: Sequence[str]) -> boo
     return len(recorded) != len(weights) or not all(is_same_model(*pair) for pair in pairs)
 
 
+def is_same_weights(one: str, other: str) -> bool:
+    """Return whether two comparable hashes are of the same weights, whatever the attributes, which
+    other versions of torch may add some to."""
+    return one.partition("-")[0] == other.partition("-")[0]
+
+
 def are_comparable(one: str, other: str) -> bool:
     """Return whether two hashes are both of files, or both of tensors and attributes.
 

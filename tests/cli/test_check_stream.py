@@ -235,3 +235,13 @@ def test_a_file_goes_on_at_the_first_frame_not_judged(place: Path) -> None:
     third = shell(place, *command)
     assert "this check is finished" in third.communicate(timeout=240)[1]
     assert (third.returncode, rows.read_text()) == (0, whole)
+
+    film(place / "v.avi", 23)
+    for status, said in (
+        ("complete", "other contents of v.avi"),
+        ("running", "contents of the so"),
+    ):
+        record.write_text(json.dumps({**json.loads(record.read_text()), "status": status}))
+        other = shell(place, *command)
+        assert said in other.communicate(timeout=240)[1]
+        assert (other.returncode, rows.read_text()) == (1, whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 
 from physadv.core.errors import OptionError
 from physadv.core.files import (
+    LOCK,
     atomic_path,
     atomic_stream,
+    contents_digest,
     make_folder,
     remove_file,
     remove_leftovers,
@@ -390,3 +393,29 @@ def test_rows_leave_the_other_names_of_their_file(tmp_path: Path) -> None:
     mend_last_row(rows)
     assert (tmp_path / "torn.jsonl").read_text().endswith('{"a"')
     assert rows.read_text().endswith("}\n")
+
+
+def test_contents_are_those_of_files_and_their_places(tmp_path: Path) -> None:
+    """Another file, place or content is told; hidden files, runs below, pipes and files that cannot
+    be read are no hindrance."""
+    (tmp_path / "photos/more").mkdir(parents=True)
+    for name in ("a", "b", "more/c"):
+        (tmp_path / "photos" / name).write_text(name)
+    copied = Path(shutil.copytree(tmp_path / "photos", tmp_path / "copy"))
+    before = contents_digest([tmp_path / "photos"])
+    assert contents_digest([copied, tmp_path / "nothing"]) == before
+
+    (copied / ".hidden").write_text("")
+    (copied / "run").mkdir()
+    (copied / "run" / LOCK).write_text("")
+    (copied / "run/rows.jsonl").write_text("{}")
+    os.mkfifo(copied / "pipe")
+    assert contents_digest([copied]) == before
+
+    (copied / "a").rename(copied / "d")
+    assert contents_digest([copied]) != before
+    (copied / "d").rename(copied / "a")
+    assert contents_digest([copied]) == before
+    (copied / "a").write_text("A")
+    assert contents_digest([copied]) != before
+    assert contents_digest([copied / "a"]) == contents_digest([copied / "a"]) != ""

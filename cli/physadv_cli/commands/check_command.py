@@ -42,7 +42,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     # ffmpeg reports every damaged frame on stderr; the report's warnings name those that matter.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from physadv.check.check_task import CheckTask, recorded_config
-    from physadv.check.folder import is_finished
+    from physadv.check.folder import is_finished, refuse_changed_sources
     from physadv.check.live.remote_control import RemoteControl
     from physadv.check.run_check import assert_fresh
     from physadv.check.stopping_rule import WIDTH
@@ -56,6 +56,7 @@ def check(config: CheckConfig, run: RunOptions) -> None:
     if run.out is not None and not run.overwrite:
         if is_finished(run.out):
             refuse_other_run(run.out, recorded_config(config))
+            refuse_changed_sources(run.out)
             console.print("this check is finished; its result again (--overwrite measures anew)")
             finished = run.take_folder(run.out)
             checking.record_on_card(config, finished)
