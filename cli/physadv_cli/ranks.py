@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from physadv.core.config import Config
-from physadv.core.errors import JobEndedError, OptionError
+from physadv.core.errors import JobEndedError, OptionError, PhysadvError
 from physadv.core.files import make_folder
 from physadv.core.shards import WHOLE, Shard
 from physadv.core.wording import count_noun
@@ -184,9 +184,27 @@ def divided_run(
             return folder
 
         folder = agreed_folder(group, opened)
+        _refuse_disagreement(group, folder, claim)
         own = make_folder(rank_folder(folder, group.rank))
         claim(own)
         yield Division(Shard(group.rank + 1, group.count), folder, own, several=True)
+
+
+def _refuse_disagreement(group: ProcessGroup, folder: Path, claim: Callable[[Path], Any]) -> None:
+    """Refuse processes that made another model, or read other images, than the first one recorded
+    in ``folder``, before any of them works."""
+    fault = ""
+    try:
+        claim(folder)
+    except PhysadvError as error:
+        fault = error.value
+    faults = [each for each in group.gather(fault) if each]
+    if faults:
+        raise OptionError(
+            f"The processes differ: {faults[0]}",
+            "All need the same model, images and labels",
+            "Let a model's factory load its weights, or draw them from a seed of its own",
+        )
 
 
 def agreed_folder(group: ProcessGroup, opened: Callable[[], Path]) -> Path:

@@ -298,7 +298,7 @@ def evaluate(
             function are projected onto the threat before they are evaluated; bind settings of its
             own with ``functools.partial``. A resumed run tells functions apart by their code.
         out: a folder that records the run and that an interrupted run resumes from; one of other
-            weights, images, labels or settings is refused.
+            weights, plain attributes, images, labels or settings is refused.
         save: a folder for the adversarial images as PNG; makes every image 8-bit legal.
         on_progress: called after each stage of each batch with an EvaluationProgress.
         **settings: further settings of :func:`prepare_evaluation`: ``limit``, ``split``,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -183,6 +184,24 @@ def kill_and_go_on(place: Path, words: tuple[str, ...]) -> None:
     assert "The same command goes on from what is saved, with any number of processes" in said
     physadv(place, *words, "--out", "killed")
     physadv(place, *words, "--out", "whole")
+
+
+def test_processes_of_other_weights_do_no_work(place: Path, tmp_path: Path) -> None:
+    """A factory that draws its weights anew in each process is refused before any batch, in a line
+    that says what to do, and leaves no folder."""
+    (place / "unseeded.py").write_text(MODEL.replace("    torch.manual_seed(3)\n", ""))
+    words = ("--model", "unseeded:make", *COMMON[2:], "--out", str(tmp_path / "out"))
+    ended = subprocess.run(
+        [*torchrun(2), *EVALUATE, *words],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert re.search(r"The processes differ: .*model_state.*draw them from a seed", ended.stderr)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
