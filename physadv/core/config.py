@@ -199,12 +199,12 @@ class Config:
         }
 
     def files(self) -> list[str]:
-        """Return the paths that the values name, in order of the fields."""
+        """Return the paths that the values name, in order of the fields; of NAME=FILE the file."""
         named: list[str] = []
         for name, (_, note) in self.documented_fields().items():
             value = getattr(self, name) if note.path else None
             named += value if isinstance(value, tuple) else [] if value is None else [value]
-        return named
+        return [each if Path(each).exists() else each.partition("=")[2] or each for each in named]
 
     def unused_options(self, without_use: Mapping[str, str] | None = None) -> list[str]:
         """Return one text for each option that has another value than its default and changes

@@ -92,6 +92,15 @@ def _evaluation_claim(folder: Path, data: bytes) -> object:
     return claim_folder(folder, settings)
 
 
+@registered("samples of a run", _record("evaluation/samples.jsonl"), mutations.mutate_json, 1)
+def _samples(folder: Path, data: bytes) -> object:
+    from physadv.evaluation.recorded_samples import changed_images, recorded_samples, rows_digest
+
+    written(folder, "samples.jsonl", data)
+    recorded, own = recorded_samples(folder), recorded_samples(SEEDS / "evaluation")
+    return rows_digest(recorded), changed_images(recorded, own), changed_images(own, recorded)
+
+
 @registered("figures of a run", _record("evaluation/rows.jsonl"), mutations.mutate_json, 1)
 def _figures(folder: Path, data: bytes) -> object:
     from physadv.report.run_comparison import read_figures

@@ -73,6 +73,7 @@ class FileConfig(CoinConfig):
     """The same, with a file."""
 
     coin: Annotated[str | None, ConfigField("A coin.", "Data", path=True)] = None
+    weights: Annotated[tuple[str, ...], ConfigField("NAME=FILE.", "Data", path=True)] = ()
 
 
 def coin_parts(config: CoinConfig) -> list[Part]:
@@ -157,11 +158,17 @@ COINS = Study(
 
 
 def test_a_study_is_of_the_files_that_it_began_with(tmp_path: Path) -> None:
-    """A file named by a path is another one where its contents are."""
+    """A file named by a path, or behind a name, is another one where its contents are."""
     (tmp_path / "coin.txt").write_text("fair")
-    config = FileConfig(coin=str(tmp_path / "coin.txt"))
+    (tmp_path / "weights").write_text("heavy")
+    config = FileConfig(coin=str(tmp_path / "coin.txt"), weights=(f"net={tmp_path / 'weights'}",))
     for _ in range(2):
         claim_study(COINS, config, tmp_path)
+    (tmp_path / "weights").write_text("light")
+    with pytest.raises(OptionError, match="contents of the data"):
+        claim_study(COINS, config, tmp_path)
+    (tmp_path / "weights").write_text("heavy")
+    claim_study(COINS, config, tmp_path)
     (tmp_path / "coin.txt").write_text("bent")
     with pytest.raises(OptionError, match="contents of the data"):
         claim_study(COINS, config, tmp_path)
