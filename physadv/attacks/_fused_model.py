@@ -375,6 +375,7 @@ def _compile(copy: FusedModel, model: Classifier, probe: Tensor) -> bool:
     images = probe.detach()[: max(2, _timed_on(probe))]
     images = images.contiguous(memory_format=_format_of(copy))
     for part in {id(part): part for part in (copy, copy.exact)}.values():
+        _undo_kernels(part)  # the compiler takes none of them
         part.compiled = compiled_gradient(part.module, images, bf16=part.bf16)
         # At once on as many images as it was compiled for, and on two.
         if part.compiled is None or not all(
@@ -490,10 +491,15 @@ def fuse_model(
         if same and not bf16:
             return exact
         if not same:
-            undo_winograd(module)
-            undo_packed_linear(module)
-            exact.filtered = exact.packed = 0
+            _undo_kernels(exact)
     return next((c for c in candidates if _agrees(c, model, probe)), model)
+
+
+def _undo_kernels(copy: FusedModel) -> None:
+    """Put torch's own convolutions and linear layers back into a copy, in place."""
+    undo_winograd(copy.module)
+    undo_packed_linear(copy.module)
+    copy.filtered = copy.packed = 0
 
 
 def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:

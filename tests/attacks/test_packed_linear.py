@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from physadv.attacks import _packed_linear
+from physadv.attacks import _fused_model, _packed_linear
 from physadv.attacks._fused_model import FusedModel, fuse_model
 from physadv.attacks._packed_linear import (
     PackedLinear,
@@ -117,6 +117,22 @@ def test_one_that_disagrees_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packed_layers(copy.module) == 0
     assert "packed" not in str(copy)
     torch.testing.assert_close(copy(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_operators
+def test_the_compiler_is_given_the_layers_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed weights are opaque to torch.compile, which is handed the layers that it knows."""
+    given: list[int] = []
+
+    def compiled(module: nn.Module, images: Tensor, *, bf16: bool = False) -> None:
+        given.append(packed_layers(module))
+
+    monkeypatch.setattr(_fused_model, "compiled_gradient", compiled)
+    net, x = mixer(), noise(64, 3, 8, 8)
+    copy = fuse_model(net, x)
+    assert isinstance(copy, FusedModel)
+    assert not _fused_model._compile(copy, net, x)
+    assert given == [0]
 
 
 @needs_operators
