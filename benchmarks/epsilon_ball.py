@@ -192,7 +192,7 @@ def trained_net(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor,
     net = (KINDS[options.net] if options.net else ResNet)().eval()
     if options.weights:
         net.load_state_dict(torch.load(options.weights, weights_only=True))
-    x, y = load_cifar10(options.data, "test", max(512, 4 * options.n))
+    x, y = load_cifar10(options.data, "test", max(options.pool, 4 * options.n))
     with torch.no_grad():
         right = torch.cat([net(part).argmax(1) for part in x.split(64)]) == y
     print(f"clean accuracy {float(right.float().mean()):.3f}, n = {len(y)}")
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=EPS, help="radius for --weights")
     parser.add_argument("--data", type=Path)
     parser.add_argument("-n", type=int, default=64)
+    parser.add_argument("--pool", type=int, default=512, help="images to find those among")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS))

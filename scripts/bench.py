@@ -58,6 +58,13 @@ ATTACK_PEERS = (
     *("scikit-learn", "scipy", "joblib", "threadpoolctl", "cloudpickle", "narwhals"),
 )
 """Peers of the epsilon ball, and what they ask for at import beside torch and numpy."""
+TRAINED_NETS = (
+    ("ResNet", "resnet", 900),
+    ("'WRN, pre-activation'", "wrn", 900),
+    ("ConvNeXt-like", "convnext", 300),
+    ("Mixer-like", "mixer", 300),
+)
+"""Nets of the epsilon ball that are trained before: name, file and steps."""
 BENCHMARKS: dict[str, Benchmark] = {
     "ablation.py": Benchmark(("--out {rows}/ablation.jsonl",)),
     "attack_gate.py": Benchmark(
@@ -129,6 +136,11 @@ BENCHMARKS: dict[str, Benchmark] = {
             "--data {shared}/cifar10-jpg.zip --weights {work}/robust_net.pt "
             "--rows {rows}/epsilon_ball.jsonl",
             *(
+                f"--net {net} --weights {{work}}/{file}.pt --data {{shared}}/cifar10-jpg.zip "
+                "-n 32 --repeats 3 --rows {rows}/epsilon_ball.jsonl"
+                for net, file, _ in TRAINED_NETS
+            ),
+            *(
                 f"--net {net} --data {{shared}}/cifar10-jpg.zip -n 24 --steps 20 --repeats 3 "
                 "--rows {rows}/epsilon_ball.jsonl"
                 for net in ("ResNet", "'WRN, pre-activation'", "ViT", "ConvNeXt-like", "Mixer-like")
@@ -137,7 +149,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             "--rows {rows}/epsilon_ball.jsonl",
         ),
         ("--table",),
-        before=("scripts/train_benchmark_net.py {shared}/cifar10-jpg.zip {work}/robust_net.pt",),
+        before=(
+            "scripts/train_benchmark_net.py {shared}/cifar10-jpg.zip {work}/robust_net.pt",
+            *(
+                f"scripts/train_benchmark_net.py {{shared}}/cifar10-jpg.zip {{work}}/{file}.pt "
+                f"--net {net} --steps {steps}"
+                for net, file, steps in TRAINED_NETS
+            ),
+        ),
         peers=ATTACK_PEERS,
     ),
     "everywhere.py": Benchmark(("",), ("",)),
