@@ -199,12 +199,16 @@ class Config:
         }
 
     def files(self) -> list[str]:
-        """Return the paths that the values name, in order of the fields; of NAME=FILE the file."""
+        """Return the files and folders that the values name, in order of the fields: of NAME=FILE
+        the file, of names of code those that are files."""
         named: list[str] = []
         for name, (_, note) in self.documented_fields().items():
-            value = getattr(self, name) if note.path else None
-            named += value if isinstance(value, tuple) else [] if value is None else [value]
-        return [each if Path(each).exists() else each.partition("=")[2] or each for each in named]
+            value = getattr(self, name) if note.path or note.code else None
+            for each in value if isinstance(value, tuple) else [value] if value else []:
+                file = each if Path(each).exists() else each.partition("=")[2] or each
+                if note.path or Path(file).is_file():
+                    named.append(file)
+        return named
 
     def unused_options(self, without_use: Mapping[str, str] | None = None) -> list[str]:
         """Return one text for each option that has another value than its default and changes

@@ -73,7 +73,7 @@ class FileConfig(CoinConfig):
     """The same, with a file."""
 
     coin: Annotated[str | None, ConfigField("A coin.", "Data", path=True)] = None
-    weights: Annotated[tuple[str, ...], ConfigField("NAME=FILE.", "Data", path=True)] = ()
+    weights: Annotated[tuple[str, ...], ConfigField("NAME=FILE.", "Data", code=True)] = ()
 
 
 def coin_parts(config: CoinConfig) -> list[Part]:
