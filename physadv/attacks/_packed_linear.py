@@ -79,7 +79,10 @@ def use_packed_linear(module: nn.Module) -> int:
     known = all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
     if not known or 2 * size > _MOST_BYTES:
         return 0
-    made = {m: PackedLinear(m) for m in chosen}
+    try:
+        made = {m: PackedLinear(m) for m in chosen}
+    except (RuntimeError, NotImplementedError, TypeError):  # operators of another build or version
+        return 0
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):
             if isinstance(child, nn.Linear) and child in made:

@@ -93,6 +93,20 @@ def test_nothing_is_replaced_without_operators_or_memory(monkeypatch: pytest.Mon
     assert use_packed_linear(mixer()) == 0
 
 
+def test_operators_that_fail_cost_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the operators are there and fail, as those of another version may, the copy has the
+    layers themselves, and what else makes it faster."""
+
+    def fail(weight: Tensor) -> Tensor:
+        raise RuntimeError("unknown layout")
+
+    monkeypatch.setattr(_packed_linear, "_packed", fail)
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 64))
+    copy = fuse_model(conv.eval(), noise(2, 3, 8, 8))
+    assert isinstance(copy, FusedModel)
+    assert (copy.folded, copy.packed) == (1, 0)
+
+
 @needs_operators
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_copy_uses_it_and_says_so(channels_last: bool) -> None:
