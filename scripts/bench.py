@@ -61,6 +61,7 @@ ATTACK_PEERS = (
 TRAINED_NETS = (
     ("ResNet", "resnet", 900),
     ("'WRN, pre-activation'", "wrn", 900),
+    ("ViT", "vit", 300),
     ("ConvNeXt-like", "convnext", 300),
     ("Mixer-like", "mixer", 300),
 )
