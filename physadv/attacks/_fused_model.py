@@ -322,7 +322,7 @@ def _variant(model: Classifier, name: str, probe: Tensor) -> Classifier:
     if base not in _VARIANTS:
         return model
     bf16, channels_last = _VARIANTS[base]
-    copy = fuse_model(model, probe, bf16=bf16, channels_last=channels_last)
+    copy = fuse_model(model, probe, bf16=bf16, channels_last=channels_last, timed=True)
     if size and isinstance(copy, FusedModel):
         _divided(copy, model, probe, size)
     return copy
@@ -429,7 +429,12 @@ def _clear_calls(model: Classifier) -> None:
 
 
 def fuse_model(
-    model: Classifier, probe: Tensor, *, bf16: bool = False, channels_last: bool = True
+    model: Classifier,
+    probe: Tensor,
+    *,
+    bf16: bool = False,
+    channels_last: bool = True,
+    timed: bool = False,
 ) -> Classifier:
     """Make a faster copy of a model that computes the same function.
 
@@ -442,6 +447,8 @@ def fuse_model(
         probe: Images (b, c, h, w) to compare on, together with one image of noise.
         bf16: Run convolutions and linear layers in bfloat16.
         channels_last: Lay out weights and images with the channels last.
+        timed: Whether the copy is only taken where it is found to be faster. Otherwise it does
+            nothing that may be slower: Winograd's method is, where several threads share cores.
 
     Returns:
         The copy, or ``model``.
@@ -461,11 +468,12 @@ def fuse_model(
             if channels_last:
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             reduced = _in_bf16(copy.deepcopy(module)) if bf16 else None
+            filter_wide = channels_last and (timed or torch.get_num_threads() == 1)
             exact = FusedModel(
                 module,
                 channels_last,
                 folded=folded,
-                filtered=use_winograd(module) if channels_last else 0,
+                filtered=use_winograd(module) if filter_wide else 0,
                 packed=use_packed_linear(module),
                 observations=observations,
             )

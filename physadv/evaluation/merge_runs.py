@@ -185,7 +185,7 @@ def _refuse_other_settings(identities: dict[Path, dict[str, Any]]) -> None:
         if differences(expected, found):
             changed = changed_images(recorded_samples(first), recorded_samples(folder))
             raise DataError(
-                f'"{folder}" is a run on {changed}, than "{first}" has',
+                f'"{folder}" is a run of other images than "{first}": {changed}',
                 "Shards are of the same images and labels",
                 "Run one of both again, on the images of the other",
             )

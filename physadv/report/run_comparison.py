@@ -277,7 +277,7 @@ def _refuse_other_images(baseline: Path, other: Path) -> None:
     old, new = (without_labels(recorded_samples(folder)) for folder in (baseline, other))
     if old and new and rows_digest(old) != rows_digest(new):
         raise DataError(
-            f'"{other}" is a run on {changed_images(old, new)}, than "{baseline}" has',
+            f'"{other}" is a run of other images than "{baseline}": {changed_images(old, new)}',
             "The same images are compared",
             "Run one of both again, on the images of the other",
         )

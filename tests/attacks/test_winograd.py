@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,15 @@ def wide(channels: int = 160) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(channels, 4),
     ).eval()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def filtered_layers(module: nn.Module) -> int:
@@ -124,6 +135,7 @@ def test_weights_that_take_too_much_memory_stay(monkeypatch: pytest.MonkeyPatch)
     assert use_winograd(wide()) == 0
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_copy_uses_it_and_says_so() -> None:
     """The fused copy of a wide net runs it, agrees with the net, and the attack's verdicts are the
     net's; the net itself keeps its layers."""
@@ -141,6 +153,7 @@ def test_a_copy_uses_it_and_says_so() -> None:
         assert torch.equal(result.success, net(result.images).argmax(1) != labels)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_bf16_copy_keeps_bf16_convolutions() -> None:
     """Of a copy in bfloat16 only the last, exact steps use it."""
     copy = fuse_model(wide(), noise(4, 3, 8, 8), bf16=True)
@@ -152,15 +165,22 @@ def test_the_bf16_copy_keeps_bf16_convolutions() -> None:
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_one_that_disagrees_is_undone(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it computes something else, and the probe is small,, the copy is
-    folded as before and runs the convolutions."""
+    """Where it computes something else, the copy is folded as before and runs the convolutions."""
     true = _winograd._transposed
     monkeypatch.setattr(_winograd, "_transposed", lambda *args: true(*args).flip(2))
     net, x = wide(), noise(4, 3, 8, 8)
-    copy = fuse_model(net, x, bf16=bf16)
+    copy = fuse_model(net, x, bf16=bf16, timed=True)
     assert isinstance(copy, FusedModel)
     assert copy.bf16 == bf16
     assert copy.folded == 2 or bf16
     assert filtered_layers(copy.exact.module) == 0
     assert "Winograd" not in str(copy.exact)
     torch.testing.assert_close(copy.exact(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_several_threads_take_it_only_where_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that share cores with other work make it slower than the convolution, so that a copy
+    which is taken without being timed runs the convolution."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    copies = [fuse_model(wide(), noise(4, 3, 8, 8), timed=timed) for timed in (False, True)]
+    assert [filtered_layers(c.module) for c in copies if isinstance(c, FusedModel)] == [0, 1]
