@@ -403,7 +403,7 @@ def contents_digest(paths: Iterable[str | Path]) -> str:
         for file in _files_below(path) if path.is_dir() else [path]:
             if file.is_file():  # no pipe or device
                 place = file.relative_to(path).as_posix()
-                parts.append(f"{place}\0{_digest_if_readable(file)}\n".encode())
+                parts.append(os.fsencode(f"{place}\0{_digest_if_readable(file)}\n"))
     return digest_of(*parts) if parts else ""
 
 

@@ -419,3 +419,14 @@ def test_contents_are_those_of_files_and_their_places(tmp_path: Path) -> None:
     (copied / "a").write_text("A")
     assert contents_digest([copied]) != before
     assert contents_digest([copied / "a"]) == contents_digest([copied / "a"]) != ""
+
+
+def test_contents_of_files_of_any_name(tmp_path: Path) -> None:
+    """A name of bytes that are no UTF-8 is a place as any other."""
+    names = [os.fsdecode(name) for name in (b"Stra\xdfe", b"Stra\xdee")]
+    digests = []
+    for name in names:
+        (tmp_path / name).write_text("a")
+        digests.append(contents_digest([tmp_path]))
+        (tmp_path / name).unlink()
+    assert len({*digests, ""}) == 3
