@@ -30,6 +30,7 @@ from physadv.attacks._image_groups import (
     split_name,
     timing_gradients,
 )
+from physadv.attacks._layer_swaps import replace_layers
 from physadv.attacks._packed_linear import (
     any_number_of_rows,
     undo_packed_linear,
@@ -543,8 +544,8 @@ def fold_batch_norm(module: nn.Module, probe: Tensor) -> int:
         if called.count(p[0]) == 1 and _foldable(p[1]) and _count(pairs, p) == (1, 1)
     ]
     for conv, norm in folded:
-        _replace(module, conv, fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var, arg-type]
-        _replace(module, norm, nn.Identity())
+        replace_layers(module, {conv: fuse_conv_bn_eval(conv, norm)})  # type: ignore[type-var, arg-type]
+        replace_layers(module, {norm: nn.Identity()})
     module.requires_grad_(False)
     return len(folded)
 
@@ -562,13 +563,6 @@ def _foldable(norm: nn.Module) -> bool:
         and getattr(norm, "running_var", None) is not None
         and getattr(norm, "weight", None) is not None
     )
-
-
-def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in list(root.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)
 
 
 def _in_bf16(module: nn.Module) -> nn.Module:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from physadv.attacks._layer_swaps import replace_layers
+
 _ROWS, _PRODUCTS = 16, 1 << 20
 """Fewest rows, and multiplications, of a call for which it is worth it."""
 _SIDE = 32
@@ -83,19 +85,14 @@ def use_packed_linear(module: nn.Module) -> int:
         made = {m: PackedLinear(m) for m in chosen}
     except (RuntimeError, NotImplementedError, TypeError):  # operators of another build or version
         return 0
-    for parent in list(module.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, nn.Linear) and child in made:
-                setattr(parent, name, made[child])
+    replace_layers(module, made)
     return len(made)
 
 
 def undo_packed_linear(module: nn.Module) -> None:
     """Put back, in place, the layers that :func:`use_packed_linear` has replaced."""
-    for parent in list(module.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, PackedLinear):
-                setattr(parent, name, child.original[0])
+    packed = [m for m in module.modules() if isinstance(m, PackedLinear)]
+    replace_layers(module, {layer: layer.original[0] for layer in packed})
 
 
 @contextmanager

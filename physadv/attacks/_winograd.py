@@ -8,13 +8,15 @@ it pays where there are many channels; GPUs' libraries do it themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from physadv.attacks._layer_swaps import replace_layers
 
 _TILE, _REACH = 4, 6
 """Side of a tile of outputs, and of the inputs that it depends on."""
@@ -119,13 +121,13 @@ def use_winograd(module: nn.Module) -> int:
     if size * _REACH**2 > _MOST_BYTES * 9:
         return 0
     made = {conv: WinogradConv2d(conv) for conv in chosen}
-    _replace_each(module, made)
+    replace_layers(module, made)
     return len(made)
 
 
 def undo_winograd(module: nn.Module) -> None:
     """Put back, in place, the convolutions that :func:`use_winograd` has replaced."""
-    _replace_each(module, {m: m.conv for m in module.modules() if isinstance(m, WinogradConv2d)})
+    replace_layers(module, {m: m.conv for m in module.modules() if isinstance(m, WinogradConv2d)})
 
 
 @contextmanager
@@ -139,14 +141,6 @@ def any_number_of_pixels(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.fewest_pixels = _PIXELS
-
-
-def _replace_each(root: nn.Module, by: Mapping[Any, nn.Module]) -> None:
-    """Put ``by[layer]`` in place of each layer below ``root`` that has one."""
-    for parent in list(root.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in by and not isinstance(parent, WinogradConv2d):
-                setattr(parent, name, by[child])
 
 
 def fits(conv: nn.Conv2d) -> bool:

@@ -4,7 +4,7 @@ numbers."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -40,8 +40,6 @@ class EvaluationSamples:
         channels: 3, or 1 where the model takes gray images.
         match: How the classes of the data set were matched with the model's.
         image_sizes: Sizes of the images before they are resized, and how they are, in words.
-        digests: Hash of each chosen image by its number in the data set; those not given are made
-            when they are asked for.
     """
 
     dataset: ImageDataset
@@ -52,7 +50,6 @@ class EvaluationSamples:
     channels: int = 3
     match: ClassMatch | None = None
     image_sizes: str = ""
-    digests: Mapping[int, str] = field(default_factory=dict, repr=False)
     _decoder: Decoder = field(default_factory=Decoder, init=False, repr=False, compare=False)
 
     @property
@@ -116,8 +113,7 @@ class EvaluationSamples:
 
     def digest(self, position: int) -> str:
         """Return a hash of the file of the image at ``position``."""
-        index = self.indices[position]
-        return self.digests.get(index) or self.dataset.content_digest(index)
+        return self.dataset.content_digest(self.indices[position])
 
     def _image(self, index: int) -> Tensor:
         array, _ = self.dataset[index]
@@ -171,11 +167,7 @@ def choose_samples(
     indices = drawn_positions(len(dataset), limit, seed)
 
     channels = 1 if card.extra.get("channels") == 1 else 3
-    sizes: Counter[tuple[int, int]] = Counter()
-    digests = {}
-    for index in indices.tolist():  # both at once, while the file's bytes are at hand
-        sizes[dataset.image_size(index)] += 1
-        digests[index] = dataset.content_digest(index)
+    sizes = Counter(dataset.image_size(i) for i in indices.tolist())
     resizing = card.resizing
     if resizing is None and len(sizes) > 1:
         resizing = InputResizing(standard_size(sizes.most_common(1)[0][0]))
@@ -187,7 +179,6 @@ def choose_samples(
         resizing,
         channels,
         image_sizes=sizes_in_words(sizes, resizing),
-        digests=digests,
     )
 
     counted = None

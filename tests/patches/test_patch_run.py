@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,27 @@ def make():
 """
 
 
+def assert_goes_on_alone(
+    own: Callable[[], PatchRun], other: Callable[[], PatchRun], saved: int, *, refused: str
+) -> None:
+    """The run of ``own`` goes on where it was stopped behind step ``saved``, that of ``other`` in
+    the same folder begins anew, and neither replaces the other's bundle."""
+    for step in own().steps(validate_every=saved):
+        if step.step == saved + 1:
+            break
+    begun = other()
+    next(iter(begun.steps(validate_every=saved)))
+    assert begun.resumed_at == 0
+    first = own()
+    for _ in first.steps(validate_every=saved):
+        pass
+    assert first.resumed_at == saved
+    first.finish()
+    own()
+    with pytest.raises(OptionError, match=refused):
+        other()
+
+
 @pytest.mark.parametrize(
     "kind", ["torch.nn.Parameter(torch.tensor({}))", "{}"], ids=["parameter", "attribute"]
 )
@@ -110,20 +132,7 @@ def test_a_folder_belongs_to_the_weights_of_its_victim(
         work_beside("weighted", source, tmp_path, monkeypatch)
         return PatchRun(replace(settings, model="weighted:make"), tmp_path / "out")
 
-    for step in run_on(60.0).steps(validate_every=6):
-        if step.step == 7:
-            break
-    other = run_on(50.0)
-    next(iter(other.steps(validate_every=6)))
-    assert other.resumed_at == 0
-    first = run_on(60.0)
-    for _ in first.steps(validate_every=6):
-        pass
-    assert first.resumed_at == 6
-    first.finish()
-    run_on(60.0)
-    with pytest.raises(OptionError, match="other weights"):
-        run_on(50.0)
+    assert_goes_on_alone(lambda: run_on(60.0), lambda: run_on(50.0), 6, refused="other weights")
 
 
 def test_a_folder_belongs_to_the_photos_of_its_scenes(
@@ -139,20 +148,7 @@ def test_a_folder_belongs_to_the_photos_of_its_scenes(
         config = replace(settings, backgrounds=str(tmp_path / "photos"), steps=6)
         return PatchRun(config, tmp_path / "out")
 
-    for step in run_on(0).steps(validate_every=3):
-        if step.step == 4:
-            break
-    other = run_on(9)
-    next(iter(other.steps(validate_every=3)))
-    assert other.resumed_at == 0
-    first = run_on(0)
-    for _ in first.steps(validate_every=3):
-        pass
-    assert first.resumed_at == 3
-    first.finish()
-    run_on(0)
-    with pytest.raises(OptionError, match="other photos or boxes"):
-        run_on(9)
+    assert_goes_on_alone(lambda: run_on(0), lambda: run_on(9), 3, refused="other photos or boxes")
 
 
 def test_a_bundle_verifies_and_a_false_card_does_not(settings: PatchConfig, tmp_path: Path) -> None:
