@@ -234,7 +234,7 @@ def _paired(
     if not shared:
         raise DataError(
             "two runs without an image in common",
-            "The same images are compared",
+            "Only runs on the same images are compared",
             "Use one data set",
         )
     a, b = [first[key] for key in shared], [second[key] for key in shared]
@@ -278,6 +278,6 @@ def _refuse_other_images(baseline: Path, other: Path) -> None:
     if old and new and rows_digest(old) != rows_digest(new):
         raise DataError(
             f'"{other}" is a run of other images than "{baseline}": {changed_images(old, new)}',
-            "The same images are compared",
+            "Only runs on the same images are compared",
             "Run one of both again, on the images of the other",
         )
